@@ -1,0 +1,191 @@
+"""The configuration: frozen, strict, one class a step; a profile is a YAML file of them.
+
+Every field says its default and where it comes from. Unknown keys are refused.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hardcase.errors import InputError
+
+RewardKind = Literal["exact", "subset", "penalised", "jaccard"]
+
+
+class Config(BaseModel):
+    """A frozen section that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class IngestConfig(Config):
+    """From a user's source to a snapshot (`formats.md`)."""
+
+    max_bad_share: float = Field(default=0.05, ge=0, le=1)
+    eval_share: float = Field(default=0.25, ge=0, le=1)
+    group_distance: int = Field(default=4, ge=0, le=64, description="Hamming distance of 64-bit perceptual hashes")
+    shard_bytes: int = Field(default=64 * 2**20, gt=0)
+
+
+class ValidateConfig(Config):
+    """Bounds of the expectation suite over the snapshot's table."""
+
+    min_train_rows: int = Field(default=100, ge=1)
+    min_eval_rows: int = Field(default=50, ge=1)
+    min_aspect_share: float = Field(default=0.05, ge=0, le=1, description="least share of rows of each aspect")
+    max_aspect_share: float = Field(default=0.6, ge=0, le=1)
+    min_none_share: float = Field(default=0.0, ge=0, le=1, description="least share of rows without a flaw")
+    max_none_share: float = Field(default=0.6, ge=0, le=1)
+    min_letter_share: float = Field(default=0.1, ge=0, le=1, description="least share of rows that flag each letter")
+    max_letter_share: float = Field(default=0.9, ge=0, le=1)
+    max_blank_share: float = Field(default=0.01, ge=0, le=1, description="most pictures of next to no contrast")
+
+
+class TinyModelConfig(Config):
+    """A small InternVL of the stock classes, built from nothing (sizes found in `findings.md`)."""
+
+    image_size: int = 48
+    patch_size: int = 8
+    vision_hidden: int = 64
+    vision_layers: int = 2
+    text_hidden: int = 64
+    text_layers: int = 3
+    heads: int = 4
+
+
+class ModelConfig(Config):
+    """Where SFT starts: a checkpoint (folder or hub id), or a tiny model built from nothing."""
+
+    checkpoint: str | None = None
+    revision: str | None = None
+    tiny: TinyModelConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "ModelConfig":
+        if (self.checkpoint is None) == (self.tiny is None):
+            raise ValueError("name exactly one of `checkpoint` and `tiny`")
+        return self
+
+
+class EvaluateConfig(Config):
+    """Greedy answers on the untouched split, scores with bootstrap intervals."""
+
+    batch_size: int = Field(default=64, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
+    resamples: int = Field(default=2000, ge=100, description="bootstrap resamples over groups")
+
+
+class DriftConfig(Config):
+    """Drift of per-sample scores and answers against the reference; thresholds calibrated in docs/decisions."""
+
+    alpha: float = Field(default=0.001, gt=0, lt=1)
+    min_drop: float = Field(default=0.03, ge=0, le=1, description="least fall of mean partial credit that matters")
+
+
+class RegisterConfig(Config):
+    """The gate before the alias `champion`."""
+
+    name: str = "image-screener"
+    min_rows: int = Field(default=100, ge=1)
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    resamples: int = Field(default=2000, ge=100)
+
+
+class TrainConfig(Config):
+    """What every phase of training has; AdamW with betas .9 and .98, gradients clipped at 1."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1, description="rows a device and step: samples in SFT, completions in GRPO")
+    accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(gt=0, description="falls linearly to 0")
+    warmup_steps: int = Field(default=0, ge=0, description="steps over which the learning rate rises")
+    weight_decay: float = Field(default=0.0, ge=0)
+    save_steps: int = Field(default=100, ge=1, description="steps between checkpoints")
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    workers: int = Field(default=0, ge=0, description="processes that decode pictures")
+
+
+class SftConfig(TrainConfig):
+    """Supervised fine-tuning on the annotated samples."""
+
+    warm_up: TrainConfig | None = Field(default=None, description="perception warm-up of a model built from nothing")
+
+
+class SampleConfig(Config):
+    """How completions are drawn."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=64, ge=1)
+
+
+class MineConfig(SampleConfig):
+    """Hard-case mining: k rollouts a training sample by the SFT model."""
+
+    k: int = Field(default=8, ge=2)
+    batch_size: int = Field(default=16, ge=1, description="prompts at a time")
+    hard_below: float = Field(default=0.5, gt=0, le=1, description="hard: solved in less than this share of rollouts")
+
+
+class GrpoConfig(TrainConfig, SampleConfig):
+    """HCM-GRPO (arXiv 2511.10055) on TRL's GRPO (arXiv 2402.03300)."""
+
+    generations: int = Field(default=8, ge=2, description="G, completions a prompt")
+    reward: RewardKind = "exact"
+    sampling: Literal["uniform", "mined"] = "mined"
+    beta: float = Field(default=0.0, ge=0, description="weight of the KL term; 0 needs no reference model")
+
+
+class Profile(Config):
+    """One way to retrain: every step's configuration."""
+
+    seed: int = Field(default=0, ge=0)
+    source: str
+    ingest: IngestConfig = IngestConfig()
+    validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
+    model: ModelConfig
+    sft: SftConfig
+    mine: MineConfig = MineConfig()
+    grpo: GrpoConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    drift: DriftConfig = DriftConfig()
+    registration: RegisterConfig = Field(default=RegisterConfig(), alias="register")
+
+
+PROFILES = Path(__file__).parent.parent / "profiles"
+
+
+def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
+    """Read the profile of that name in `profiles/`, or the YAML file at that path.
+
+    Args:
+        name: `tiny`, or `path/to/profile.yaml`.
+        overrides: dotted keys and their values, such as `{"sft.batch_size": 4}`.
+
+    Raises:
+        InputError: no such profile, or a key or value that the configuration refuses.
+    """
+    path = Path(name) if Path(name).suffix in {".yaml", ".yml"} else PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+        raise InputError(f"profile {name!r}: no file {path}; name one of {known}, or a path to a YAML file")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"profile {path}: not YAML: {str(error).splitlines()[0]}; mend the file") from error
+    for dotted, value in (overrides or {}).items():
+        *parents, leaf = dotted.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InputError(f"--set {dotted}: {parent!r} is a value, not a section; see {path}")
+        node[leaf] = value
+    try:
+        return Profile.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"profile {path}: {where}: {first['msg']}; mend this key in the file or by --set") from error

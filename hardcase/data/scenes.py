@@ -1,0 +1,354 @@
+"""Procedural scenes: samples like a user's, drawn from nothing, whose flaws are known.
+
+The original shows a product alone on a studio ground; four candidates show it placed in a generated scene, as in the
+paper's use (arXiv 2511.10055, figure 1). Each aspect has several kinds of flaw of continuous size with a long tail of
+rare hard ones. A changed or missing band, another width, an arm that the product does not have: these can be told only
+against the original. Candidates also carry flaws of aspects that are not asked for.
+"""
+
+import json
+import random
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageDraw
+
+from hardcase.progress import track
+from hardcase.task.sample import ASPECTS, LETTERS
+
+SIZE: Final = 96
+OVERSAMPLING: Final = 2
+BODIES: Final = ((200, 60, 50), (60, 110, 200), (70, 160, 80), (214, 160, 50), (150, 80, 180))
+BANDS: Final = {"white": (246, 246, 246), "black": (26, 26, 26)}
+SIDES: Final = ("left", "right")
+# Kinds of flaw by aspect: the common ones, then the rare ones of the long tail.
+COMMON: Final = {
+    "appearance_deformation": ("skewed", "rebanded"),
+    "physical_shadow": ("reversed", "shadowless"),
+    "placement_layout": ("floating", "cropped"),
+    "extension_rationality": ("arm",),
+}
+RARE: Final = {
+    "appearance_deformation": ("bandless", "widened"),
+    "physical_shadow": ("detached",),
+    "placement_layout": ("sunken",),
+    "extension_rationality": ("spout",),
+}
+TAIL_SHARE: Final = 0.12
+# These hide what another aspect's question asks for, so they never distract.
+OCCLUDING: Final = frozenset({"cropped", "sunken"})
+# Every word that an observation may use.
+OBSERVATION_WORDS: Final = (
+    *("white black none straight skewed widened left right detached".split()),
+    *("standing floating cropped sunken both spout".split()),
+)
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product; lengths are shares of the picture's side."""
+
+    body: Colour
+    band: str
+    band_at: float
+    width: float
+    height: float
+    cap: bool
+    arm: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a picture shows its product: what can be read from it, and the size of each flaw (0 = none)."""
+
+    light: str = "none"
+    shadow: str = "none"
+    skew: float = 0.0
+    widen: float = 1.0
+    band: str = "none"
+    band_mix: float = 1.0
+    arm: str = "none"
+    arm_length: float = 0.2
+    spout: float = 0.0
+    lift: float = 0.0
+    shadow_gap: float = 0.0
+    shadow_length: float = 0.8
+    x: float = 0.5
+    flaws: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One drawn sample: five pictures, what each shows, the aspect asked for."""
+
+    product: Product
+    aspect: str
+    views: tuple[View, ...]
+    images: tuple[Image.Image, ...]
+    hardness: float
+
+    @property
+    def truth(self) -> list[str]:
+        """The letters of the candidates that show a flaw in the aspect asked for."""
+        return [letter for letter, view in zip(LETTERS, self.views[1:], strict=True) if self.aspect in view.flaws]
+
+    @property
+    def reasoning(self) -> str:
+        """The chain of thought: what must be compared, letter by letter."""
+        notes = [f"original {observation(self.views[0], self.aspect)}"] if self.aspect in AGAINST_ORIGINAL else []
+        for letter, view in zip(LETTERS, self.views[1:], strict=True):
+            verdict = "bad" if self.aspect in view.flaws else "ok"
+            notes.append(f"{letter} {observation(view, self.aspect)} {verdict}")
+        return " ".join(notes)
+
+
+AGAINST_ORIGINAL: Final = frozenset({"appearance_deformation", "extension_rationality"})
+
+
+def observation(view: View, aspect: str) -> str:
+    """What an attentive eye notes about one picture for `aspect`, in words."""
+    if aspect == "appearance_deformation":
+        shape = view.flaws.get(aspect, "")
+        return f"{view.band} {shape if shape in ('skewed', 'widened') else 'straight'}"
+    if aspect == "physical_shadow":
+        return f"{view.light} {'detached' if view.shadow_gap else view.shadow}"
+    if aspect == "placement_layout":
+        return view.flaws.get(aspect, "standing")
+    return "spout" if view.spout else view.arm
+
+
+def caption(view: View) -> str:
+    """What one picture shows in every aspect, for the perception warm-up."""
+    return " ".join(observation(view, aspect) for aspect in ASPECTS)
+
+
+def _product(rng: random.Random) -> Product:
+    return Product(
+        body=rng.choice(BODIES),
+        band=rng.choice(list(BANDS)),
+        band_at=rng.uniform(0.35, 0.65),
+        width=rng.uniform(0.20, 0.27),
+        height=rng.uniform(0.32, 0.42),
+        cap=rng.random() < 0.5,
+        arm=rng.choice(("none", *SIDES)),
+    )
+
+
+def _opposite(side: str) -> str:
+    return "left" if side == "right" else "right"
+
+
+def _flaw(view: View, product: Product, kind: str, size: float, rng: random.Random) -> View:  # noqa: PLR0911
+    """`view` with one flaw of `kind`; `size` is 1 for plain to see, 0.3 for hardly visible."""
+    match kind:
+        case "skewed":
+            return replace(view, skew=rng.choice((-1, 1)) * 0.85 * size)
+        case "rebanded":
+            other = "black" if product.band == "white" else "white"
+            return replace(view, band=other, band_mix=0.5 + 0.5 * size)
+        case "bandless":
+            return replace(view, band="none")
+        case "widened":
+            return replace(view, widen=1 + 0.7 * size)
+        case "reversed":
+            return replace(view, shadow=view.light, shadow_length=0.35 + 0.6 * size)
+        case "shadowless":
+            return replace(view, shadow="none")
+        case "detached":
+            return replace(view, shadow_gap=0.05 + 0.13 * size)
+        case "floating":
+            return replace(view, lift=0.05 + 0.2 * size)
+        case "sunken":
+            return replace(view, lift=-(0.08 + 0.12 * size))
+        case "cropped":
+            return replace(view, x=0.5 + rng.choice((-1, 1)) * (0.36 + 0.10 * size))
+        case "arm":
+            # Where the product has no arm: on either side, or opposite the one it has.
+            side = rng.choice(SIDES) if product.arm == "none" else _opposite(product.arm)
+            return replace(view, arm=side if product.arm == "none" else "both", arm_length=0.09 + 0.13 * size)
+        case "spout":
+            return replace(view, spout=0.08 + 0.14 * size)
+    raise ValueError(kind)
+
+
+def _draw(product: Product, view: View, wall: Colour, floor: Colour | None, horizon: float) -> Image.Image:
+    """One picture; without a `floor` the product stands alone on a studio ground."""
+    n = SIZE * OVERSAMPLING
+    image = Image.new("RGB", (n, n), wall)
+    draw = ImageDraw.Draw(image)
+    ground = (horizon + 0.10) * n
+    width, height = product.width * n * view.widen, product.height * n
+    centre, bottom = view.x * n, ground - view.lift * n
+    top = bottom - height
+    if floor is not None:
+        draw.rectangle((0, horizon * n, n, n), fill=floor)
+        _draw_light(draw, n, view.light)
+        _draw_shadow(draw, product, view, floor, ground)
+
+    def at(u: float, v: float) -> tuple[float, float]:
+        """Body coordinates (0, 0 top left to 1, 1 bottom right) to pixels, sheared about the foot."""
+        return centre + (u - 0.5) * width + (1 - v) * view.skew * height, top + v * height
+
+    dark: Colour = (int(product.body[0] * 0.62), int(product.body[1] * 0.62), int(product.body[2] * 0.62))
+    for side in SIDES:
+        if view.arm in (side, "both"):
+            # The product's own arm has its own length; an arm too many has the length of the flaw.
+            length = (0.2 if side == product.arm else view.arm_length) * n
+            way = -1 if side == "left" else 1
+            x, y = at(0.05 if side == "left" else 0.95, 0.5)
+            elbow = (x + way * 0.75 * length, y)
+            draw.line(((x, y), elbow, (elbow[0], y - 0.7 * length)), fill=dark, width=int(0.075 * n), joint="curve")
+    if view.spout:
+        x, y = at(0.5, 0)
+        draw.line(((x, y), (x, y - view.spout * n)), fill=product.body, width=int(0.07 * n))
+    draw.polygon((at(0, 0), at(1, 0), at(1, 1), at(0, 1)), fill=product.body)
+    if view.light != "none":
+        a, b = (0.82, 1.0) if view.light == "left" else (0.0, 0.18)
+        draw.polygon((at(a, 0), at(b, 0), at(b, 1), at(a, 1)), fill=dark)
+    if view.band != "none":
+        mixed = tuple(
+            int(view.band_mix * new + (1 - view.band_mix) * old)
+            for new, old in zip(BANDS[view.band], BANDS[product.band], strict=True)
+        )
+        a, b = product.band_at - 0.13, product.band_at + 0.13
+        draw.polygon((at(0, a), at(1, a), at(1, b), at(0, b)), fill=mixed)
+    if product.cap:
+        draw.polygon((at(0.3, -0.14), at(0.7, -0.14), at(0.7, 0), at(0.3, 0)), fill=dark)
+    if view.lift < 0 and floor is not None:
+        draw.rectangle((0, ground, n, n), fill=floor)
+        _draw_shadow(draw, product, view, floor, ground)
+    return image.reduce(OVERSAMPLING)
+
+
+def _draw_light(draw: ImageDraw.ImageDraw, n: int, light: str) -> None:
+    x, y, r = (0.13 if light == "left" else 0.87) * n, 0.13 * n, 0.075 * n
+    draw.ellipse((x - r, y - r, x + r, y + r), fill=(255, 250, 190))
+
+
+def _draw_shadow(draw: ImageDraw.ImageDraw, product: Product, view: View, floor: Colour, ground: float) -> None:
+    if view.shadow == "none":
+        return
+    n = SIZE * OVERSAMPLING
+    way = -1 if view.shadow == "left" else 1
+    reach, slope, gap = way * 0.30 * n * view.shadow_length, 0.13 * n, way * view.shadow_gap * n
+    half, foot = product.width * n * view.widen / 2, view.x * n + gap
+    shade = (int(floor[0] * 0.42), int(floor[1] * 0.42), int(floor[2] * 0.42))
+    draw.polygon(
+        (
+            (foot - half, ground),
+            (foot + half, ground),
+            (foot + half + reach, ground + slope),
+            (foot - half + reach, ground + slope),
+        ),
+        fill=shade,
+    )
+
+
+def _tinted(rng: random.Random, low: int, high: int) -> Colour:
+    base = rng.randint(low, high)
+    return base, base + rng.randint(-12, 12), base + rng.randint(-12, 12)
+
+
+def draw_scene(
+    rng: random.Random,
+    aspect: str | None = None,
+    product: Product | None = None,
+    flawed: float = 0.45,
+    distracting: float = 0.2,
+    tail: bool | None = None,
+    ceiling: float = 0.7,
+) -> Scene:
+    """Draw one sample.
+
+    Args:
+        rng: source of all chance.
+        aspect: the aspect asked for; any when None.
+        product: the product shown; a new one when None.
+        flawed: chance that a candidate is flawed in the aspect asked for.
+        distracting: chance of a flaw in each other aspect.
+        tail: whether this is a rare hard case; by `TAIL_SHARE` when None.
+        ceiling: hardness of the hardest ordinary case, in 0 to 1.
+    """
+    aspect = aspect or rng.choice(ASPECTS)
+    product = product or _product(rng)
+    tail = rng.random() < TAIL_SHARE if tail is None else tail
+    hardness = rng.uniform(0.8, 1.0) if tail else rng.random() * ceiling
+    views = [View(band=product.band, arm=product.arm)]
+    images = [_draw(product, views[0], _tinted(rng, 226, 240), None, 0.62)]
+    for _ in LETTERS:
+        light = rng.choice(SIDES)
+        view = View(
+            light=light,
+            shadow=_opposite(light),
+            band=product.band,
+            arm=product.arm,
+            x=rng.uniform(0.42, 0.58),
+            shadow_length=rng.uniform(0.6, 1.0),
+        )
+        flaws = {}
+        for each in ASPECTS:
+            if rng.random() >= (flawed if each == aspect else distracting):
+                continue
+            rare = tail and rng.random() < 0.6
+            kind = rng.choice(RARE[each] if rare else COMMON[each])
+            if each != aspect and kind in OCCLUDING:
+                continue
+            size = (1 - 0.7 * hardness if not rare else rng.uniform(0.4, 1.0)) * rng.uniform(0.9, 1.1)
+            view = _flaw(view, product, kind, min(size, 1.0), rng)
+            flaws[each] = kind
+        views.append(replace(view, flaws=flaws))
+        images.append(_draw(product, views[-1], _tinted(rng, 150, 215), _tinted(rng, 95, 140), rng.uniform(0.56, 0.64)))
+    return Scene(product, aspect, tuple(views), tuple(images), hardness)
+
+
+def encode(image: Image.Image, suffix: str) -> bytes:
+    """The picture as a JPEG or PNG file's bytes."""
+    buffer = BytesIO()
+    if suffix == ".jpg":
+        image.save(buffer, "JPEG", quality=92)
+    else:
+        image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def write_source(folder: Path, samples: int, seed: int, reasoning_share: float = 0.5, views_a_product: int = 1) -> None:
+    """Write a source as a user would hand it in: pictures and `manifest.jsonl`, written last.
+
+    Args:
+        folder: a new folder.
+        samples: how many rows.
+        seed: of all chance.
+        reasoning_share: share of the rows that carry an annotated chain of thought.
+        views_a_product: how many rows show the same product; they form a group.
+    """
+    rng = random.Random(f"scenes {seed}")
+    folder.mkdir(parents=True)
+    rows = []
+    product = _product(rng)
+    for index in track(range(samples), "drawing scenes", samples):
+        if index % views_a_product == 0:
+            product = _product(rng)
+        scene = draw_scene(rng, product=product)
+        room = folder / "pictures" / f"{index // 500:03d}"
+        room.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for name, image in zip(("original", *LETTERS), scene.images, strict=True):
+            suffix = ".png" if name == "original" else ".jpg"
+            path = room / f"{index:06d}-{name}{suffix}"
+            path.write_bytes(encode(image, suffix))
+            paths.append(path.relative_to(folder).as_posix())
+        row = {
+            "id": f"scene-{seed}-{index:06d}",
+            "aspect": scene.aspect,
+            "original": paths[0],
+            "candidates": paths[1:],
+            "answer": scene.truth,
+            "group": f"product-{seed}-{index // views_a_product:06d}",
+        }
+        if rng.random() < reasoning_share:
+            row["reasoning"] = scene.reasoning
+        rows.append(json.dumps(row))
+    (folder / "manifest.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -1,0 +1,19 @@
+"""The one family of errors; the class decides the exit code, the message says what, where and how to mend it."""
+
+
+class HardcaseError(Exception):
+    """A run failed: a step broke."""
+
+    exit_code = 1
+
+
+class InputError(HardcaseError):
+    """The user's input is at fault."""
+
+    exit_code = 2
+
+
+class GateHeld(HardcaseError):
+    """A gate held the result back; everything was kept."""
+
+    exit_code = 3

@@ -1,0 +1,150 @@
+"""InternVL: a tiny one built from nothing, or a checkpoint from a folder or the hub; stock transformers classes.
+
+The processor leaves out InternVL's video part, which needs torchvision and reads nothing that the task has.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GotOcr2ImageProcessorPil,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    InternVLVisionConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    Qwen2Config,
+)
+
+from hardcase.config import ModelConfig, TinyModelConfig
+from hardcase.errors import InputError
+from hardcase.model.tokenizer import CHAT_TEMPLATE, build_tokenizer
+
+
+class InternVLImageProcessor(InternVLProcessor):  # type: ignore[misc]
+    """`InternVLProcessor` for pictures only."""
+
+    def __init__(self, image_processor=None, tokenizer=None, image_seq_length=256, chat_template=None, **kwargs):  # type: ignore[no-untyped-def]
+        kwargs.pop("video_processor", None)
+        super().__init__(image_processor, tokenizer, None, image_seq_length, chat_template, **kwargs)
+
+
+AutoProcessor.register(InternVLConfig, InternVLImageProcessor, exist_ok=True)
+
+
+def set_up_torch(seed: int, threads: int = 2) -> None:
+    """One fixed number of threads, deterministic kernels, every generator seeded: the same bytes on every run."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.manual_seed(seed)
+
+
+def start_model(config: ModelConfig, texts: Iterable[str], seed: int) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model and processor that training starts from.
+
+    Args:
+        config: a checkpoint's folder or hub id, or the sizes of a tiny model.
+        texts: what a tiny model's tokenizer must know.
+        seed: of a tiny model's weights.
+
+    Raises:
+        InputError: the checkpoint cannot be loaded.
+    """
+    if config.checkpoint is not None:
+        return load_model(config.checkpoint, config.revision)
+    assert config.tiny is not None
+    return build_tiny(config.tiny, texts, seed)
+
+
+def build_tiny(
+    sizes: TinyModelConfig, texts: Iterable[str], seed: int
+) -> tuple[InternVLForConditionalGeneration, InternVLImageProcessor]:
+    """An InternVL of a few hundred thousand random parameters with a processor to match.
+
+    From scratch it learns with a layer scale of 1, an initializer range of .08 and position embeddings of N(0, .2)
+    (measured, docs/decisions/0004-tiny-recipe.md); the stock values are made for pre-trained towers.
+    """
+    tokenizer = build_tokenizer(texts)
+    tokens_an_image = (sizes.image_size // sizes.patch_size // 2) ** 2
+    side = {"height": sizes.image_size, "width": sizes.image_size}
+    processor = InternVLImageProcessor(
+        image_processor=GotOcr2ImageProcessorPil(
+            size=side, min_patches=1, max_patches=1, image_mean=[0.5] * 3, image_std=[0.25] * 3
+        ),
+        tokenizer=tokenizer,
+        image_seq_length=tokens_an_image,
+        chat_template=CHAT_TEMPLATE,
+    )
+    vision = InternVLVisionConfig(
+        hidden_size=sizes.vision_hidden,
+        num_hidden_layers=sizes.vision_layers,
+        num_attention_heads=max(1, sizes.vision_hidden // 32),
+        intermediate_size=2 * sizes.vision_hidden,
+        image_size=[sizes.image_size] * 2,
+        patch_size=[sizes.patch_size] * 2,
+        layer_scale_init_value=1.0,
+        attention_bias=True,
+        initializer_range=0.08,
+    )
+    text = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=sizes.text_hidden,
+        num_hidden_layers=sizes.text_layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.heads,
+        intermediate_size=2 * sizes.text_hidden,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.08,
+    )
+    torch.manual_seed(seed)
+    model = InternVLForConditionalGeneration(
+        InternVLConfig(
+            vision_config=vision,
+            text_config=text,
+            image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+            image_seq_length=tokens_an_image,
+            downsample_ratio=0.5,
+            tie_word_embeddings=True,
+        )
+    )
+    with torch.no_grad():
+        model.model.vision_tower.embeddings.position_embeddings.normal_(0, 0.2)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model, processor
+
+
+def load_model(checkpoint: str | Path, revision: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A model and its processor from a folder or the hub; safetensors only, no remote code.
+
+    Raises:
+        InputError: nothing loadable lies there.
+    """
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    try:
+        processor = AutoProcessor.from_pretrained(checkpoint, revision=revision)
+        model = AutoModelForImageTextToText.from_pretrained(
+            checkpoint, revision=revision, dtype=dtype, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"model {checkpoint}: {reason}; name a folder or hub id with config, processor and safetensors"
+        ) from error
+    return model, processor
+
+
+def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
+    """Write model (safetensors), config and processor into `folder`."""
+    model.save_pretrained(folder, safe_serialization=True)
+    processor.save_pretrained(folder)

@@ -1,0 +1,73 @@
+"""Supervised fine-tuning on chains of thought with TRL, after a perception warm-up where a model starts from nothing."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, ProcessorMixin
+from trl import SFTConfig as TrlSftConfig
+from trl import SFTTrainer
+
+from hardcase.config import SftConfig, TrainConfig
+from hardcase.data.scenes import OBSERVATION_WORDS
+from hardcase.model.rows import annotated, lazy_rows, sft_row
+from hardcase.model.training import COMMON_ARGUMENTS, train
+from hardcase.model.warmup import NAMES, warm_up_rows
+from hardcase.task.prompt import messages
+from hardcase.task.sample import ASPECTS, Sample
+
+
+def known_texts(samples: Sequence[Sample], *, warm_up: bool) -> Iterator[str]:
+    """Everything that a tokenizer made for these samples must read and write."""
+    for aspect in ASPECTS:
+        for part in messages(aspect)[0]["content"]:
+            yield part.get("text", "")
+    for sample in annotated(samples):
+        yield sample.reasoning or ""
+    if warm_up:
+        yield " " + " ".join((*NAMES, *OBSERVATION_WORDS))
+        yield from NAMES
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    samples: Sequence[Sample],
+    config: SftConfig,
+    seed: int,
+    checkpoints: Path,
+) -> list[dict[str, Any]]:
+    """Train `model` in place: warm-up first if it has steps, then SFT on the annotated samples.
+
+    Returns:
+        The training log of both phases.
+    """
+    log = []
+    if config.warm_up is not None:
+        rows = warm_up_rows(config.warm_up.steps * config.warm_up.batch_size, seed)
+        arguments = _arguments(config.warm_up, seed, checkpoints / "warmup", sequential=True)
+        log += train(SFTTrainer(model, arguments, train_dataset=rows, processing_class=processor), "warmup")
+    chosen = annotated(samples)
+    rows = lazy_rows(len(chosen), lambda index: sft_row(chosen[index]))
+    arguments = _arguments(config, seed, checkpoints / "sft", sequential=False)
+    return log + train(SFTTrainer(model, arguments, train_dataset=rows, processing_class=processor), "sft")
+
+
+def _arguments(config: TrainConfig, seed: int, folder: Path, *, sequential: bool) -> TrlSftConfig:
+    return TrlSftConfig(
+        output_dir=str(folder),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        save_steps=config.save_steps,
+        bf16=config.bf16,
+        gradient_checkpointing=config.gradient_checkpointing,
+        seed=seed,
+        max_length=None,  # a cut would take image tokens from their pictures
+        train_sampling_strategy="sequential" if sequential else "random",
+        dataloader_num_workers=config.workers,
+        **COMMON_ARGUMENTS,
+    )

@@ -1,0 +1,143 @@
+"""HCM-GRPO (arXiv 2511.10055): TRL's GRPOTrainer with hard-case sampling and the prompt computed once for its group.
+
+A narrow subclass. It differs from TRL 1.16 in three hooks:
+- `_get_train_sampler` draws prompts by mined weights instead of uniformly;
+- `_generate_single_turn` runs each prompt once and samples its G completions from copies of its cache;
+- `_get_per_token_logps_and_entropies` does the same for the loss, with gradients through the shared prompt.
+Rollouts are regrouped by prompt before the loss, since TRL shuffles them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+from trl import GRPOTrainer
+from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.utils import pad
+
+from hardcase.model.mining import GroupSampler
+from hardcase.model.rollout import generate
+
+
+class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+    """Drop-in for `trl.GRPOTrainer` on prompts with several pictures.
+
+    Args:
+        weights: chance of each training row to be drawn; uniform without repeats when None, as in TRL.
+        args, kwargs: as for `trl.GRPOTrainer`.
+    """
+
+    def __init__(self, *args: Any, weights: Sequence[float] | None = None, **kwargs: Any) -> None:
+        self._weights = None if weights is None else np.asarray(weights, dtype=np.float64)
+        self._groups: Tensor | None = None
+        super().__init__(*args, **kwargs)
+        # vLLM and continuous batching share prefixes by themselves; tools put pictures into completions.
+        self._shares_prompts = not (self.use_vllm or self.use_transformers_continuous_batching or self.tools)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
+        if self._weights is None:
+            return super()._get_train_sampler(dataset)
+        repeats = self.num_iterations * self.args.steps_per_generation
+        per_step = self.args.gradient_accumulation_steps
+        return GroupSampler(
+            self._weights,
+            prompts=self.args.generation_batch_size // self.num_generations,
+            generations=self.num_generations,
+            batches=-(-self.args.max_steps * per_step // repeats),
+            repeats=repeats,
+            seed=self.args.seed,
+        )
+
+    def _copies(self) -> int:
+        return int(self.num_generations if self.model.training else self.num_generations_eval)
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[Any], Any, dict[str, Any]]:
+        """As TRL's, but the pictures of a prompt's G copies, which stand side by side, are read once."""
+        if not self._shares_prompts:
+            return super()._tokenize_prompts(prompts)  # type: ignore[no-any-return]
+        copies = self._copies()
+        ids, images, fields = super()._tokenize_prompts(prompts[::copies])
+        every = [index // copies for index in range(len(prompts))]
+        return [ids[index] for index in every], images and [images[index] for index in every], fields
+
+    def _generate_single_turn(
+        self, prompt_ids: list[Any], images: Any, multimodal_fields: dict[str, Any], num_generations: int, **kwargs: Any
+    ) -> tuple[list[list[int]], None]:
+        """As TRL's for local generation: token ids of every completion up to and with its end."""
+        if not self._shares_prompts:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **kwargs)  # type: ignore[no-any-return]
+        tokens = [torch.as_tensor(ids) for ids in prompt_ids[::num_generations]]
+        padding = self._tokenizer.pad_token_id
+        inputs = {
+            "input_ids": pad(tokens, padding_value=padding, padding_side="left"),
+            "attention_mask": pad([torch.ones_like(ids) for ids in tokens], padding_value=0, padding_side="left"),
+            **multimodal_fields,
+        }
+        inputs = {key: value.to(self.accelerator.device) for key, value in inputs.items()}
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        ) as model:
+            completions = generate(model, inputs, num_generations, self.max_completion_length, self.temperature)
+        ends = torch.as_tensor(self.eos_token_ids, device=completions.device)
+        ended = torch.isin(completions, ends).int()
+        lengths = torch.where(ended.any(1), ended.argmax(1) + 1, completions.size(1))
+        return [ids[:length].tolist() for ids, length in zip(completions, lengths, strict=True)], None
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        output["group"] = torch.arange(len(inputs), device=self.accelerator.device) // self._copies()
+        return output
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        # TRL has shuffled the rollouts by now: say which of them share a prompt.
+        self._groups = inputs["group"]
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self._groups = None
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """As TRL's: log-probabilities and entropies (B·G, C) of the completions' tokens."""
+        others = {key for key, value in kwargs.items() if value is not None} - {"pixel_values", "num_images", "num_tiles"}
+        if not self._shares_prompts or others - {"compute_aux_loss"} or kwargs.get("compute_aux_loss"):
+            return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
+            )
+        rows, width = len(input_ids), input_ids.size(1) - logits_to_keep
+        groups = self._groups if self._groups is not None else torch.arange(rows, device=input_ids.device) // self._copies()
+        _, of_row = torch.unique(groups, return_inverse=True)
+        first = torch.stack([(of_row == group).nonzero()[0, 0] for group in range(int(of_row.max()) + 1)])
+        pictures = torch.split(kwargs["pixel_values"], kwargs.get("num_tiles") or kwargs["num_images"])
+        with self.accelerator.autocast():
+            prompt = model(
+                input_ids=input_ids[first, :width],
+                attention_mask=attention_mask[first, :width],
+                pixel_values=torch.cat([pictures[row] for row in first.tolist()]),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            prompt.past_key_values.batch_select_indices(of_row)
+            completion = model(
+                input_ids=input_ids[:, width:],
+                attention_mask=attention_mask,
+                position_ids=torch.arange(width, input_ids.size(1), device=input_ids.device).expand(rows, -1),
+                past_key_values=prompt.past_key_values,
+                use_cache=True,
+            )
+        logits = torch.cat([prompt.logits[of_row, -1:], completion.logits[:, :-1]], 1) / self.temperature
+        everything = torch.log_softmax(logits.float(), -1)
+        logps = everything.gather(-1, input_ids[:, width:, None])[..., 0]
+        entropies = -(everything.exp() * everything).sum(-1).detach() if compute_entropy else None
+        return logps, entropies, None

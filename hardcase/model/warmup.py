@@ -1,0 +1,58 @@
+"""The perception warm-up of a model built from nothing: say what one picture shows, from plain to subtle.
+
+Without it a tiny model finds no reason to look at its pictures in the time there is (docs/decisions/0004-tiny-recipe.md).
+A checkpoint from the hub has learned to see already and skips it. Pictures are procedural, drawn when they are asked
+for, and share no seed with any data.
+"""
+
+import random
+from functools import lru_cache
+from typing import Any, Final
+
+from datasets import Dataset
+
+from hardcase.data.scenes import Scene, caption, draw_scene
+from hardcase.model.rows import assistant, lazy_rows
+from hardcase.task.sample import LETTERS
+
+PICTURES_A_SCENE: Final = 5
+NAMES: Final = ("original", *LETTERS)
+
+
+def warm_up_rows(count: int, seed: int) -> Dataset:
+    """`count` captioned single pictures in the order of a curriculum: read them in sequence, not shuffled."""
+
+    @lru_cache(maxsize=64)
+    def scene(index: int) -> Scene:
+        rng = random.Random(f"warm-up {seed} {index}")
+        progress = index * PICTURES_A_SCENE / count
+        return draw_scene(
+            rng,
+            flawed=0.5,
+            distracting=0.5,
+            tail=rng.random() < 0.1 * progress,
+            ceiling=0.8 * min(1.0, 0.3 + 1.2 * progress),
+        )
+
+    def row(index: int) -> dict[str, Any]:
+        which, picture = divmod(index, PICTURES_A_SCENE)
+        drawn = scene(which)
+        name = ("original", *random.Random(f"names {seed} {which}").sample(LETTERS, 4))[picture]
+        return {
+            "prompt": caption_prompt(name),
+            "completion": assistant(caption_text(name, caption(drawn.views[picture]))),
+            "images": [drawn.images[picture]],
+        }
+
+    return lazy_rows(count, row)
+
+
+def caption_prompt(name: str) -> list[dict[str, Any]]:
+    """The user's turn that shows one picture by its name in the task's prompt."""
+    title = "original image" if name == "original" else f"image {name}"
+    return [{"role": "user", "content": [{"type": "text", "text": title}, {"type": "image"}]}]
+
+
+def caption_text(name: str, seen: str) -> str:
+    """The answer to `caption_prompt`."""
+    return f"<think>{name} {seen}</think>"

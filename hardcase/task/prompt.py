@@ -1,0 +1,42 @@
+"""The question a model is asked and the text it shall write; five pictures, then the aspect (arXiv 2511.10055).
+
+Few, plain, lower-case words: the tokenizer of a model built from nothing is word-level and learns each of them.
+"""
+
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
+
+from hardcase.task.answer import ANSWER, ANSWER_END, THINK, THINK_END, format_answer
+from hardcase.task.sample import ASPECTS, LETTERS
+
+ASPECT_NAMES: Final = {aspect: aspect.replace("_", " ") for aspect in ASPECTS}
+
+
+def question(aspect: str) -> str:
+    """The question about one of `ASPECTS`.
+
+    Raises:
+        KeyError: no such aspect.
+    """
+    return f"which images show a problem in {ASPECT_NAMES[aspect]} ?"
+
+
+def messages(aspect: str) -> list[dict[str, Any]]:
+    """One user turn with placeholders for the five pictures, in the order of `Sample.images`.
+
+    Raises:
+        KeyError: no such aspect.
+    """
+    content: list[dict[str, str]] = []
+    for title in ("original image", *(f"image {letter}" for letter in LETTERS)):
+        content += [{"type": "text", "text": title}, {"type": "image"}]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": question(aspect)}]}]
+
+
+def completion(reasoning: str, truth: AbstractSet[str]) -> str:
+    """The text a model is taught to write.
+
+    It parses back to `truth` when `reasoning` holds a visible character, no tag, and leaves room for the tags within
+    `MAX_CHARACTERS`.
+    """
+    return f"{THINK}{reasoning}{THINK_END}{ANSWER}{format_answer(truth)}{ANSWER_END}"

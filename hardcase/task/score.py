@@ -1,0 +1,172 @@
+"""Scores 0 to 100 per aspect and overall, their chance level, and their uncertainty.
+
+The scale is that of arXiv 2511.10055 (overall = mean of the four aspects). Samples of one group share an original, so
+whole groups are drawn again, not samples: the cluster bootstrap with percentile intervals (Davison and Hinkley,
+*Bootstrap Methods and their Application*, 1997, section 3.8). The random generator is NumPy's PCG64, seeded.
+"""
+
+from collections.abc import Collection, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hardcase.errors import HardcaseError
+from hardcase.task.reward import DEFAULT_KIND, dpa
+from hardcase.task.sample import ASPECTS, LETTERS
+
+if TYPE_CHECKING:
+    from hardcase.config import RewardKind
+
+Array = npt.NDArray[np.float64]
+Values = Sequence[float] | npt.NDArray[Any]
+
+SUBSETS: Final = tuple(frozenset(letters) for size in range(5) for letters in combinations(LETTERS, size))
+CELLS: Final = 4_000_000  # resamples × groups held at once
+
+
+def score(
+    aspects: Sequence[str], dpa: Values, exact: Values, groups: Sequence[str], resamples: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """Score a table of answers, one entry a sample in each argument.
+
+    Args:
+        aspects: each one of `ASPECTS`.
+        dpa: partial credit, 0 to 1.
+        exact: whether the answer is the truth.
+        groups: which samples belong together.
+        resamples: bootstrap resamples over groups.
+        seed: of the bootstrap.
+
+    Returns:
+        `overall` and `by_aspect` in 0 to 100, `exact_match` in 0 to 1, and `intervals` of the same keys, each the 95%
+        `[low, high]`. An aspect without samples is None, and overall is the mean of the others.
+
+    Raises:
+        HardcaseError: no samples, an unknown aspect, columns of unequal length, or a value that is not finite.
+    """
+    point, low, high = _bootstrap(aspects, dpa, exact, groups, resamples, seed, level=0.95)
+    pairs = [None if value is None else [least, most] for value, least, most in zip(point, low, high, strict=True)]
+    return {**_named(point), "intervals": _named(pairs)}
+
+
+def chance(
+    truths: Sequence[Collection[str]],
+    aspects: Sequence[str],
+    groups: Sequence[str],
+    kind: "RewardKind" = DEFAULT_KIND,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What guessing earns on these samples: the exact expectation over a uniformly random one of the sixteen answers.
+
+    Returns:
+        The shape of `score`; the intervals tell how the level hangs on which groups were drawn.
+
+    Raises:
+        HardcaseError: as `score`, or no such kind.
+    """
+    expected = {truth: float(np.mean([dpa(guess, truth, kind) for guess in SUBSETS])) for truth in SUBSETS}
+    values = [expected[frozenset(truth)] for truth in truths]
+    return score(aspects, values, [1 / len(SUBSETS)] * len(values), groups, resamples, seed)
+
+
+def paired_difference(
+    first: tuple[Values, Values],
+    second: tuple[Values, Values],
+    aspects: Sequence[str],
+    groups: Sequence[str],
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """How much better `second` answered the same samples than `first`, in the units of `score`.
+
+    Args:
+        first: partial credit and exactness of each sample, as `score` takes them.
+        second: the same of the other model, in the same order.
+        aspects: as in `score`.
+        groups: as in `score`.
+        resamples: bootstrap resamples over groups.
+        seed: of the bootstrap.
+        level: coverage of the intervals.
+
+    Returns:
+        `overall`, `exact_match` and `by_aspect`, each `{"value", "low", "high"}`; None for an aspect without samples.
+
+    Raises:
+        HardcaseError: as `score`.
+    """
+    columns = [np.asarray(column, dtype=np.float64) for column in (*first, *second)]
+    if len({column.shape for column in columns}) > 1:
+        raise HardcaseError("paired scores: the two models have not answered equally many samples; compare one table")
+    gains = columns[2] - columns[0], columns[3] - columns[1]
+    bounds = zip(*_bootstrap(aspects, *gains, groups, resamples, seed, level), strict=True)
+    keys = ("value", "low", "high")
+    return _named([None if bound[0] is None else dict(zip(keys, bound, strict=True)) for bound in bounds])
+
+
+def _named(values: Sequence[Any]) -> dict[str, Any]:
+    """Name the entries of a row of `_statistics`."""
+    return {
+        "overall": values[0],
+        "exact_match": values[1],
+        "by_aspect": dict(zip(ASPECTS, values[2:], strict=True)),
+    }
+
+
+def _bootstrap(
+    aspects: Sequence[str],
+    dpa: Values,
+    exact: Values,
+    groups: Sequence[str],
+    resamples: int,
+    seed: int,
+    level: float,
+) -> list[list[float | None]]:
+    """The statistics of the samples themselves, and their lower and upper bounds."""
+    sums_GC = _group_sums(aspects, dpa, exact, groups)
+    count = len(sums_GC)
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for start in range(0, resamples, step := max(1, CELLS // count)):
+        size = min(step, resamples - start)
+        picks_RG = generator.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        times_RG = np.bincount(picks_RG.ravel(), minlength=size * count).reshape(size, count)
+        # einsum adds in one order whatever the number of threads; a BLAS product does not.
+        drawn.append(_statistics(np.einsum("rg,gc->rc", times_RG.astype(np.float64), sums_GC)))
+    point = _statistics(sums_GC.sum(axis=0))
+    bounds = np.full((2, point.size), np.nan)
+    present = ~np.isnan(point)
+    tail = (1 - level) / 2
+    bounds[:, present] = np.nanquantile(np.concatenate(drawn)[:, present], [tail, 1 - tail], axis=0)
+    return [[None if np.isnan(value) else float(value) for value in row] for row in (point, *bounds)]
+
+
+def _group_sums(aspects: Sequence[str], dpa: Values, exact: Values, groups: Sequence[str]) -> Array:
+    """Per group: the sum of partial credit in each aspect, the samples in each aspect, and the sum of exactness."""
+    credit, exactness = np.asarray(dpa, dtype=np.float64), np.asarray(exact, dtype=np.float64)
+    lengths = {len(aspects), len(groups), *credit.shape, *exactness.shape}
+    if len(lengths) > 1 or lengths == {0}:
+        raise HardcaseError(f"scores: columns of {sorted(lengths)} samples; give equally many of each, and at least one")
+    if unknown := set(aspects) - set(ASPECTS):
+        raise HardcaseError(f"scores: aspect {min(unknown)!r} is not known; name one of {', '.join(ASPECTS)}")
+    if not (np.isfinite(credit).all() and np.isfinite(exactness).all()):
+        raise HardcaseError("scores: a value of partial credit or exact match is not finite; evaluate again")
+    members, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    aspect = np.array([ASPECTS.index(name) for name in aspects])
+    sums_GC = np.zeros((len(members), 2 * len(ASPECTS) + 1))
+    np.add.at(sums_GC, (index, aspect), credit)
+    np.add.at(sums_GC, (index, len(ASPECTS) + aspect), 1.0)
+    np.add.at(sums_GC, (index, 2 * len(ASPECTS)), exactness)
+    return sums_GC
+
+
+def _statistics(sums_C: Array) -> Array:
+    """Turn sums (…, 9) into overall, exact match and the four aspects (…, 6); NaN for an aspect without samples."""
+    credit, counts, exactness = np.split(sums_C, [len(ASPECTS), 2 * len(ASPECTS)], axis=-1)
+    with np.errstate(invalid="ignore"):
+        by_aspect = 100 * credit / counts
+    overall = np.nanmean(by_aspect, axis=-1, keepdims=True)
+    return np.concatenate([overall, exactness / counts.sum(axis=-1, keepdims=True), by_aspect], axis=-1)
