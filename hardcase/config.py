@@ -74,6 +74,7 @@ class EvaluateConfig(Config):
 
     batch_size: int = Field(default=64, ge=1)
     max_new_tokens: int = Field(default=64, ge=1)
+    threads: int = Field(default=2, ge=1)
     resamples: int = Field(default=2000, ge=100, description="bootstrap resamples over groups")
 
 
@@ -106,6 +107,7 @@ class TrainConfig(Config):
     bf16: bool = False
     gradient_checkpointing: bool = False
     workers: int = Field(default=0, ge=0, description="processes that decode pictures")
+    threads: int = Field(default=2, ge=1, description="of torch on CPU; fixed, since sums depend on it")
 
 
 class SftConfig(TrainConfig):
@@ -126,6 +128,7 @@ class MineConfig(SampleConfig):
 
     k: int = Field(default=8, ge=2)
     batch_size: int = Field(default=16, ge=1, description="prompts at a time")
+    threads: int = Field(default=2, ge=1)
     hard_below: float = Field(default=0.5, gt=0, le=1, description="hard: solved in less than this share of rollouts")
 
 

@@ -51,17 +51,17 @@ def judge(id: str, truth: frozenset[str], texts: Sequence[str], config: MineConf
     )
 
 
-def mined_weights(exact_rates: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.float64]:
+def mined_weights(exact_rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """How often to draw each case, as chances that add up to 1.
 
-    p(1 - p), where p has half a success and half a failure added to k rollouts, so that what was always solved is
-    still seen now and then; never-solved cases get 0.
+    p(1 - p), with p kept below .95 so that what was always solved is still seen now and then; 0 for what was never
+    solved.
 
     Raises:
         ValueError: every case was never solved.
     """
-    p = (exact_rates * k + 0.5) / (k + 1)
-    weights = np.where(exact_rates > 0, p * (1 - p), 0.0)
+    p = np.minimum(exact_rates, 0.95)
+    weights: npt.NDArray[np.float64] = p * (1 - p)
     if not weights.any():
         raise ValueError("no case was ever solved: nothing to draw from")
     return weights / weights.sum()

@@ -14,12 +14,32 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
+from transformers import ProcessorMixin
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
 from hardcase.model.mining import GroupSampler
 from hardcase.model.rollout import generate
+
+
+class _OncePerPrompt:
+    """A processor that reads each prompt once and repeats what it read for the prompt's copies, side by side."""
+
+    def __init__(self, processor: ProcessorMixin, copies: int) -> None:
+        self._processor, self._copies = processor, copies
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def __call__(self, images: list[Any], text: list[str], **kwargs: Any) -> dict[str, Tensor]:
+        once = self._processor(images=images[:: self._copies], text=text[:: self._copies], **kwargs)
+        tokens = once["input_ids"] == self._processor.image_token_id
+        tiles = (tokens.sum(1) // self._processor.image_seq_length).tolist()
+        pictures = torch.split(once["pixel_values"], tiles)
+        repeated = {key: once[key].repeat_interleave(self._copies, 0) for key in ("input_ids", "attention_mask")}
+        every = [index // self._copies for index in range(len(text))]
+        return {**repeated, "pixel_values": torch.cat([pictures[index] for index in every])}
 
 
 class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -34,8 +54,11 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._weights = None if weights is None else np.asarray(weights, dtype=np.float64)
         self._groups: Tensor | None = None
         super().__init__(*args, **kwargs)
-        # vLLM and continuous batching share prefixes by themselves; tools put pictures into completions.
-        self._shares_prompts = not (self.use_vllm or self.use_transformers_continuous_batching or self.tools)
+        # vLLM and continuous batching share prefixes by themselves; tools put pictures into completions; a processor
+        # that counts its picture tokens otherwise than InternVL's is left to TRL.
+        self._shares_prompts = hasattr(self.processing_class, "image_seq_length") and not (
+            self.use_vllm or self.use_transformers_continuous_batching or self.tools
+        )
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         if self._weights is None:
@@ -76,7 +99,7 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             "attention_mask": pad([torch.ones_like(ids) for ids in tokens], padding_value=0, padding_side="left"),
             **multimodal_fields,
         }
-        inputs = {key: value.to(self.accelerator.device) for key, value in inputs.items()}
+        inputs = {key: torch.as_tensor(np.asarray(value)).to(self.accelerator.device) for key, value in inputs.items()}
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         ) as model:
@@ -87,7 +110,13 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return [ids[:length].tolist() for ids, length in zip(completions, lengths, strict=True)], None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        processor = self.processing_class
+        if self._shares_prompts:
+            self.processing_class = _OncePerPrompt(processor, self._copies())
+        try:
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        finally:
+            self.processing_class = processor
         output["group"] = torch.arange(len(inputs), device=self.accelerator.device) // self._copies()
         return output
 

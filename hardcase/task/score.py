@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hardcase.errors import HardcaseError
-from hardcase.task.reward import DEFAULT_KIND, dpa
+from hardcase.task.reward import DEFAULT_KIND
+from hardcase.task.reward import dpa as partial_credit
 from hardcase.task.sample import ASPECTS, LETTERS
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ Array = npt.NDArray[np.float64]
 Values = Sequence[float] | npt.NDArray[Any]
 
 SUBSETS: Final = tuple(frozenset(letters) for size in range(5) for letters in combinations(LETTERS, size))
-CELLS: Final = 4_000_000  # resamples × groups held at once
+CELLS: Final = 2_000_000  # resamples × groups held at once
 
 
 def score(
@@ -67,7 +68,7 @@ def chance(
     Raises:
         HardcaseError: as `score`, or no such kind.
     """
-    expected = {truth: float(np.mean([dpa(guess, truth, kind) for guess in SUBSETS])) for truth in SUBSETS}
+    expected = {truth: float(np.mean([partial_credit(guess, truth, kind) for guess in SUBSETS])) for truth in SUBSETS}
     values = [expected[frozenset(truth)] for truth in truths]
     return score(aspects, values, [1 / len(SUBSETS)] * len(values), groups, resamples, seed)
 
@@ -149,12 +150,15 @@ def _group_sums(aspects: Sequence[str], dpa: Values, exact: Values, groups: Sequ
     credit, exactness = np.asarray(dpa, dtype=np.float64), np.asarray(exact, dtype=np.float64)
     lengths = {len(aspects), len(groups), *credit.shape, *exactness.shape}
     if len(lengths) > 1 or lengths == {0}:
-        raise HardcaseError(f"scores: columns of {sorted(lengths)} samples; give equally many of each, and at least one")
+        raise HardcaseError(
+            f"scores: columns of {sorted(lengths)} samples; give equally many of each, and at least one"
+        )
     if unknown := set(aspects) - set(ASPECTS):
         raise HardcaseError(f"scores: aspect {min(unknown)!r} is not known; name one of {', '.join(ASPECTS)}")
     if not (np.isfinite(credit).all() and np.isfinite(exactness).all()):
         raise HardcaseError("scores: a value of partial credit or exact match is not finite; evaluate again")
-    members, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    members = {name: number for number, name in enumerate(sorted(set(groups)))}
+    index = np.array([members[name] for name in groups])
     aspect = np.array([ASPECTS.index(name) for name in aspects])
     sums_GC = np.zeros((len(members), 2 * len(ASPECTS) + 1))
     np.add.at(sums_GC, (index, aspect), credit)

@@ -1,0 +1,38 @@
+"""The KFP face of drift."""
+
+from typing import Any
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Output
+
+from components.running import LIGHT_IMAGE
+
+
+@dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
+def drift(
+    evaluation: Input[Dataset],
+    store: str,
+    scratch: str,
+    code: str,
+    seed: int,
+    reference: str,
+    config: dict[str, Any],
+    result: Output[Artifact],
+    html: Output[HTML],
+) -> None:
+    """Compare this evaluation with the reference's, fetched from the store by its sha256."""
+    from pathlib import Path
+
+    from components.drift.step import run
+    from components.running import running
+    from hardcase.config import DriftConfig
+    from hardcase.data.store import open_store
+
+    settings = DriftConfig.model_validate(config)
+    identity = {"code": code, "seed": seed, "reference": reference, "config": config}
+    with running("drift", scratch, [evaluation], [result, html], **identity) as private:
+        before = None
+        if reference:
+            before = private / "reference.parquet"
+            before.write_bytes(open_store(store).get_object(reference))
+        run(Path(evaluation.path), before, settings, seed, Path(result.path), Path(html.path))

@@ -1,0 +1,44 @@
+"""The KFP face of grpo."""
+
+from typing import Any
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
+
+from components.running import TRAIN_IMAGE
+
+
+@dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
+def grpo(
+    snapshot: Input[Dataset],
+    model: Input[Model],
+    mined: Input[Dataset],
+    store: str,
+    scratch: str,
+    code: str,
+    seed: int,
+    config: dict[str, Any],
+    trained: Output[Model],
+    log: Output[Artifact],
+) -> None:
+    """Train with HCM-GRPO from the SFT model on all training samples."""
+    from pathlib import Path
+
+    from components.grpo.step import run
+    from components.running import running
+    from hardcase.config import GrpoConfig
+
+    settings = GrpoConfig.model_validate(config)
+    inputs, outputs = [snapshot, model, mined], [trained, log]
+    with running("grpo", scratch, inputs, outputs, code=code, seed=seed, config=config) as private:
+        run(
+            Path(snapshot.path),
+            store,
+            Path(model.path),
+            Path(mined.path),
+            settings,
+            seed,
+            private,
+            Path(trained.path),
+            Path(log.path),
+        )

@@ -1,0 +1,52 @@
+"""grpo: HCM-GRPO from the SFT model, on all training samples, the mined ones by how much they can teach."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from hardcase.config import GrpoConfig
+from hardcase.data.snapshot import Snapshot
+from hardcase.errors import InputError
+from hardcase.model.grpo import improve
+from hardcase.model.internvl import load_model, save_model, set_up_torch
+from hardcase.model.training import write_log
+
+
+def run(
+    snapshot: Path,
+    store: str,
+    model: Path,
+    mined: Path,
+    config: GrpoConfig,
+    seed: int,
+    scratch: Path,
+    model_out: Path,
+    log: Path,
+) -> None:
+    """Train with GRPO on the training split.
+
+    Args:
+        snapshot: the manifest.
+        store: where its shards lie.
+        model: the SFT model's folder.
+        mined: the table of `mine`.
+        config: of the training.
+        seed: of the sampler and the rollouts.
+        scratch: folder for checkpoints; a run that was stopped goes on from what lies there.
+        model_out: folder for the model (safetensors, config, processor).
+        log: JSON lines, one a logged step.
+
+    Raises:
+        InputError: the mined table is not of this snapshot.
+    """
+    samples = Snapshot.open(snapshot, store).load("train")
+    cases = pq.read_table(mined, columns=["id", "exact_rate", "hard"])
+    if cases["id"].to_pylist() != [sample.id for sample in samples]:
+        raise InputError(f"{mined}: its ids are not the training split's; mine this snapshot again")
+    set_up_torch(seed, config.threads)
+    network, processor = load_model(model)
+    exact_rates = np.asarray(cases["exact_rate"].to_pylist(), dtype=np.float64)
+    entries = improve(network, processor, samples, exact_rates, cases["hard"].to_pylist(), config, seed, scratch)
+    write_log(entries, log)
+    save_model(network, processor, model_out)

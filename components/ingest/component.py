@@ -1,0 +1,32 @@
+"""The KFP face of ingest."""
+
+from typing import Any
+
+from kfp import dsl
+from kfp.dsl import Dataset, Output
+
+from components.running import LIGHT_IMAGE
+
+
+@dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
+def ingest(
+    source: str,
+    source_digest: str,
+    store: str,
+    scratch: str,
+    code: str,
+    config: dict[str, Any],
+    snapshot: Output[Dataset],
+    quarantine: Output[Dataset],
+) -> None:
+    """Read a source of samples into a content-addressed snapshot; bad rows go to quarantine."""
+    from pathlib import Path
+
+    from components.ingest.step import run
+    from components.running import running
+    from hardcase.config import IngestConfig
+
+    settings = IngestConfig.model_validate(config)
+    outputs = [snapshot, quarantine]
+    with running("ingest", scratch, [], outputs, code=code, config=config, source=[source, source_digest]) as private:
+        run(source, store, settings, Path(snapshot.path), Path(quarantine.path), private)

@@ -1,0 +1,50 @@
+"""The KFP face of report."""
+
+from typing import Any
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Output
+
+from components.running import LIGHT_IMAGE
+
+
+@dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
+def report(
+    snapshot: Input[Dataset],
+    quarantine: Input[Dataset],
+    validation: Input[Artifact],
+    sft_log: Input[Artifact],
+    mined: Input[Dataset],
+    grpo_log: Input[Artifact],
+    evaluation: Input[Dataset],
+    baseline: Input[Dataset],
+    scores: Input[Artifact],
+    drift: Input[Artifact],
+    register: Input[Artifact],
+    store: str,
+    scratch: str,
+    code: str,
+    facts: dict[str, Any],
+    html: Output[HTML],
+) -> None:
+    """Tell the run on one self-contained page."""
+    from pathlib import Path
+
+    from components.report.step import run
+    from components.running import running
+
+    inputs = {
+        "snapshot": snapshot,
+        "quarantine": quarantine,
+        "validation": validation,
+        "sft_log": sft_log,
+        "mined": mined,
+        "grpo_log": grpo_log,
+        "evaluation": evaluation,
+        "baseline": baseline,
+        "scores": scores,
+        "drift": drift,
+        "register": register,
+    }
+    with running("report", scratch, list(inputs.values()), [html], code=code, facts=facts):
+        run({name: Path(artifact.path) for name, artifact in inputs.items()}, facts, store, Path(html.path))

@@ -1,0 +1,149 @@
+"""What every step does around its work when it runs in a process of its own, under kfp.local or in a pod.
+
+It checks the files it is given against the sha256 in their metadata and seals those it makes (KFP's cache knows
+artifacts by place, not by content), keeps a private folder from which a stopped step goes on, says its progress and its
+errors in a form the launcher reads, and never outlives the launcher.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import select
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from hardcase.data.digest import bytes_digest, canonical_json, path_digest
+from hardcase.errors import HardcaseError
+
+PROGRESS_MARK = "::progress:: "
+TRAIN_IMAGE = "hardcase/python-train:0.1.0"
+LIGHT_IMAGE = "hardcase/python-light:0.1.0"
+logger = logging.getLogger(__name__)
+
+
+class Artifact(Protocol):
+    """What is used of KFP's artifact."""
+
+    name: str
+    metadata: dict[str, Any]
+
+    @property
+    def path(self) -> str: ...
+
+
+@contextmanager
+def running(
+    step: str, scratch: str, inputs: Sequence[Artifact], outputs: Sequence[Artifact], **identity: Any
+) -> Iterator[Path]:
+    """Surround a step's work.
+
+    Args:
+        step: its name.
+        scratch: folder of all private folders.
+        inputs: artifacts that it reads; checked.
+        outputs: artifacts that it writes; sealed.
+        identity: whatever else makes this work this work (configuration, seed, code).
+
+    Yields:
+        The private folder: the same one for the same work, empty the first time, gone after success.
+
+    Raises:
+        SystemExit: the work raised a `HardcaseError`; its exit code.
+    """
+    _die_with_launcher()
+    _set_up_logging()
+    try:
+        digests = [verified(artifact) for artifact in inputs]
+        work = bytes_digest(canonical_json({"step": step, "inputs": digests, **identity}))
+        with _private_folder(Path(scratch) / f"{step}-{work[:16]}") as folder:
+            yield folder
+        for artifact in outputs:
+            artifact.metadata["sha256"] = path_digest(Path(artifact.path))
+    except HardcaseError as error:
+        _record_error(step, error.exit_code, str(error))
+        logger.exception("%s failed", step)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        _record_error(step, 1, "".join(traceback.format_exception_only(error)).strip())
+        raise
+
+
+def verified(artifact: Artifact) -> str:
+    """The sha256 of the artifact's file or folder, found equal to the one in its metadata.
+
+    Raises:
+        HardcaseError: it is missing or altered.
+    """
+    path = Path(artifact.path)
+    digest = path_digest(path) if path.exists() else "missing"
+    if digest != artifact.metadata.get("sha256"):
+        raise HardcaseError(f"{path}: artifact {artifact.name!r} is missing or altered; run again to make it anew")
+    return digest
+
+
+@contextmanager
+def _private_folder(folder: Path) -> Iterator[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        # The same work of a launcher just killed may still be dying.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield folder
+        shutil.rmtree(folder)
+    finally:
+        os.close(handle)
+
+
+def _record_error(step: str, exit_code: int, message: str) -> None:
+    if run := os.environ.get("HARDCASE_RUN_DIR"):
+        path = Path(run) / "errors" / f"{step}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"exit_code": exit_code, "message": message, "step": step}), encoding="utf-8")
+
+
+def _die_with_launcher() -> None:
+    if not (launcher := os.environ.get("HARDCASE_LAUNCHER_PID")):
+        return
+    try:
+        handle = os.pidfd_open(int(launcher))
+    except ProcessLookupError:
+        os._exit(1)
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+
+    def watch() -> None:
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
+
+
+class _ProgressLines(logging.Handler):
+    """Progress records as JSON lines on standard output, a few a second."""
+
+    last = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        what, done, total = record.__dict__["what"], record.__dict__["done"], record.__dict__["total"]
+        if done < total and time.monotonic() - self.last < 0.2:
+            return
+        self.last = time.monotonic()
+        sys.stdout.write(PROGRESS_MARK + json.dumps({"what": what, "done": done, "total": total}) + "\n")
+        sys.stdout.flush()
+
+
+def _set_up_logging() -> None:
+    logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    for name in ("hardcase", "components"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    progress = logging.getLogger("hardcase.progress")
+    progress.handlers = [_ProgressLines()]
+    progress.propagate = False

@@ -1,0 +1,34 @@
+"""The KFP face of sft."""
+
+from typing import Any
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
+
+from components.running import TRAIN_IMAGE
+
+
+@dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
+def sft(
+    snapshot: Input[Dataset],
+    validation: Input[Artifact],
+    store: str,
+    scratch: str,
+    code: str,
+    seed: int,
+    model: dict[str, Any],
+    config: dict[str, Any],
+    trained: Output[Model],
+    log: Output[Artifact],
+) -> None:
+    """Fine-tune on the annotated training samples, once the snapshot is found valid."""
+    from pathlib import Path
+
+    from components.running import running
+    from components.sft.step import run
+    from hardcase.config import ModelConfig, SftConfig
+
+    start, settings = ModelConfig.model_validate(model), SftConfig.model_validate(config)
+    inputs, outputs = [snapshot, validation], [trained, log]
+    with running("sft", scratch, inputs, outputs, code=code, seed=seed, model=model, config=config) as private:
+        run(Path(snapshot.path), store, start, settings, seed, private, Path(trained.path), Path(log.path))
