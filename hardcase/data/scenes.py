@@ -97,19 +97,22 @@ class Scene:
 
     @property
     def reasoning(self) -> str:
-        """The chain of thought: what must be compared, letter by letter."""
-        notes = [f"original {observation(self.views[0], self.aspect)}"] if self.aspect in AGAINST_ORIGINAL else []
+        """The chain of thought: letter by letter what must be compared, side by side, then the verdict."""
+        notes = []
         for letter, view in zip(LETTERS, self.views[1:], strict=True):
-            verdict = "bad" if self.aspect in view.flaws else "ok"
-            notes.append(f"{letter} {observation(view, self.aspect)} {verdict}")
+            seen = observation(view, self.aspect)
+            if self.aspect in AGAINST_ORIGINAL:
+                seen = f"{observation(self.views[0], self.aspect).split()[0]} {seen}"
+            notes.append(f"{letter} {seen} {'bad' if self.aspect in view.flaws else 'ok'}")
         return " ".join(notes)
 
 
+# What a product is like can be told only against its original: its band, its arms.
 AGAINST_ORIGINAL: Final = frozenset({"appearance_deformation", "extension_rationality"})
 
 
 def observation(view: View, aspect: str) -> str:
-    """What an attentive eye notes about one picture for `aspect`, in words."""
+    """What an attentive eye notes about one picture for `aspect`, in words of `OBSERVATION_WORDS`."""
     if aspect == "appearance_deformation":
         shape = view.flaws.get(aspect, "")
         return f"{view.band} {shape if shape in ('skewed', 'widened') else 'straight'}"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the configuration may name the default below, so it is not 
 Letters = frozenset[str]
 
 # Only for a wrong answer that names letters where letters are the truth; `dpa` decides the rest for all definitions.
-PARTIAL: Final[dict[str, Callable[[Letters, Letters], float]]] = {
+PARTIAL: Final[dict["RewardKind", Callable[[Letters, Letters], float]]] = {
     "exact": lambda predicted, truth: 0.0,
     "subset": lambda predicted, truth: len(predicted) / len(truth) if predicted < truth else 0.0,
     "penalised": lambda predicted, truth: max(0.0, (len(predicted & truth) - len(predicted - truth)) / len(truth)),
@@ -63,7 +63,8 @@ def completion_text(completion: Any) -> str | None:
         completion = completion[0].get("content")
         if isinstance(completion, list):
             parts = [part.get("text") if isinstance(part, dict) else None for part in completion]
-            completion = "".join(parts) if all(isinstance(part, str) for part in parts) else None
+            texts = [part for part in parts if isinstance(part, str)]
+            completion = "".join(texts) if len(texts) == len(parts) else None
     return completion if isinstance(completion, str) else None
 
 

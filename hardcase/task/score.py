@@ -162,14 +162,14 @@ def _group_sums(aspects: Sequence[str], dpa: Values, exact: Values, groups: Sequ
     aspect = np.array([ASPECTS.index(name) for name in aspects])
     sums_GC = np.zeros((len(members), 2 * len(ASPECTS) + 1))
     np.add.at(sums_GC, (index, aspect), credit)
-    np.add.at(sums_GC, (index, len(ASPECTS) + aspect), 1.0)
-    np.add.at(sums_GC, (index, 2 * len(ASPECTS)), exactness)
+    np.add.at(sums_GC, (index, aspect + len(ASPECTS)), 1.0)
+    np.add.at(sums_GC[:, -1], index, exactness)
     return sums_GC
 
 
-def _statistics(sums_C: Array) -> Array:
+def _statistics(sums: Array) -> Array:
     """Turn sums (…, 9) into overall, exact match and the four aspects (…, 6); NaN for an aspect without samples."""
-    credit, counts, exactness = np.split(sums_C, [len(ASPECTS), 2 * len(ASPECTS)], axis=-1)
+    credit, counts, exactness = np.split(sums, [len(ASPECTS), 2 * len(ASPECTS)], axis=-1)
     with np.errstate(invalid="ignore"):
         by_aspect = 100 * credit / counts
     overall = np.nanmean(by_aspect, axis=-1, keepdims=True)

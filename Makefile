@@ -1,0 +1,47 @@
+# `make run` and `make test` need Python 3.11 or newer and make; the rest is fetched.
+# PIP_FIND_LINKS, if set, names a folder or page of more wheels (a CPU build of torch, say).
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
+BIN := .venv/bin
+READY := .venv/.ready
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format lock clean
+
+help: ## Say what can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+
+run: $(READY) ## Retrain end to end on profiles/tiny.yaml; ARGS="--seed 1" and the like go to `hardcase run`
+	@$(BIN)/hardcase run $(ARGS)
+
+test: $(READY) ## Run the tests
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+lint: $(READY) ## Check format, lint, types, layers and the compiled pipeline
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/hardcase compile --check
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(READY) ## Resolve requirements.lock anew; packages of CUDA are left to torch's own requirements
+	echo 'torch==2.13.0' > .venv/constraints.txt
+	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 $(FIND_LINKS) --upgrade \
+		--constraint .venv/constraints.txt --no-header --no-annotate --quiet --output-file .venv/resolved.txt
+	grep -vE '^(nvidia-|cuda-|triton==|--)' .venv/resolved.txt | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' > requirements.lock
+
+clean: ## Remove the environment and the caches; runs and store in .hardcase stay
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+
+$(READY): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet uv==$(UV_VERSION)
+	@$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) -r requirements.lock
+	@$(BIN)/uv pip install --python $(BIN)/python --no-deps -e .
+	@touch $@

@@ -1,0 +1,225 @@
+"""The command line. Results go to standard output, everything else to standard error; exit codes as in the README."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
+from hardcase.errors import HardcaseError, InputError
+from pipelines import show
+from pipelines.home import Home, source_digest, write_atomically
+
+app = typer.Typer(
+    help="Retrain a small vision-language model that screens generated images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ProfileName = Annotated[str, typer.Option("--profile", help="Name in profiles/, or path of a YAML file.")]
+ModelSpec = Annotated[str, typer.Option("--model", help="Folder, NAME@ALIAS or NAME:VERSION.")]
+errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    app()
+
+
+@contextmanager
+def reported(as_json: bool = False) -> Iterator[None]:
+    """Turn an error of ours into one line and an exit code."""
+    try:
+        yield
+    except HardcaseError as error:
+        fail({"message": str(error), "step": None, "exit_code": error.exit_code}, as_json)
+
+
+def fail(error: dict[str, Any], as_json: bool) -> None:
+    """Say the error in one line and leave with its exit code."""
+    errors.print("error:", " ".join(str(error["message"]).split()))
+    if as_json:
+        typer.echo(json.dumps({"error": error}))
+    raise typer.Exit(error["exit_code"])
+
+
+def absolute(source: str) -> str:
+    """A path given relative to here, made independent of here; a URI as it is."""
+    return source if "://" in source else str(Path(source).absolute())
+
+
+def configured(profile: str, source: str | None, seed: int | None, settings: list[str]) -> Profile:
+    """The profile with what the command line says otherwise."""
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {setting}: not of the form section.key=value")
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {setting}: the value is not YAML; quote it") from error
+    if seed is not None:
+        overrides["seed"] = seed
+    if source is not None:
+        overrides["source"] = source
+    loaded = load_profile(profile, overrides)
+    return loaded.model_copy(update={"source": absolute(loaded.source)})
+
+
+@app.command()
+def run(
+    profile: ProfileName = "tiny",
+    source: Annotated[str | None, typer.Option(help="Where the samples are; the profile's by default.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A key of the profile: sft.steps=100.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Retrain end to end; what was done before is not done again."""
+    with reported(as_json):
+        chosen = configured(profile, source, seed, settings or [])
+        from pipelines.local import run as run_locally
+
+        outcome = run_locally(chosen, Path(profile).stem, Home.here())
+    if as_json:
+        typer.echo(json.dumps(outcome.summary))
+    else:
+        show.run_result(outcome.summary)
+    if outcome.summary["error"]:
+        errors.print("error:", " ".join(str(outcome.summary["error"]["message"]).split()))
+    elif outcome.exit_code:
+        errors.print("error: held by the gate:", "; ".join(outcome.summary["gate"]["reasons"]))
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Option(help="Where the samples are.")],
+    profile: ProfileName = "tiny",
+    as_json: AsJson = False,
+) -> None:
+    """Read a source into a snapshot, and nothing more."""
+    with reported(as_json):
+        chosen = configured(profile, source, None, [])
+        home = Home.here()
+        with home.locked():
+            folder, result = ingested(chosen.source, chosen.ingest, home, Path(profile).stem)
+    show.ingested({**result, "quarantine": str(folder / "quarantine.parquet")}, as_json)
+
+
+def ingested(source: str, config: IngestConfig, home: Home, profile: str) -> tuple[Path, dict[str, Any]]:
+    """Do the step `ingest` alone, in a run folder of its own: `manifest.json` and `quarantine.parquet`."""
+    from components.ingest.step import run as ingest_step
+    from hardcase.data.digest import bytes_digest
+    from pipelines.display import showing
+
+    identity = f"{source}\n{source_digest(source, home.root)}\n{config.model_dump_json()}"
+    folder = home.new_run(bytes_digest(identity.encode()), newest=False)
+    with showing("ingest"), tempfile.TemporaryDirectory(dir=folder) as scratch:
+        done = ingest_step(
+            source, home.store, config, folder / "manifest.json", folder / "quarantine.parquet", Path(scratch)
+        )
+    result = {"snapshot": done.snapshot_id, "accepted": done.accepted, "quarantined": dict(done.quarantined)}
+    summary = {"run_id": folder.name, "profile": profile, "status": "ingested", **result}
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return folder, result
+
+
+@app.command()
+def runs(as_json: AsJson = False) -> None:
+    """List the runs, the newest first."""
+    show.runs(Home.here().summaries(), as_json)
+
+
+@app.command()
+def report(run_id: Annotated[str, typer.Argument(metavar="RUN|latest")] = "latest", as_json: AsJson = False) -> None:
+    """Say where the report of a run is."""
+    with reported(as_json):
+        page = Home.here().run_folder(run_id) / "report.html"
+        if not page.is_file():
+            raise InputError(f"run {run_id!r}: it has no report; `hardcase runs` says how it ended")
+    typer.echo(json.dumps({"report": str(page)}) if as_json else page)
+
+
+@app.command()
+def evaluate(
+    model: ModelSpec,
+    data: Annotated[str, typer.Option(help="URI of samples with answers.")],
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on data: the rows marked `eval`, or all when none is marked."""
+    with reported(as_json), tempfile.TemporaryDirectory() as scratch:
+        home = Home.here()
+        folder = model_folder(model, home, Path(scratch))
+        from components.evaluate.step import run as evaluate_step
+        from pipelines.display import showing
+
+        with home.locked():
+            place, result = ingested(absolute(data), IngestConfig(eval_share=1.0), home, "evaluate")
+        with showing("evaluate"):
+            evaluate_step(
+                place / "manifest.json",
+                home.store,
+                None,
+                folder,
+                EvaluateConfig(),
+                0,
+                place / "evaluation.parquet",
+                None,
+                place / "scores.json",
+            )
+        scores = json.loads((place / "scores.json").read_text(encoding="utf-8"))
+    found = {**result, "scores": {"chance": scores["chance"], "model": scores["grpo"]}, "samples": scores["samples"]}
+    show.scored({**found, "evaluation": str(place / "evaluation.parquet")}, as_json)
+
+
+@app.command()
+def screen(
+    model: ModelSpec,
+    images: Annotated[list[Path], typer.Argument(metavar="ORIGINAL A B C D", help="Five picture files.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say which of four generated images show a flaw, aspect by aspect."""
+    with reported(as_json), tempfile.TemporaryDirectory() as scratch:
+        if len(images) != 5:
+            raise InputError(f"{len(images)} pictures given; name the original and four candidates")
+        for path in images:
+            if not path.is_file():
+                raise InputError(f"{path}: no such file; name five pictures")
+        folder = model_folder(model, Home.here(), Path(scratch))
+        from pipelines.screening import screened
+
+        answers = screened(folder, [path.read_bytes() for path in images])
+    show.screened(answers, as_json)
+
+
+def model_folder(spec: str, home: Home, scratch: Path) -> Path:
+    """The model's folder: the one named, or a copy of the registered one."""
+    if Path(spec).is_dir():
+        return Path(spec)
+    from components.register.registry import Registry
+
+    return Registry(home.tracking_uri, home.store).fetch_model(spec, scratch / "model")
+
+
+@app.command(name="compile")
+def compile_pipeline(
+    check: Annotated[bool, typer.Option(help="Only compare with the committed file.")] = False,
+) -> None:
+    """Write the pipeline as Kubeflow takes it, `pipelines/retraining.yaml`."""
+    from pipelines import kubeflow
+
+    with reported():
+        if check:
+            kubeflow.check()
+        else:
+            kubeflow.write()

@@ -1,0 +1,133 @@
+"""`$HARDCASE_HOME`: where the store, the runs, the cache and the registry of one machine lie."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hardcase.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that is either the old one or the new one, whatever happens."""
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder and what lies where in it."""
+
+    root: Path
+
+    @classmethod
+    def here(cls) -> "Home":
+        """Of `$HARDCASE_HOME`, `./.hardcase` by default."""
+        return cls(Path(os.environ.get("HARDCASE_HOME") or ".hardcase").absolute())
+
+    @property
+    def store(self) -> str:
+        """URI of the object store."""
+        return f"file://{self.root / 'store'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        """URI of MLflow's database."""
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def cache(self) -> Path:
+        """KFP's cache entries."""
+        return self.root / "cache"
+
+    @property
+    def scratch(self) -> Path:
+        """Private folders of steps, with the checkpoints of what was stopped."""
+        return self.root / "scratch"
+
+    @property
+    def runs(self) -> Path:
+        """One folder a run."""
+        return self.root / "runs"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only run; wait for another to end."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.warning("another run works in %s; waiting for it to end", self.root)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def new_run(self, fingerprint: str, newest: bool = True) -> Path:
+        """A fresh run folder, named for the time (UTC) and what is run; if `newest`, `latest` points to it."""
+        while True:
+            folder = self.runs / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{fingerprint[:8]}"
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                time.sleep(0.2)
+        if newest:
+            draft = self.root / ".latest.draft"
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(folder.relative_to(self.root))
+            draft.replace(self.root / "latest")
+        return folder
+
+    def run_folder(self, name: str) -> Path:
+        """The folder of the run `name`, or of `latest`.
+
+        Raises:
+            InputError: there is none.
+        """
+        folder = self.root / "latest" if name == "latest" else self.runs / name
+        if not name or not folder.is_dir():
+            raise InputError(f"run {name!r}: not in {self.runs}; `hardcase runs` lists them")
+        return folder.resolve()
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """Of all runs, the newest first; one that was killed says `unfinished`."""
+        found = []
+        for folder in sorted(self.runs.glob("*/"), reverse=True):
+            path = folder / "summary.json"
+            known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            found.append({"run_id": folder.name, "status": "unfinished", **known})
+        return found
+
+
+def source_digest(source: str, home: Path) -> str:
+    """What a source on this machine's disk holds, by path, size and time of change; empty for any other.
+
+    Args:
+        source: a URI, a folder, or a manifest file (its folder then counts).
+        home: left out where it lies inside the source.
+    """
+    path = Path(source.removeprefix("file://"))
+    if "://" in source.removeprefix("file://") or not path.exists():
+        return ""
+    folder = path if path.is_dir() else path.parent
+    listing = hashlib.sha256()
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if Path(parent, name) != home)
+        for name in sorted(files):
+            file = Path(parent, name)
+            facts = file.lstat()
+            listing.update(f"{file.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return listing.hexdigest()

@@ -1,0 +1,203 @@
+"""The embedded engine: the pipeline on one machine by `kfp.local`, with its cache as the resume.
+
+A run killed at any moment is simply run again: what was complete comes from the cache, the step that was at work goes
+on from the checkpoints in its private folder.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kfp import local
+
+from components.register.registry import Registry
+from components.report.step import run as write_report
+from hardcase.config import Profile
+from hardcase.data.digest import bytes_digest, canonical_json, path_digest
+from hardcase.data.snapshot import Snapshot
+from pipelines.display import Bars
+from pipelines.home import Home, source_digest, write_atomically
+from pipelines.recording import RecordingCache, Router
+from pipelines.retraining import STEPS, retraining
+from pipelines.summary import artifact_paths, summarise
+
+logger = logging.getLogger(__name__)
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    folder: Path
+    summary: dict[str, Any]
+    exit_code: int
+
+
+def code_digest() -> str:
+    """sha256 over the sources of the library and the components."""
+    files = [
+        path
+        for package in ("hardcase", "components")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    return bytes_digest(canonical_json({path.relative_to(ROOT).as_posix(): path_digest(path) for path in files}))
+
+
+def run(profile: Profile, name: str, home: Home) -> Outcome:
+    """Retrain once.
+
+    Args:
+        profile: the configuration; its `source` is read.
+        name: the profile's name, for the summary.
+        home: where everything lies; one run at a time.
+    """
+    with home.locked():
+        arguments = _arguments(profile, name, home)
+        folder = home.new_run(arguments["fingerprint"])
+        resolved = yaml.safe_dump(profile.model_dump(mode="json", by_alias=True), sort_keys=False)
+        write_atomically(folder / "config.yaml", resolved)
+        with Bars() as bars, _environment(_child_environment(profile, folder)):
+            cache = RecordingCache(home.cache, STEPS, bars, _check_shards(home.store))
+            return _run(arguments, folder, name, home, cache, bars)
+
+
+def _run(
+    arguments: dict[str, Any], folder: Path, profile: str, home: Home, cache: RecordingCache, bars: Bars
+) -> Outcome:
+    error: dict[str, Any] | None = None
+    try:
+        _execute(arguments, folder, home, cache, bars)
+    except RuntimeError as failure:  # all that kfp.local says of a failed task
+        error = _what_failed(cache, folder, failure)
+    except BaseException as failure:
+        error = {"message": f"stopped by {failure!r}; run again to go on", "step": cache.current, "exit_code": 1}
+        raise
+    finally:
+        if error is not None and cache.current is not None:
+            cache.fail(_left_by(folder, cache.current))
+        if (table := artifact_paths(cache.records)["quarantine"]) is not None:
+            shutil.copyfile(table, folder / "quarantine.parquet")
+        report = _report(cache, folder, arguments, error)
+        summary = summarise(folder.name, profile, cache.records, report, error)
+        write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    exit_code = error["exit_code"] if error else 3 if summary["status"] == "held" else 0
+    return Outcome(folder, summary, exit_code)
+
+
+def _execute(arguments: dict[str, Any], folder: Path, home: Home, cache: RecordingCache, bars: Bars) -> None:
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(folder / "artifacts"),
+        workspace_root=str(folder / "workspace"),
+        enable_caching=True,
+        cache_root=str(home.cache),
+    )
+    cache.install()
+    logging.captureWarnings(True)
+    try:
+        with Router(cache, folder / "logs", bars) as router, redirect_stdout(router):
+            retraining(**arguments)
+    finally:
+        logging.captureWarnings(False)
+
+
+def _arguments(profile: Profile, name: str, home: Home) -> dict[str, Any]:
+    config = profile.model_dump(mode="json", by_alias=True, exclude_none=True)  # KFP takes no null
+    seed, source = config.pop("seed"), config.pop("source")
+    code, listing = code_digest(), source_digest(source, home.root)
+    identity = {"source": source, "source_digest": listing, "config": config, "seed": seed, "code": code}
+    fingerprint = bytes_digest(canonical_json(identity))
+    pin = Registry(home.tracking_uri, home.store).pin(profile.registration.name, fingerprint)
+    return {
+        "source": source,
+        "source_digest": listing,
+        "store": home.store,
+        "tracking_uri": home.tracking_uri,
+        "scratch": str(home.scratch),
+        "code": code,
+        "seed": seed,
+        "champion": pin.champion,
+        "reference": pin.reference,
+        "fingerprint": fingerprint,
+        "facts": {"profile": name, "source": source, "seed": seed, "fingerprint": fingerprint},
+        **config,
+    }
+
+
+def _child_environment(profile: Profile, folder: Path) -> dict[str, str]:
+    checkpoint = profile.model.checkpoint
+    offline = checkpoint is None or Path(checkpoint).exists()
+    return {
+        "HARDCASE_LAUNCHER_PID": str(os.getpid()),
+        "HARDCASE_RUN_DIR": str(folder),
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "TOKENIZERS_PARALLELISM": "false",
+        **({"HF_HUB_OFFLINE": "1"} if offline else {}),
+    }
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _check_shards(store: str) -> Any:
+    """A snapshot in the cache counts only if its shards are in the store as they were."""
+
+    def whole(step: str, outputs: dict[str, Path]) -> None:
+        if step == "ingest":
+            snapshot = Snapshot.open(outputs["snapshot"], store)
+            for split in ("train", "eval"):
+                for _ in snapshot.samples(split):
+                    pass
+
+    return whole
+
+
+def _what_failed(cache: RecordingCache, folder: Path, failure: RuntimeError) -> dict[str, Any]:
+    step = cache.current
+    if step is None:
+        raise failure
+    told, log = folder / "errors" / f"{step}.json", folder / "logs" / f"{step}.log"
+    error: dict[str, Any] = {"exit_code": 1, "message": "its process was killed (out of memory?)", "step": step}
+    if told.is_file():
+        error = json.loads(told.read_text(encoding="utf-8"))
+    if error["exit_code"] == 1:
+        error["message"] = f"{step}: {error['message']}; the log is {log}; run again to go on from here"
+    return error
+
+
+def _left_by(folder: Path, step: str) -> dict[str, Path]:
+    return {path.name: path for path in folder.glob(f"artifacts/*/{step}/*")}
+
+
+def _report(
+    cache: RecordingCache, folder: Path, arguments: dict[str, Any], error: dict[str, Any] | None
+) -> Path | None:
+    page = folder / "report.html"
+    if (made := cache.records["report"].outputs.get("html")) is not None and made.is_file():
+        shutil.copyfile(made, page)
+        return page
+    facts = {**arguments["facts"], "run_id": folder.name, "error": error["message"] if error else None}
+    try:
+        write_report(artifact_paths(cache.records), facts, arguments["store"], page)
+    except Exception:
+        logger.exception("the report of the failed run could not be written")
+        return None
+    return page

@@ -1,0 +1,163 @@
+"""KFP's local cache made honest and talkative.
+
+Stock `kfp.local` keys a task by the places of its inputs and trusts the files of a hit. Here the key takes their
+sha256, and a hit whose files are missing or altered is none. As the cache is asked before each task and told after it,
+it knows the state of each, and which of them is speaking on standard output.
+"""
+
+import io
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from kfp import dsl
+from kfp.local import cache as kfp_cache
+
+from components.running import PROGRESS_MARK, verified
+from hardcase.errors import HardcaseError
+
+logger = logging.getLogger(__name__)
+
+
+class Display(Protocol):
+    """What shows a run as it goes."""
+
+    def step_started(self, step: str) -> None: ...
+
+    def progress(self, step: str, what: str, done: int, total: int) -> None: ...
+
+    def step_ended(self, step: str, status: str, seconds: float, cached: bool) -> None: ...
+
+
+@dataclass
+class Record:
+    """What became of one step."""
+
+    status: str = "not_run"
+    seconds: float = 0.0
+    cached: bool = False
+    outputs: dict[str, Path] = field(default_factory=dict)
+
+
+class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no types
+    """The cache of one run.
+
+    Args:
+        root: folder of the entries.
+        steps: names in order.
+        display: told of each step.
+        whole: asked about the files of a hit beyond their sha256; raises a `HardcaseError` to refuse it.
+    """
+
+    def __init__(
+        self, root: Path, steps: tuple[str, ...], display: Display, whole: Callable[[str, dict[str, Path]], None]
+    ) -> None:
+        super().__init__(str(root))
+        self.records = {step: Record() for step in steps}
+        self.current: str | None = None
+        self._display, self._whole, self._began = display, whole, 0.0
+
+    def install(self) -> None:
+        """Become the cache that `kfp.local` uses; call after `kfp.local.init`."""
+        kfp_cache._cache_singleton = self
+        kfp_cache._cache_singleton_root = self.cache_root
+
+    def compute_key(self, component_name: str, *args: Any, arguments: dict[str, Any], **kwargs: Any) -> str:
+        """The key of a task about to start, by the content of its inputs."""
+        step = component_name.removeprefix("comp-")
+        self.current, self._began = step, time.monotonic()
+        self.records[step].status = "running"
+        content = {
+            name: {"type": value.schema_title, "sha256": value.metadata.get("sha256")}
+            if isinstance(value, dsl.Artifact)
+            else value
+            for name, value in arguments.items()
+        }
+        key: str = super().compute_key(component_name, *args, arguments=content, **kwargs)
+        return key
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The outputs of an equal task done before, if they are still what they were."""
+        step = str(self.current)
+        outputs: dict[str, Any] | None = super().get(key)
+        if outputs is not None:
+            try:
+                for artifact in outputs.values():
+                    verified(artifact)
+                self._whole(step, _paths(outputs))
+            except HardcaseError as error:
+                logger.warning("%s: not served from the cache: %s", step, error)
+                outputs = None
+        if outputs is None:
+            self._display.step_started(step)
+        else:
+            self._end("succeeded", outputs, cached=True)
+        return outputs
+
+    def put(self, key: str, outputs: dict[str, Any]) -> None:
+        """Keep the outputs of a task just done."""
+        super().put(key, outputs)
+        self._end("succeeded", outputs, cached=False)
+
+    def fail(self, outputs: dict[str, Path]) -> str | None:
+        """Mark the step at work, if any, as failed; what it left, and its name."""
+        if (step := self.current) is not None:
+            self._end("failed", {}, cached=False)
+            self.records[step].outputs = outputs
+        return step
+
+    def _end(self, status: str, outputs: dict[str, Any], cached: bool) -> None:
+        step = str(self.current)
+        seconds = round(time.monotonic() - self._began, 2)
+        self.records[step] = Record(status, seconds, cached, _paths(outputs))
+        self.current = None
+        self._display.step_ended(step, status, seconds, cached)
+
+
+def _paths(outputs: dict[str, Any]) -> dict[str, Path]:
+    return {name: Path(artifact.path) for name, artifact in outputs.items()}
+
+
+class Router(io.TextIOBase):
+    """Standard output while the pipeline runs: progress to the display, the rest to the log of the step at work."""
+
+    def __init__(self, cache: RecordingCache, logs: Path, display: Display) -> None:
+        self._cache, self._logs, self._display = cache, logs, display
+        self._rest = ""
+        self._files: dict[str, TextIO] = {}
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Take text, line by line."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._line(line)
+        return len(text)
+
+    def _line(self, line: str) -> None:
+        step = self._cache.current
+        _, mark, record = line.partition(PROGRESS_MARK)
+        if mark and step is not None:
+            try:
+                self._display.progress(step, **json.loads(record))
+                return
+            except (ValueError, TypeError):
+                pass  # two writers mixed their lines: it goes to the log as it is
+        name = step or "kfp"
+        if name not in self._files:
+            self._files[name] = (self._logs / f"{name}.log").open("a", encoding="utf-8", buffering=1)
+        self._files[name].write(line + "\n")
+
+    def close(self) -> None:
+        """Close the logs."""
+        for file in self._files.values():
+            file.close()
+        super().close()

@@ -1,0 +1,55 @@
+"""One original, four candidates, every aspect: what the model says of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hardcase.config import EvaluateConfig
+from hardcase.data.images import BadImage, decode
+from hardcase.errors import InputError
+from hardcase.model.internvl import load_model, set_up_torch
+from hardcase.model.rollout import answers
+from hardcase.task.answer import format_answer, parse_answer
+from hardcase.task.sample import ASPECTS, Sample
+
+NAMES = ("the original", "A", "B", "C", "D")
+
+
+def screened(model: Path, images: Sequence[bytes]) -> dict[str, dict[str, str | None]]:
+    """Ask the model about every aspect.
+
+    Args:
+        model: its folder.
+        images: the original and four candidates, encoded.
+
+    Returns:
+        By aspect `answer` ("AC", "none", or None when the text is invalid) and the `text`.
+
+    Raises:
+        InputError: a picture that breaks the rules.
+    """
+    for name, data in zip(NAMES, images, strict=True):
+        try:
+            decode(data)
+        except BadImage as error:
+            raise InputError(f"picture {name}: {error}; give a JPEG, PNG or WebP that opens") from error
+    config = EvaluateConfig()
+    set_up_torch(0, config.threads)
+    network, processor = load_model(model)
+    samples = [
+        Sample(id=aspect, aspect=aspect, group="", images=tuple(images), truth=frozenset()) for aspect in ASPECTS
+    ]
+    found: dict[str, dict[str, str | None]] = {}
+    for sample, (text,) in answers(
+        network,
+        processor,
+        samples,
+        generations=1,
+        batch_size=len(samples),
+        max_new_tokens=config.max_new_tokens,
+        temperature=0,
+        seed=0,
+        what="screening",
+    ):
+        answer = parse_answer(text)
+        found[sample.aspect] = {"answer": None if answer is None else format_answer(answer), "text": text}
+    return found

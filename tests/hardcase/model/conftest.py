@@ -1,0 +1,43 @@
+"""A model of the stock classes small enough for tests, and samples drawn for it."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+from transformers import PreTrainedModel, ProcessorMixin
+
+from hardcase.config import TinyModelConfig
+from hardcase.data.scenes import draw_scene, encode
+from hardcase.model.internvl import build_tiny, set_up_torch
+from hardcase.model.sft import known_texts
+from hardcase.task.sample import Sample
+
+SMALL = TinyModelConfig(image_size=32, vision_hidden=32, vision_layers=1, text_hidden=32, text_layers=2, heads=2)
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[Sample]:
+    rng = random.Random(0)
+    drawn = [draw_scene(rng) for _ in range(12)]
+    return [
+        Sample(
+            id=f"s{index}",
+            aspect=scene.aspect,
+            truth=frozenset(scene.truth),
+            reasoning=scene.reasoning,
+            group=f"g{index}",
+            images=tuple(encode(image, ".png") for image in scene.images),
+        )
+        for index, scene in enumerate(drawn)
+    ]
+
+
+@pytest.fixture
+def fresh_model(samples: list[Sample]) -> Callable[[], tuple[PreTrainedModel, ProcessorMixin]]:
+    """Builds the same random model every time it is called."""
+
+    def build() -> tuple[PreTrainedModel, ProcessorMixin]:
+        set_up_torch(0, threads=1)
+        return build_tiny(SMALL, known_texts(samples, warm_up=True), seed=0)
+
+    return build

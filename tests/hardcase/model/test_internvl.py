@@ -1,0 +1,44 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
+
+from hardcase.config import ModelConfig
+from hardcase.data.digest import path_digest
+from hardcase.errors import InputError
+from hardcase.model.internvl import load_model, save_model, start_model
+from hardcase.model.rollout import prompt_inputs
+from hardcase.task.sample import Sample
+
+Build = Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
+
+
+def test_a_saved_model_comes_back_the_same(fresh_model: Build, samples: list[Sample], tmp_path: Path) -> None:
+    model, processor = fresh_model()
+    save_model(model, processor, tmp_path / "model")
+    loaded, reader = load_model(tmp_path / "model")
+    inputs = prompt_inputs(processor, samples[:2], model.device)
+    again = prompt_inputs(reader, samples[:2], model.device)
+    assert all(torch.equal(inputs[key], again[key]) for key in inputs)
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, loaded(**again).logits)
+
+
+def test_the_same_seed_saves_the_same_bytes_and_only_safetensors(fresh_model: Build, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        save_model(*fresh_model(), tmp_path / name)
+    assert path_digest(tmp_path / "first") == path_digest(tmp_path / "second")
+    assert {path.suffix for path in (tmp_path / "first").iterdir()} <= {".safetensors", ".json", ".jinja"}
+
+
+def test_a_local_checkpoint_goes_the_way_of_a_hub_one(fresh_model: Build, tmp_path: Path) -> None:
+    save_model(*fresh_model(), tmp_path / "model")
+    model, _ = start_model(ModelConfig(checkpoint=str(tmp_path / "model")), [], seed=5)
+    assert sum(weights.numel() for weights in model.parameters()) > 0
+
+
+def test_a_folder_without_a_model_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="safetensors"):
+        load_model(tmp_path)
