@@ -8,6 +8,7 @@ errors in a form the launcher reads, and never outlives the launcher.
 import fcntl
 import json
 import logging
+import multiprocessing
 import os
 import select
 import shutil
@@ -121,6 +122,8 @@ def _die_with_launcher() -> None:
 
     def watch() -> None:
         poll.poll()
+        for worker in multiprocessing.active_children():
+            worker.kill()
         os._exit(1)
 
     threading.Thread(target=watch, name="launcher-watch", daemon=True).start()

@@ -208,7 +208,9 @@ def model_folder(spec: str, home: Home, scratch: Path) -> Path:
         return Path(spec)
     from components.register.registry import Registry
 
-    return Registry(home.tracking_uri, home.store).fetch_model(spec, scratch / "model")
+    folder = scratch / "model"
+    Registry(home.tracking_uri, home.store).fetch_model(spec, folder)
+    return folder
 
 
 @app.command(name="compile")

@@ -41,7 +41,7 @@ class Home:
     @property
     def store(self) -> str:
         """URI of the object store."""
-        return f"file://{self.root / 'store'}"
+        return (self.root / "store").as_uri()
 
     @property
     def tracking_uri(self) -> str:

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from components.report.step import run as write_report
 from hardcase.config import Profile
 from hardcase.data.digest import bytes_digest, canonical_json, path_digest
 from hardcase.data.snapshot import Snapshot
+from hardcase.data.store import open_store
 from pipelines.display import Bars
 from pipelines.home import Home, source_digest, write_atomically
 from pipelines.recording import RecordingCache, Router
@@ -157,15 +158,13 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _check_shards(store: str) -> Any:
+def _check_shards(store: str) -> Callable[[str, dict[str, Path]], None]:
     """A snapshot in the cache counts only if its shards are in the store as they were."""
 
     def whole(step: str, outputs: dict[str, Path]) -> None:
         if step == "ingest":
-            snapshot = Snapshot.open(outputs["snapshot"], store)
-            for split in ("train", "eval"):
-                for _ in snapshot.samples(split):
-                    pass
+            for shard in Snapshot.open(outputs["snapshot"], store).manifest["shards"]:
+                open_store(store).get_object(shard["sha256"])
 
     return whole
 

@@ -36,7 +36,7 @@ def screened(model: Path, images: Sequence[bytes]) -> dict[str, dict[str, str | 
     set_up_torch(0, config.threads)
     network, processor = load_model(model)
     samples = [
-        Sample(id=aspect, aspect=aspect, group="", images=tuple(images), truth=frozenset()) for aspect in ASPECTS
+        Sample(aspect, aspect, truth=frozenset(), reasoning=None, group="", images=tuple(images)) for aspect in ASPECTS
     ]
     found: dict[str, dict[str, str | None]] = {}
     for sample, (text,) in answers(

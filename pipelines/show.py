@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +31,7 @@ def run_result(summary: Mapping[str, Any]) -> None:
 def scored(result: Mapping[str, Any], as_json: bool) -> None:
     """One model's scores."""
     if as_json:
-        print(json.dumps(result))
+        typer.echo(json.dumps(result))
         return
     console = Console(soft_wrap=True, highlight=False)
     console.print(_score_table(result["scores"]))
@@ -40,7 +41,7 @@ def scored(result: Mapping[str, Any], as_json: bool) -> None:
 def ingested(result: Mapping[str, Any], as_json: bool) -> None:
     """What came in and what did not."""
     if as_json:
-        print(json.dumps(result))
+        typer.echo(json.dumps(result))
         return
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"snapshot {result['snapshot']}\naccepted {result['accepted']} rows")
@@ -52,7 +53,7 @@ def ingested(result: Mapping[str, Any], as_json: bool) -> None:
 def runs(summaries: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """One line a run."""
     if as_json:
-        print(json.dumps(list(summaries)))
+        typer.echo(json.dumps(list(summaries)))
         return
     table = Table("run", "profile", "status", "exact match", "model")
     for summary in summaries:
@@ -70,7 +71,7 @@ def runs(summaries: Sequence[Mapping[str, Any]], as_json: bool) -> None:
 def screened(answers: Mapping[str, Mapping[str, str | None]], as_json: bool) -> None:
     """The letters of the flawed candidates, aspect by aspect."""
     if as_json:
-        print(json.dumps(answers))
+        typer.echo(json.dumps(answers))
         return
     table = Table("aspect", "flawed")
     for aspect, found in answers.items():
@@ -81,9 +82,8 @@ def screened(answers: Mapping[str, Mapping[str, str | None]], as_json: bool) -> 
 def _score_table(scores: Mapping[str, Any]) -> Table:
     there = {column: score for column, score in scores.items() if score}
     table = Table("", *(COLUMNS[column] for column in there))
-    rows = {"overall (0–100)": lambda s: s["overall"], "exact match": lambda s: s["exact_match"]}
-    for label, value in rows.items():
-        table.add_row(label, *(_number(value(score)) for score in there.values()))
+    for label, key in {"overall (0–100)": "overall", "exact match": "exact_match"}.items():
+        table.add_row(label, *(_number(score[key]) for score in there.values()))
     for aspect, name in ASPECT_NAMES.items():
         table.add_row(name, *(_number(score["by_aspect"].get(aspect)) for score in there.values()))
     return table

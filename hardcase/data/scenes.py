@@ -97,13 +97,10 @@ class Scene:
 
     @property
     def reasoning(self) -> str:
-        """The chain of thought: letter by letter what must be compared, side by side, then the verdict."""
-        notes = []
+        """The chain of thought: what must be compared, letter by letter, each with its verdict."""
+        notes = [f"original {observation(self.views[0], self.aspect)}"] if self.aspect in AGAINST_ORIGINAL else []
         for letter, view in zip(LETTERS, self.views[1:], strict=True):
-            seen = observation(view, self.aspect)
-            if self.aspect in AGAINST_ORIGINAL:
-                seen = f"{observation(self.views[0], self.aspect).split()[0]} {seen}"
-            notes.append(f"{letter} {seen} {'bad' if self.aspect in view.flaws else 'ok'}")
+            notes.append(f"{letter} {observation(view, self.aspect)} {'bad' if self.aspect in view.flaws else 'ok'}")
         return " ".join(notes)
 
 

@@ -1,0 +1,168 @@
+"""Pictures: what counts as one, and its pixels as upright RGB (`formats.md`, Pictures).
+
+Content decides the format. `inspect` applies every rule before it decodes and is what ingest uses; `decode` is the fast
+way to pixels for bytes that a snapshot vouches for.
+"""
+
+import io
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_BYTES: Final = 32 * 2**20
+MAX_PIXELS: Final = 64_000_000
+MIN_SIDE, MAX_SIDE, MAX_RATIO = 16, 16_384, 20
+SUFFIXES: Final = {"JPEG": (".jpg", ".jpeg", ".jfif"), "PNG": (".png",), "WEBP": (".webp",)}
+PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+
+
+class BadImage(Exception):  # noqa: N818 — it names what was found
+    """Bytes that are no picture the task takes.
+
+    Attributes:
+        reason: a code of `hardcase.data.quarantine.Reason`.
+        detail: what was found.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+def inspect(data: bytes, suffix: str | None = None) -> tuple[Image.Image, str]:
+    """Check a picture by every rule and decode it.
+
+    Args:
+        data: a file's bytes.
+        suffix: of the file's name; None leaves it out of the check.
+
+    Returns:
+        The upright RGB picture and its format: `JPEG`, `PNG` or `WEBP`.
+
+    Raises:
+        BadImage: a rule is broken.
+    """
+    if len(data) > MAX_BYTES:
+        raise BadImage("too_many_bytes", f"{len(data)} bytes; at most {MAX_BYTES}")
+    kind = _kind(data)
+    if suffix is not None and suffix.lower() not in SUFFIXES[kind]:
+        raise BadImage("suffix_mismatch", f"holds {kind}, named {suffix or 'without a suffix'}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=_openers(kind)) as image:
+                _check_shape(image, kind)
+                _check_whole(data, kind)
+                image.seek(0)
+                image.load()
+                return _upright_rgb(image), kind
+    except BadImage:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow and its codecs raise whatever they like on hostile bytes
+        raise BadImage("corrupt", f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def decode(data: bytes) -> Image.Image:
+    """Upright RGB pixels of bytes that `inspect` has passed."""
+    with Image.open(io.BytesIO(data), formats=_openers(_kind(data))) as image:
+        image.load()
+        return _upright_rgb(image)
+
+
+def _kind(data: bytes) -> str:
+    if data[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if data[:8] == PNG_SIGNATURE:
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    raise BadImage("unsupported_format", "neither JPEG, PNG nor WebP")
+
+
+def _openers(kind: str) -> list[str]:
+    return ["JPEG", "MPO"] if kind == "JPEG" else [kind]
+
+
+def _check_shape(image: Image.Image, kind: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadImage("too_many_pixels", f"{width} × {height}; at most {MAX_PIXELS} pixels")
+    if not (MIN_SIDE <= min(width, height) and max(width, height) <= MAX_SIDE):
+        raise BadImage("bad_side", f"{width} × {height}; sides are {MIN_SIDE} to {MAX_SIDE}")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise BadImage("bad_ratio", f"{width} × {height}; at most {MAX_RATIO}:1")
+    # A phone's MPO holds more frames behind the picture; anything else with frames is no still image.
+    if kind != "JPEG" and getattr(image, "is_animated", False):
+        raise BadImage("animated", f"{getattr(image, 'n_frames', 0)} frames")
+
+
+def _check_whole(data: bytes, kind: str) -> None:
+    """Pillow forgives a missing end; the contract does not."""
+    if kind == "PNG":
+        _check_png(data)
+    elif kind == "JPEG":
+        _check_jpeg(data)
+    elif int.from_bytes(data[4:8], "little") + 8 > len(data):
+        raise BadImage("corrupt", "the file is shorter than its RIFF header says")
+
+
+def _check_png(data: bytes) -> None:
+    at = len(PNG_SIGNATURE)
+    while True:
+        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 12 + length
+        if end > len(data) or len(name) < 4:
+            raise BadImage("corrupt", "the file ends before its IEND chunk")
+        if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            raise BadImage("corrupt", f"bad CRC in chunk {name!r}")
+        if name in (b"acTL", b"fcTL"):
+            raise BadImage("animated", "an animated PNG")
+        if name == b"IEND":
+            return
+        at = end
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Walk the markers to the end-of-image of the first picture."""
+    for marker in _jpeg_markers(data):
+        if marker == 0xD9:
+            return
+    raise BadImage("corrupt", "no end-of-image marker")
+
+
+def _jpeg_markers(data: bytes) -> Iterator[int]:
+    at, scanning = 2, False
+    while (at := data.find(b"\xff", at)) != -1 and at + 1 < len(data):
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif marker == 0x00 or 0xD0 <= marker <= 0xD7:  # inside entropy-coded data
+            at += 2
+        elif marker == 0xD9:
+            yield marker
+            return
+        else:
+            scanning = scanning or marker == 0xDA
+            yield marker
+            length = int.from_bytes(data[at + 2 : at + 4], "big")
+            if length < 2:
+                return
+            at += 2 + length
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I;16", "I;16B", "I;16L", "I"):
+        # 16 bits to 8 by the high byte; Pillow's own conversion would clip.
+        upright = Image.fromarray((np.asarray(upright, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        ground = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(ground, rgba).convert("RGB")
+    return upright.convert("RGB")

@@ -1,0 +1,68 @@
+"""The quarantine: every row that is not in the snapshot, with its reason."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA: Final = pa.schema(
+    [("row", pa.int64()), ("id", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+)
+
+
+class Reason(StrEnum):
+    """Why a row is bad; `docs/data.md` tells each one's mending."""
+
+    BAD_ROW = "bad_row"
+    DUPLICATE_KEY = "duplicate_key"
+    BAD_ID = "bad_id"
+    BAD_ASPECT = "bad_aspect"
+    BAD_PATH = "bad_path"
+    OUTSIDE_SOURCE = "outside_source"
+    MISSING_FILE = "missing_file"
+    NOT_REGULAR = "not_regular"
+    BAD_ANSWER = "bad_answer"
+    BAD_REASONING = "bad_reasoning"
+    BAD_SPLIT = "bad_split"
+    BAD_GROUP = "bad_group"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    SUFFIX_MISMATCH = "suffix_mismatch"
+    ANIMATED = "animated"
+    TOO_MANY_BYTES = "too_many_bytes"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    BAD_SIDE = "bad_side"
+    BAD_RATIO = "bad_ratio"
+    CORRUPT = "corrupt"
+    DUPLICATE_ID = "duplicate_id"
+    CONTRADICTION = "contradiction"
+    DUPLICATE_SAMPLE = "duplicate_sample"
+    SPLIT_LEAK = "split_leak"
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """One row of the quarantine.
+
+    Attributes:
+        row: physical line, or Parquet row, from 1.
+        id: as far as it could be read.
+        reason: the code.
+        detail: what was found.
+    """
+
+    row: int
+    id: str | None
+    reason: Reason
+    detail: str
+
+
+def write_quarantine(bad: Sequence[BadRow], path: Path) -> dict[str, int]:
+    """Write the table, by row; how many rows each reason has."""
+    rows = sorted(bad, key=lambda each: each.row)
+    pq.write_table(pa.Table.from_pylist([asdict(each) for each in rows], SCHEMA), path)
+    return dict(sorted(Counter(str(each.reason) for each in rows).items()))

@@ -1,0 +1,103 @@
+"""A snapshot: the accepted samples, content-addressed. Parquet shards in the store, and one manifest, written last.
+
+The id of a snapshot is the sha256 of its canonical manifest. What travels between steps is the manifest; shards are
+fetched from the store, and their digests verified, wherever they are read.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hardcase.data.digest import path_digest
+from hardcase.data.store import Store, open_store
+from hardcase.errors import InputError
+from hardcase.task.sample import Sample
+
+IMAGE: Final = pa.struct(
+    [
+        ("bytes", pa.binary()),
+        ("sha256", pa.string()),
+        ("format", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("phash", pa.string()),
+        ("mean", pa.float64()),
+        ("std", pa.float64()),
+    ]
+)
+FACTS: Final = [
+    ("id", pa.string()),
+    ("row", pa.int64()),
+    ("aspect", pa.string()),
+    ("answer", pa.list_(pa.string())),
+    ("reasoning", pa.string()),
+    ("split", pa.string()),
+    ("group", pa.string()),
+]
+SCHEMA: Final = pa.schema([*FACTS, ("images", pa.list_(IMAGE))])
+SPLITS: Final = ("train", "eval")
+
+
+class Snapshot:
+    """An opened snapshot.
+
+    Attributes:
+        id: sha256 of the manifest.
+        manifest: its content.
+    """
+
+    def __init__(self, id: str, manifest: dict[str, Any], store: Store) -> None:
+        self.id, self.manifest, self._store = id, manifest, store
+
+    @classmethod
+    def open(cls, manifest: Path, store: str) -> "Snapshot":
+        """Open the snapshot of that manifest file, its shards in `store`.
+
+        Raises:
+            InputError: the file is no manifest.
+        """
+        try:
+            content = json.loads(manifest.read_bytes())
+            assert content["schema"] == 1
+        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+            raise InputError(f"{manifest}: not a snapshot manifest; make one with `hardcase ingest`") from error
+        return cls(path_digest(manifest), content, open_store(store))
+
+    def rows(self, split: str) -> int:
+        """How many samples `split` holds."""
+        return int(self.manifest["splits"][split])
+
+    def samples(self, split: str) -> Iterator[Sample]:
+        """The samples of `split`, one shard in memory at a time."""
+        for shard in self._shards(split):
+            for batch in shard.iter_batches(batch_size=64):
+                for row in batch.to_pylist():
+                    yield Sample(
+                        id=row["id"],
+                        aspect=row["aspect"],
+                        truth=frozenset(row["answer"]),
+                        reasoning=row["reasoning"],
+                        group=row["group"],
+                        images=tuple(image["bytes"] for image in row["images"]),
+                    )
+
+    def load(self, split: str) -> list[Sample]:
+        """The samples of `split`, encoded pictures and all, in memory."""
+        return list(self.samples(split))
+
+    def table(self) -> pa.Table:
+        """All rows without the pictures' bytes."""
+        columns = [name for name, _ in FACTS] + [
+            f"images.list.element.{field.name}" for field in IMAGE if field.name != "bytes"
+        ]
+        tables = [shard.read(columns=columns) for split in SPLITS for shard in self._shards(split)]
+        return pa.concat_tables(tables)
+
+    def _shards(self, split: str) -> Iterator[pq.ParquetFile]:
+        for shard in self.manifest["shards"]:
+            if shard["split"] == split:
+                yield pq.ParquetFile(pa.BufferReader(self._store.get_object(shard["sha256"])))

@@ -1,0 +1,104 @@
+"""The object store: content by sha256, written once and verified on every read, through obstore.
+
+`file://…` or a plain path. Keys are `objects/<first two digits>/<sha256>`, written put-if-absent, so writers never race
+and nothing is ever half there.
+"""
+
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import json
+
+import obstore
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import LocalStore
+
+from hardcase.data.digest import bytes_digest, canonical_json
+from hardcase.errors import HardcaseError, InputError
+
+
+class Store:
+    """Objects by digest at one place.
+
+    Attributes:
+        uri: where.
+    """
+
+    def __init__(self, uri: str) -> None:
+        path = local_path(uri)
+        path.mkdir(parents=True, exist_ok=True)
+        self.uri = path.as_uri()
+        self._objects = LocalStore(path)
+
+    def put_object(self, data: bytes) -> str:
+        """Keep `data`, unless it is there already; its sha256."""
+        digest = bytes_digest(data)
+        try:
+            obstore.put(self._objects, _key(digest), data, mode="create")
+        except AlreadyExistsError:
+            # What a damaged disk left under this name must not stay in the way of the right bytes.
+            if bytes(obstore.get(self._objects, _key(digest)).bytes()) != data:
+                obstore.put(self._objects, _key(digest), data)
+        return digest
+
+    def get_object(self, digest: str) -> bytes:
+        """The bytes of that sha256.
+
+        Raises:
+            HardcaseError: they are missing or altered.
+        """
+        try:
+            data = bytes(obstore.get(self._objects, _key(digest)).bytes())
+        except FileNotFoundError as error:
+            raise HardcaseError(f"store {self.uri}: {_key(digest)} is missing; run again to make it anew") from error
+        if bytes_digest(data) != digest:
+            raise HardcaseError(f"store {self.uri}: {_key(digest)} was altered; remove it and run again")
+        return data
+
+    def put_folder(self, folder: Path) -> str:
+        """Keep every file of a folder; the digest of the folder, as `path_digest` gives it."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return self.put_object(
+            canonical_json({path.relative_to(folder).as_posix(): self.put_object(path.read_bytes()) for path in files})
+        )
+
+    def get_folder(self, digest: str, folder: Path) -> None:
+        """Write the files of a kept folder under `folder`.
+
+        Raises:
+            HardcaseError: a file is missing or altered, or the listing names a place outside the folder.
+        """
+        for name, file_digest in json.loads(self.get_object(digest)).items():
+            path = folder / name
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise HardcaseError(f"store {self.uri}: {_key(digest)} lists {name!r}, outside its folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.get_object(file_digest))
+
+
+def open_store(uri: str) -> Store:
+    """The store at `uri`.
+
+    Raises:
+        InputError: not a place on local files.
+    """
+    return Store(uri)
+
+
+def local_path(uri: str) -> Path:
+    """The path that `file://…` or a plain path names.
+
+    Raises:
+        InputError: another scheme.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    if "://" in uri:
+        raise InputError(f"{uri}: this version reads and writes local files only; name a folder or file://…")
+    return Path(os.path.abspath(uri))
+
+
+def _key(digest: str) -> str:
+    return f"objects/{digest[:2]}/{digest}"

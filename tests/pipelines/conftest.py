@@ -1,0 +1,55 @@
+"""A home of its own for each test file, and the command line as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = (sys.executable, "-c", "from pipelines.cli import main; main()")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A home folder and the command line that works in it."""
+
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "HARDCASE_HOME": str(self.home), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            env=self.environment,
+            cwd=self.home.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        with self.start(*arguments) as process:
+            out, err = process.communicate(timeout=900)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def run(self, *arguments: str) -> dict[str, Any]:
+        done = self.call("run", "--profile", "smoke", "--json", *arguments)
+        assert done.returncode in (0, 3), done.stderr
+        summary: dict[str, Any] = json.loads(done.stdout)
+        return summary
+
+    def summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads((self.home / "latest" / "summary.json").read_text())
+        return summary
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    yield Machine(tmp_path_factory.mktemp("machine") / "home")

@@ -1,0 +1,110 @@
+"""The whole chain on `profiles/smoke.yaml`, run once, and what a user does next: rerun it, damage it, kill it."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.retraining import STEPS
+
+
+@pytest.fixture(scope="module")
+def first(machine):
+    return machine.run()
+
+
+def test_summary_has_the_shape_that_users_read(machine, first):
+    assert first == machine.summary()
+    assert set(first) >= {"run_id", "profile", "snapshot", "steps", "scores", "drift", "gate", "model", "report"}
+    assert first["profile"] == "smoke"
+    assert {name: step["status"] for name, step in first["steps"].items()} == dict.fromkeys(STEPS, "succeeded")
+    assert not any(step["cached"] for step in first["steps"].values())
+    for score in (first["scores"]["chance"], first["scores"]["sft"], first["scores"]["grpo"]):
+        assert 0 <= score["overall"] <= 100
+        assert 0 <= score["exact_match"] <= 1
+        assert all(value is None or 0 <= value <= 100 for value in score["by_aspect"].values())
+    assert set(first["drift"]) == {"drifted", "tests"}
+    assert set(first["gate"]) == {"verdict", "reasons"}
+    assert set(first["model"]) == {"name", "version", "alias", "digest"}
+    assert len(first["snapshot"]) == len(first["model"]["digest"]) == 64
+    run = machine.home / "runs" / first["run_id"]
+    assert Path(first["report"]) == run / "report.html"
+    assert "<html" in Path(first["report"]).read_text(encoding="utf-8")
+    assert (run / "config.yaml").is_file()
+    assert pq.read_table(run / "quarantine.parquet").column_names == ["row", "id", "reason", "detail"]
+    assert (machine.home / "latest").readlink() == Path("runs") / first["run_id"]
+
+
+def test_rerun_does_nothing_twice(machine, first):
+    again = machine.run()
+    assert [name for name, step in again["steps"].items() if not step["cached"]] == []
+    assert again["model"] == first["model"]
+    assert again["gate"] == first["gate"]
+    assert again["run_id"] != first["run_id"]
+
+
+def test_altered_artifact_is_made_anew_and_only_that(machine, first):
+    (mined,) = machine.home.glob(f"runs/{first['run_id']}/artifacts/*/mine/mined")
+    mined.write_bytes(mined.read_bytes()[:-8] + b"tampered")
+    again = machine.run()
+    assert [name for name, step in again["steps"].items() if not step["cached"]] == ["mine"]
+    assert again["model"] == first["model"]
+
+
+def test_lost_shard_is_made_anew(machine, first):
+    shutil.rmtree(machine.home / "store" / "objects" / _shard(machine, first)[:2])
+    again = machine.run()
+    assert not again["steps"]["ingest"]["cached"]
+    assert again["snapshot"] == first["snapshot"]
+    assert again["model"] == first["model"]
+
+
+def _shard(machine, summary):
+    (manifest,) = machine.home.glob(f"runs/{summary['run_id']}/artifacts/*/ingest/snapshot")
+    return json.loads(manifest.read_text())["shards"][0]["sha256"]
+
+
+def test_killed_while_training_goes_on_and_ends_with_the_same_model(machine, first):
+    for entry in (machine.home / "cache").glob("*.json"):
+        if "trained" in json.loads(entry.read_text()):
+            entry.unlink()
+    _kill_at_first_checkpoint(machine, "sft")
+    _kill_at_first_checkpoint(machine, "grpo")
+    last = machine.run()
+    assert last["model"] == first["model"]
+    assert [name for name, step in last["steps"].items() if not step["cached"]] == ["grpo"]
+    assert list(machine.home.glob("scratch/*")) == []
+
+
+def _kill_at_first_checkpoint(machine, step):
+    launcher = machine.start("run", "--profile", "smoke")
+    deadline = time.monotonic() + 300
+    while not list(machine.home.glob(f"scratch/{step}-*/**/checkpoint-*/complete")):
+        assert launcher.poll() is None, launcher.communicate()
+        assert time.monotonic() < deadline, f"{step} made no checkpoint"
+        time.sleep(0.01)
+    launcher.send_signal(signal.SIGKILL)
+    launcher.communicate()
+    for _ in range(50):
+        if not _children_of(launcher.pid):
+            break
+        time.sleep(0.1)
+    assert _children_of(launcher.pid) == []
+    assert list(machine.home.glob(f"scratch/{step}-*")), f"{step} ended before the kill"
+
+
+def _children_of(launcher):
+    """Processes that the launcher started, found by what it put into their environment."""
+    mark, found = f"HARDCASE_LAUNCHER_PID={launcher}".encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "environ").read_bytes().split(b"\0") and int(process.name) != os.getpid():
+                found.append((process / "cmdline").read_text())
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
