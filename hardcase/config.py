@@ -79,10 +79,11 @@ class EvaluateConfig(Config):
 
 
 class DriftConfig(Config):
-    """Drift of per-sample scores and answers against the reference; thresholds calibrated in docs/decisions."""
+    """Drift of per-sample scores and answers against the reference; calibrated in docs/decisions/0002."""
 
-    alpha: float = Field(default=0.001, gt=0, lt=1)
-    min_drop: float = Field(default=0.03, ge=0, le=1, description="least fall of mean partial credit that matters")
+    alpha: float = Field(default=0.01, gt=0, lt=1, description="budget of false alarms, over all tests together")
+    min_drop: float = Field(default=0.03, ge=0, le=1, description="least fall of a score, or rise of invalid answers")
+    min_shift: float = Field(default=0.05, ge=0, le=1, description="least change of a category's share")
 
 
 class RegisterConfig(Config):

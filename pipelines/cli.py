@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from rich.console import Console
 from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
 from hardcase.errors import HardcaseError, InputError
 from pipelines import show
-from pipelines.home import Home, source_digest, write_atomically
+from pipelines.home import QUIET, Home, source_digest, write_atomically
 
 app = typer.Typer(
     help="Retrain a small vision-language model that screens generated images.",
@@ -32,6 +33,7 @@ errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 def main() -> None:
     """Entry point."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    os.environ.update(QUIET)
     app()
 
 

@@ -51,7 +51,7 @@ class Bars:
             self._reset()
             self._what, self._began = what, time.monotonic()
             self._said = self._began
-            self._progress.add_task(f"{step}: {what}", total=total)
+            self._progress.add_task(step if step == what else f"{step}: {what}", total=total)
         if self._progress.task_ids:
             self._progress.update(self._progress.task_ids[-1], completed=done, total=total)
         now = time.monotonic()

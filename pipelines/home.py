@@ -15,6 +15,13 @@ from typing import Any
 from hardcase.errors import InputError
 
 logger = logging.getLogger(__name__)
+# No telemetry, no bars but ours.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 def write_atomically(path: Path, text: str) -> None:

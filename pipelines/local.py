@@ -23,8 +23,9 @@ from hardcase.config import Profile
 from hardcase.data.digest import bytes_digest, canonical_json, path_digest
 from hardcase.data.snapshot import Snapshot
 from hardcase.data.store import open_store
+from hardcase.errors import InputError
 from pipelines.display import Bars
-from pipelines.home import Home, source_digest, write_atomically
+from pipelines.home import QUIET, Home, source_digest, write_atomically
 from pipelines.recording import RecordingCache, Router
 from pipelines.retraining import STEPS, retraining
 from pipelines.summary import artifact_paths, summarise
@@ -84,7 +85,8 @@ def _run(
         raise
     finally:
         if error is not None and cache.current is not None:
-            cache.fail(_left_by(folder, cache.current))
+            # A refusal leaves whole files behind (quarantine, validation result); what broke may not.
+            cache.fail(_left_by(folder, cache.current) if error["exit_code"] == InputError.exit_code else {})
         if (table := artifact_paths(cache.records)["quarantine"]) is not None:
             shutil.copyfile(table, folder / "quarantine.parquet")
         report = _report(cache, folder, arguments, error)
@@ -140,9 +142,7 @@ def _child_environment(profile: Profile, folder: Path) -> dict[str, str]:
     return {
         "HARDCASE_LAUNCHER_PID": str(os.getpid()),
         "HARDCASE_RUN_DIR": str(folder),
-        "DO_NOT_TRACK": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "TOKENIZERS_PARALLELISM": "false",
+        **QUIET,
         **({"HF_HUB_OFFLINE": "1"} if offline else {}),
     }
 

@@ -103,12 +103,11 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         super().put(key, outputs)
         self._end("succeeded", outputs, cached=False)
 
-    def fail(self, outputs: dict[str, Path]) -> str | None:
-        """Mark the step at work, if any, as failed; what it left, and its name."""
-        if (step := self.current) is not None:
-            self._end("failed", {}, cached=False)
-            self.records[step].outputs = outputs
-        return step
+    def fail(self, outputs: dict[str, Path]) -> None:
+        """Mark the step at work as failed; `outputs` is what it left."""
+        step = str(self.current)
+        self._end("failed", {}, cached=False)
+        self.records[step].outputs = outputs
 
     def _end(self, status: str, outputs: dict[str, Any], cached: bool) -> None:
         step = str(self.current)
