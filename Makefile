@@ -2,7 +2,7 @@
 # PIP_FIND_LINKS, if set, names a folder or page of more wheels (a CPU build of torch, say).
 PYTHON ?= python3
 UV_VERSION := 0.13.9
-FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
+FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
@@ -40,8 +40,8 @@ clean: ## Remove the environment and the caches; runs and store in .hardcase sta
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
 
 $(READY): requirements.lock pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/pip install --quiet uv==$(UV_VERSION)
-	@$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) -r requirements.lock
+	@$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) --compile-bytecode -r requirements.lock
 	@$(BIN)/uv pip install --python $(BIN)/python --no-deps -e .
 	@touch $@

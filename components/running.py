@@ -5,25 +5,28 @@ artifacts by place, not by content), keeps a private folder from which a stopped
 errors in a form the launcher reads, and never outlives the launcher.
 """
 
+import ctypes
 import fcntl
 import json
 import logging
-import multiprocessing
 import os
 import select
 import shutil
+import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from hardcase.data.digest import bytes_digest, canonical_json, path_digest
 from hardcase.errors import HardcaseError
 
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 PROGRESS_MARK = "::progress:: "
 TRAIN_IMAGE = "hardcase/python-train:0.1.0"
 LIGHT_IMAGE = "hardcase/python-light:0.1.0"
@@ -111,6 +114,9 @@ def _record_error(step: str, exit_code: int, message: str) -> None:
 
 
 def _die_with_launcher() -> None:
+    # A worker that outlived its step would hold the lock on the private folder for ever.
+    kill_with_parent = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.register_at_fork(after_in_child=kill_with_parent)
     if not (launcher := os.environ.get("HARDCASE_LAUNCHER_PID")):
         return
     try:
@@ -122,8 +128,6 @@ def _die_with_launcher() -> None:
 
     def watch() -> None:
         poll.poll()
-        for worker in multiprocessing.active_children():
-            worker.kill()
         os._exit(1)
 
     threading.Thread(target=watch, name="launcher-watch", daemon=True).start()

@@ -4,7 +4,7 @@ Every field says its default and where it comes from. Unknown keys are refused.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -87,12 +87,14 @@ class DriftConfig(Config):
 
 
 class RegisterConfig(Config):
-    """The gate before the alias `champion`."""
+    """The gate before the alias `champion`; its reading is docs/decisions/0003."""
 
-    name: str = "image-screener"
-    min_rows: int = Field(default=100, ge=1)
-    alpha: float = Field(default=0.05, gt=0, lt=1)
-    resamples: int = Field(default=2000, ge=100)
+    NAME: ClassVar[str] = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+
+    name: str = Field(default="image-screener", pattern=f"^{NAME}$")
+    min_rows: int = Field(default=100, ge=1, description="least evaluation rows, and least shared with the champion's")
+    alpha: float = Field(default=0.05, gt=0, lt=1, description="of the overall interval, and of the four aspects'")
+    resamples: int = Field(default=2000, ge=100, description="bootstrap resamples over groups")
 
 
 class TrainConfig(Config):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hardcase.data.store import local_path
 from hardcase.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -126,8 +127,10 @@ def source_digest(source: str, home: Path) -> str:
         source: a URI, a folder, or a manifest file (its folder then counts).
         home: left out where it lies inside the source.
     """
-    path = Path(source.removeprefix("file://"))
-    if "://" in source.removeprefix("file://") or not path.exists():
+    if "://" in source and not source.startswith("file://"):
+        return ""
+    path = local_path(source)
+    if not path.exists():
         return ""
     folder = path if path.is_dir() else path.parent
     listing = hashlib.sha256()

@@ -44,13 +44,10 @@ class Outcome:
 
 
 def code_digest() -> str:
-    """sha256 over the sources of the library and the components."""
-    files = [
-        path
-        for package in ("hardcase", "components")
-        for path in (ROOT / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
+    """sha256 over the sources of the library and the components, and the versions they were locked to."""
+    files = [ROOT / "requirements.lock"]
+    for package in ("hardcase", "components"):
+        files += [path for path in (ROOT / package).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     return bytes_digest(canonical_json({path.relative_to(ROOT).as_posix(): path_digest(path) for path in files}))
 
 
@@ -68,7 +65,7 @@ def run(profile: Profile, name: str, home: Home) -> Outcome:
         resolved = yaml.safe_dump(profile.model_dump(mode="json", by_alias=True), sort_keys=False)
         write_atomically(folder / "config.yaml", resolved)
         with Bars() as bars, _environment(_child_environment(profile, folder)):
-            cache = RecordingCache(home.cache, STEPS, bars, _check_shards(home.store))
+            cache = RecordingCache(home.cache, STEPS, bars, _still_kept(home))
             return _run(arguments, folder, name, home, cache, bars)
 
 
@@ -158,13 +155,15 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _check_shards(store: str) -> Callable[[str, dict[str, Path]], None]:
-    """A snapshot in the cache counts only if its shards are in the store as they were."""
+def _still_kept(home: Home) -> Callable[[str, dict[str, Path]], None]:
+    """What is in the cache counts only if what it names is in store and registry as it was."""
 
     def whole(step: str, outputs: dict[str, Path]) -> None:
         if step == "ingest":
-            for shard in Snapshot.open(outputs["snapshot"], store).manifest["shards"]:
-                open_store(store).get_object(shard["sha256"])
+            for shard in Snapshot.open(outputs["snapshot"], home.store).manifest["shards"]:
+                open_store(home.store).get_object(shard["sha256"])
+        if step == "register":
+            Registry(home.tracking_uri, home.store).check(json.loads(outputs["result"].read_text(encoding="utf-8")))
 
     return whole
 

@@ -14,7 +14,6 @@ def drift(
     store: str,
     scratch: str,
     code: str,
-    seed: int,
     reference: str,
     config: dict[str, Any],
     result: Output[Artifact],
@@ -29,10 +28,10 @@ def drift(
     from hardcase.data.store import open_store
 
     settings = DriftConfig.model_validate(config)
-    identity = {"code": code, "seed": seed, "reference": reference, "config": config}
+    identity = {"code": code, "reference": reference, "config": config}
     with running("drift", scratch, [evaluation], [result, html], **identity) as private:
         before = None
         if reference:
             before = private / "reference.parquet"
             before.write_bytes(open_store(store).get_object(reference))
-        run(Path(evaluation.path), before, settings, seed, Path(result.path), Path(html.path))
+        run(Path(evaluation.path), before, settings, Path(result.path), Path(html.path))

@@ -79,9 +79,7 @@ def run(
         first = _judged(sft_model, samples, config, seed, "evaluating the SFT model")
         pq.write_table(first, baseline)
         report["sft"] = score(aspects, *_values(first), groups, config.resamples, seed)
-        report["gain"] = paired_difference(
-            _values(first), _values(final), aspects, groups, config.resamples, seed
-        )
+        report["gain"] = paired_difference(_values(first), _values(final), aspects, groups, config.resamples, seed)
     scores.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -32,7 +32,7 @@ from hardcase.errors import HardcaseError, InputError
 from hardcase.progress import report, track
 
 CHUNK = 512
-PROCEDURAL = {"samples": int, "seed": int, "reasoning_share": float, "views_a_product": int}
+PROCEDURAL = {"samples": int, "seed": int, "views_a_product": int}
 Picture = dict[str, Any]
 
 
@@ -51,9 +51,7 @@ class IngestResult:
     quarantined: dict[str, int]
 
 
-def run(
-    source: str, store: str, config: IngestConfig, snapshot: Path, quarantine: Path, scratch: Path
-) -> IngestResult:
+def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantine: Path, scratch: Path) -> IngestResult:
     """Take a source in.
 
     Args:
@@ -129,8 +127,8 @@ def _materialised(source: str, scratch: Path) -> Path:
             raise InputError(f"source {source}: {key}={value} is not understood; use numbers for {known}") from error
     options = {"samples": 2800, "seed": 0, **options}
     positive = options["samples"] >= 1 and options.get("views_a_product", 1) >= 1
-    if parts.netloc or parts.path or not positive or not 0 <= options.get("reasoning_share", 0.5) <= 1:
-        raise InputError(f"source {source}: write procedural://?samples=2800&seed=0, at least one sample, shares 0 to 1")
+    if parts.netloc or parts.path or not positive:
+        raise InputError(f"source {source}: write procedural://?samples=2800&seed=0, at least one sample")
     folder = scratch / "procedural"
     shutil.rmtree(folder, ignore_errors=True)  # half-drawn pictures of a run that was stopped
     write_source(folder, **options)

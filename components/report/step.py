@@ -45,20 +45,24 @@ def run(artifacts: Mapping[str, Path | None], facts: Mapping[str, Any], store: s
     scores = _json(there.get("scores"))
     logs = [*_lines(there.get("sft_log")), *_lines(there.get("grpo_log"))]
     phases = {phase: [entry for entry in logs if entry["phase"] == phase] for phase in CURVES}
-    page = _environment().get_template("report.html.j2").render(
-        facts={label: value for label, value in facts.items() if label != "error"},
-        error=facts.get("error"),
-        registration=_json(there.get("register")),
-        scores=scores,
-        scores_figure=scores_figure(scores) if scores else None,
-        training_figures=[training_figure(phases[phase], CURVES[phase]) for phase in CURVES if phases[phase]],
-        drift=_json(there.get("drift")),
-        validation=_json(there.get("validation")),
-        quarantine=_counted(there.get("quarantine")),
-        mined=_mined_facts(there.get("mined")),
-        hard_cases=_hard_cases(there, store),
-        misses=_misses(there, store),
-        aspect_names=ASPECT_NAMES,
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            facts={label: value for label, value in facts.items() if label != "error"},
+            error=facts.get("error"),
+            registration=_json(there.get("register")),
+            scores=scores,
+            scores_figure=scores_figure(scores) if scores else None,
+            training_figures=[training_figure(phases[phase], CURVES[phase]) for phase in CURVES if phases[phase]],
+            drift=_json(there.get("drift")),
+            validation=_json(there.get("validation")),
+            quarantine=_counted(there.get("quarantine")),
+            mined=_mined_facts(there.get("mined")),
+            hard_cases=_hard_cases(there, store),
+            misses=_misses(there, store),
+            aspect_names=ASPECT_NAMES,
+        )
     )
     html.write_text(page, encoding="utf-8")
 
@@ -67,7 +71,9 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.3g}" if value < 1 else f"{value:.1f}"
+    environment.filters["number"] = lambda value: (
+        "–" if value is None else f"{value:.3g}" if value < 1 else f"{value:.1f}"
+    )
     return environment
 
 
@@ -141,9 +147,7 @@ def _card(sample: Sample, answers: list[str]) -> dict[str, Any]:
         "aspect": ASPECT_NAMES[sample.aspect],
         "truth": format_answer(sample.truth),
         "answers": counted,
-        "pictures": [
-            (name, _data_uri(data)) for name, data in zip(("original", *LETTERS), sample.images, strict=True)
-        ],
+        "pictures": [(name, _data_uri(data)) for name, data in zip(("original", *LETTERS), sample.images, strict=True)],
     }
 
 

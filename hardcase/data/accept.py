@@ -1,8 +1,9 @@
-"""Which of the rows with whole pictures get in, and on which side of the split: duplicates, groups, leaks (`formats.md`)."""
+"""Which of the rows with whole pictures get in, and on which side of the split: duplicates, groups, leaks."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -149,7 +150,7 @@ def _near(hashes: npt.NDArray[np.uint64], distance: int) -> npt.NDArray[np.int64
     first[inverse[::-1]] = np.arange(len(hashes))[::-1]
     pairs = [np.stack([first[inverse], np.arange(len(hashes))], 1)]
     cuts = np.linspace(0, 64, distance + 2).astype(int)
-    for low, high in zip(cuts[:-1], cuts[1:], strict=True):
+    for low, high in pairwise(cuts):
         band = (unique >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
         order = np.argsort(band, kind="stable")
         starts = np.flatnonzero(np.r_[True, band[order][1:] != band[order][:-1]]) if len(order) else []

@@ -20,7 +20,7 @@ SUFFIXES: Final = {"JPEG": (".jpg", ".jpeg", ".jfif"), "PNG": (".png",), "WEBP":
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 
-class BadImage(Exception):  # noqa: N818 — it names what was found
+class BadImage(Exception):
     """Bytes that are no picture the task takes.
 
     Attributes:
@@ -93,7 +93,7 @@ def _check_shape(image: Image.Image, kind: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImage("too_many_pixels", f"{width} × {height}; at most {MAX_PIXELS} pixels")
-    if not (MIN_SIDE <= min(width, height) and max(width, height) <= MAX_SIDE):
+    if not (min(width, height) >= MIN_SIDE and max(width, height) <= MAX_SIDE):
         raise BadImage("bad_side", f"{width} × {height}; sides are {MIN_SIDE} to {MAX_SIDE}")
     if max(width, height) > MAX_RATIO * min(width, height):
         raise BadImage("bad_ratio", f"{width} × {height}; at most {MAX_RATIO}:1")

@@ -37,12 +37,15 @@ RARE: Final = {
     "extension_rationality": ("spout",),
 }
 TAIL_SHARE: Final = 0.12
+# Annotated are cases no harder than CLEAR, by the number of flawed candidates in these shares.
+CLEAR: Final = 0.5
+EXPLAINED: Final = (1.0, 0.8, 0.3, 0.1, 0.0)
 # These hide what another aspect's question asks for, so they never distract.
 OCCLUDING: Final = frozenset({"cropped", "sunken"})
 # Every word that an observation may use.
 OBSERVATION_WORDS: Final = (
-    *("white black none straight skewed widened left right detached".split()),
-    *("standing floating cropped sunken both spout".split()),
+    *(["white", "black", "none", "straight", "skewed", "widened", "left", "right", "detached"]),
+    *(["standing", "floating", "cropped", "sunken", "both", "spout"]),
 )
 Colour = tuple[int, int, int]
 
@@ -141,7 +144,7 @@ def _opposite(side: str) -> str:
     return "left" if side == "right" else "right"
 
 
-def _flaw(view: View, product: Product, kind: str, size: float, rng: random.Random) -> View:  # noqa: PLR0911
+def _flaw(view: View, product: Product, kind: str, size: float, rng: random.Random) -> View:
     """`view` with one flaw of `kind`; `size` is 1 for plain to see, 0.3 for hardly visible."""
     match kind:
         case "skewed":
@@ -168,7 +171,7 @@ def _flaw(view: View, product: Product, kind: str, size: float, rng: random.Rand
         case "arm":
             # Where the product has no arm: on either side, or opposite the one it has.
             side = rng.choice(SIDES) if product.arm == "none" else _opposite(product.arm)
-            return replace(view, arm=side if product.arm == "none" else "both", arm_length=0.09 + 0.13 * size)
+            return replace(view, arm=side if product.arm == "none" else "both", arm_length=0.11 + 0.13 * size)
         case "spout":
             return replace(view, spout=0.08 + 0.14 * size)
     raise ValueError(kind)
@@ -314,14 +317,22 @@ def encode(image: Image.Image, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def write_source(folder: Path, samples: int, seed: int, reasoning_share: float = 0.5, views_a_product: int = 1) -> None:
+def annotated_share(scene: Scene) -> float:
+    """The chance that someone writes down the reasoning for this scene.
+
+    Annotation is expensive, so people explain what is plain to see and quick to write: no hard case, few flaws. A model
+    fine-tuned on that sees too few flaws; what is left to reinforcement on all samples is to mend it.
+    """
+    return 0.0 if scene.hardness > CLEAR else EXPLAINED[len(scene.truth)]
+
+
+def write_source(folder: Path, samples: int, seed: int, views_a_product: int = 1) -> None:
     """Write a source as a user would hand it in: pictures and `manifest.jsonl`, written last.
 
     Args:
         folder: a new folder.
         samples: how many rows.
         seed: of all chance.
-        reasoning_share: share of the rows that carry an annotated chain of thought.
         views_a_product: how many rows show the same product; they form a group.
     """
     rng = random.Random(f"scenes {seed}")
@@ -348,7 +359,7 @@ def write_source(folder: Path, samples: int, seed: int, reasoning_share: float =
             "answer": scene.truth,
             "group": f"product-{seed}-{index // views_a_product:06d}",
         }
-        if rng.random() < reasoning_share:
+        if rng.random() < annotated_share(scene):
             row["reasoning"] = scene.reasoning
         rows.append(json.dumps(row))
     (folder / "manifest.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -170,7 +170,7 @@ class Source:
             return BadRow(number, name, error.reason, error.detail)
 
 
-class BadField(Exception):  # noqa: N818 — it names what was found
+class BadField(Exception):
     """A field of a row that breaks a rule."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -238,7 +238,11 @@ def _reasoning(value: Any) -> str | None:
         return None
     if not isinstance(value, str) or len(value) > MAX_REASONING or not has_visible(value):
         raise BadField(Reason.BAD_REASONING, f"not plain text of 1 to {MAX_REASONING} characters")
-    if any(tag in value for tag in TAGS) or SPECIAL.search(value) or any(0xD800 <= ord(sign) < 0xE000 for sign in value):
+    if (
+        any(tag in value for tag in TAGS)
+        or SPECIAL.search(value)
+        or any(0xD800 <= ord(sign) < 0xE000 for sign in value)
+    ):
         raise BadField(Reason.BAD_REASONING, "holds a tag of the task or a special token")
     return value
 

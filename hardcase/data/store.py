@@ -4,11 +4,10 @@
 and nothing is ever half there.
 """
 
+import json
 import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
-
-import json
 
 import obstore
 from obstore.exceptions import AlreadyExistsError

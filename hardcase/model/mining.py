@@ -1,9 +1,11 @@
 """Hard Cases Mining (arXiv 2511.10055, section 4): find what the model gets wrong, and train on it more often.
 
-The paper's threshold and ratio are not public; this is our reading, chosen by ablation (docs/decisions). A case
-teaches most when its rollouts disagree, so a sample is drawn in proportion to p(1 - p) of its mined success rate p; what was never solved (a *suspect*, likely mislabelled) is left out.
+The paper's threshold and ratio are not public; this is our reading, chosen by ablation (docs/decisions). A case teaches
+most when its rollouts disagree, so a sample is drawn in proportion to p(1 - p) of its mined success rate p; what was
+never solved (a *suspect*, likely mislabelled) is left out.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,8 @@ from torch.utils.data import Sampler
 from hardcase.config import MineConfig
 from hardcase.task.answer import format_answer, parse_answer
 from hardcase.task.reward import DEFAULT_KIND, dpa
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +59,13 @@ def mined_weights(exact_rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
     """How often to draw each case, as chances that add up to 1.
 
     p(1 - p), with p kept below .95 so that what was always solved is still seen now and then; 0 for what was never
-    solved.
-
-    Raises:
-        ValueError: every case was never solved.
+    solved. Where no case was ever solved there is nothing to tell them apart by, and all are drawn alike.
     """
     p = np.minimum(exact_rates, 0.95)
     weights: npt.NDArray[np.float64] = p * (1 - p)
     if not weights.any():
-        raise ValueError("no case was ever solved: nothing to draw from")
+        logger.warning("mining: no case was ever solved; drawing all alike")
+        weights = np.ones_like(p)
     return weights / weights.sum()
 
 
@@ -84,7 +86,7 @@ class GroupSampler(Sampler[int]):
         repeats: int,
         seed: int,
     ) -> None:
-        """Plan `batches` generation batches of `prompts` prompts, each prompt `generations` times, `repeats` times over."""
+        """Plan `batches` batches of `prompts` prompts, each `generations` times, the batch `repeats` times over."""
         self.weights, self.prompts, self.generations = weights, prompts, generations
         self.batches, self.repeats, self.seed = batches, repeats, seed
 

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on chains of thought with TRL, after a perception warm-up where a model starts from nothing."""
+"""Supervised fine-tuning on chains of thought with TRL; a perception warm-up first for a model built from nothing."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -139,13 +139,19 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As TRL's: log-probabilities and entropies (B·G, C) of the completions' tokens."""
-        others = {key for key, value in kwargs.items() if value is not None} - {"pixel_values", "num_images", "num_tiles"}
+        others = {key for key, value in kwargs.items() if value is not None} - {
+            "pixel_values",
+            "num_images",
+            "num_tiles",
+        }
         if not self._shares_prompts or others - {"compute_aux_loss"} or kwargs.get("compute_aux_loss"):
             return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
             )
         rows, width = len(input_ids), input_ids.size(1) - logits_to_keep
-        groups = self._groups if self._groups is not None else torch.arange(rows, device=input_ids.device) // self._copies()
+        groups = (
+            self._groups if self._groups is not None else torch.arange(rows, device=input_ids.device) // self._copies()
+        )
         _, of_row = torch.unique(groups, return_inverse=True)
         first = torch.stack([(of_row == group).nonzero()[0, 0] for group in range(int(of_row.max()) + 1)])
         pictures = torch.split(kwargs["pixel_values"], kwargs.get("num_tiles") or kwargs["num_images"])

@@ -68,6 +68,9 @@ def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
     checkpoint = last_checkpoint(Path(trainer.args.output_dir))
     if checkpoint is not None:
         logger.info("%s: going on from %s", what, checkpoint.name)
+        # Checkpoints carry the hub's names of weights, which Trainer does not translate and so leaves unread.
+        saved = type(trainer.model).from_pretrained(checkpoint, dtype=trainer.model.dtype)
+        trainer.model.load_state_dict(saved.state_dict())
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return [
         {"phase": what, **{key: value for key, value in sorted(entry.items()) if not key.endswith(CLOCKED)}}

@@ -1,8 +1,8 @@
 """The perception warm-up of a model built from nothing: say what one picture shows, from plain to subtle.
 
-Without it a tiny model finds no reason to look at its pictures in the time there is (docs/decisions/0004-tiny-recipe.md).
-A checkpoint from the hub has learned to see already and skips it. Pictures are procedural, drawn when they are asked
-for, and share no seed with any data.
+Without it a tiny model finds no reason to look at its pictures in the time there is
+(docs/decisions/0004-tiny-recipe.md). A checkpoint from the hub has learned to see already and skips it. Pictures are
+procedural, drawn when they are asked for, and share no seed with any data.
 """
 
 import random

@@ -40,7 +40,13 @@ def test_every_kind_of_flaw_occurs_and_rare_ones_are_rare(scenes: list[Scene]) -
 
 
 def test_distractors_occur_but_hide_nothing(scenes: list[Scene]) -> None:
-    others = [kind for scene in scenes for view in scene.views for aspect, kind in view.flaws.items() if aspect != scene.aspect]
+    others = [
+        kind
+        for scene in scenes
+        for view in scene.views
+        for aspect, kind in view.flaws.items()
+        if aspect != scene.aspect
+    ]
     assert others
     assert not OCCLUDING & set(others)
 
@@ -93,7 +99,7 @@ def test_captions_speak_of_every_aspect(scenes: list[Scene]) -> None:
 
 def test_a_source_is_written_like_a_users_and_always_the_same(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        write_source(tmp_path / name, samples=6, seed=3, reasoning_share=0.5)
+        write_source(tmp_path / name, samples=6, seed=3)
     assert path_digest(tmp_path / "first") == path_digest(tmp_path / "second")
     rows = [json.loads(line) for line in (tmp_path / "first" / "manifest.jsonl").read_text().splitlines()]
     assert len(rows) == 6

@@ -11,7 +11,7 @@ Build = Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
 
 def test_greedy_words_equal_stock_generation_on_ragged_prompts(fresh_model: Build, samples: list[Sample]) -> None:
     model, processor = fresh_model()
-    inputs = prompt_inputs(processor, samples[:5], model.device)
+    inputs = prompt_inputs(processor, samples, model.device)
     assert (inputs["attention_mask"] == 0).any(), "the prompts must differ in length for this to show anything"
     stock = model.eval().generate(**inputs, max_new_tokens=12, do_sample=False)[:, inputs["input_ids"].size(1) :]
     ours = generate(model, inputs, 1, 12, temperature=0)

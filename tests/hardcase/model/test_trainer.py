@@ -21,7 +21,9 @@ from hardcase.task.sample import Sample
 Build = Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
 
 
-def trainer_of(kind: type[GRPOTrainer], build: Build, samples: list[Sample], folder: Path, **kwargs: Any) -> GRPOTrainer:
+def trainer_of(
+    kind: type[GRPOTrainer], build: Build, samples: list[Sample], folder: Path, **kwargs: Any
+) -> GRPOTrainer:
     model, processor = build()
     arguments = GRPOConfig(
         output_dir=str(folder),

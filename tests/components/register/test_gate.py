@@ -1,0 +1,154 @@
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from components.register.gate import Decision, decide
+from hardcase.config import RegisterConfig
+from hardcase.task.sample import ASPECTS
+
+CONFIG = RegisterConfig(resamples=500)
+SCORES = {"grpo": {"overall": 70.0, "exact_match": 0.7, "by_aspect": {ASPECTS[0]: None}}, "sft": None, "gain": None}
+CALM: dict[str, Any] = {"drifted": False, "reference": None, "tests": []}
+
+
+def judged(new: pa.Table, old: pa.Table | None, scores: Any = SCORES, drift: Any = CALM, **config: Any) -> Decision:
+    return decide(scores, new, old, drift, CONFIG.model_copy(update=config), 0, "m:1")
+
+
+def alarm(name: str, drifted: bool = True) -> dict[str, Any]:
+    test = {"name": name, "drifted": drifted, "statistic": -4.0, "p_value": 0.0001, "threshold": 0.004}
+    return {"drifted": drifted, "reference": "r", "tests": [{**test, "reference": 0.7, "current": 0.5}]}
+
+
+def test_first_model_is_promoted(evaluated: Any) -> None:
+    decision = judged(evaluated(), None)
+    assert decision.verdict == "promoted"
+    assert "400 rows" in decision.reasons[0]
+
+
+@pytest.mark.parametrize("exact", [0.7, 0.9])
+def test_equal_or_better_model_is_promoted_with_the_difference(evaluated: Any, exact: float) -> None:
+    decision = judged(evaluated(exact), evaluated(0.7))
+    assert decision.verdict == "promoted"
+    assert decision.differences is not None
+    assert decision.differences["paired"]
+    assert decision.differences["samples"] == 400
+    assert decision.differences["groups"] == 100
+    assert decision.differences["overall"]["low"] >= 0
+    assert "against champion m:1 on 400 shared samples in 100 groups" in decision.reasons[0]
+
+
+def test_model_worse_overall_is_held_with_numbers(evaluated: Any) -> None:
+    decision = judged(evaluated(0.6), evaluated(0.7))
+    assert decision.verdict == "held"
+    assert decision.reasons[0].startswith("overall -")
+    assert "significantly worse" in decision.reasons[0]
+
+
+def test_gain_elsewhere_does_not_buy_one_aspect_worse(evaluated: Any) -> None:
+    better = dict.fromkeys(ASPECTS, 0.9)
+    decision = judged(evaluated({**better, ASPECTS[1]: 0.4}), evaluated(0.7))
+    assert decision.verdict == "held"
+    assert [reason.split(" -")[0] for reason in decision.reasons] == ["physical shadow"]
+
+
+def test_par_retrains_with_another_seed_are_rarely_held(evaluated: Any) -> None:
+    verdicts = [
+        judged(evaluated(0.7, draw=draw, luck=0.4), evaluated(0.7, draw=draw), resamples=200).verdict
+        for draw in range(40)
+    ]
+    assert verdicts.count("held") <= 6
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("path", ["overall", "exact_match", "intervals"])
+def test_metric_that_is_not_finite_holds_even_the_first_model(evaluated: Any, value: float, path: str) -> None:
+    final = {**SCORES["grpo"], "intervals": {"overall": [1.0, 2.0]}}  # type: ignore[dict-item]
+    final[path] = {"overall": [value, 2.0]} if path == "intervals" else value
+    decision = judged(evaluated(), None, {**SCORES, "grpo": final})
+    assert decision.verdict == "held"
+    assert f"grpo.{path}" in decision.reasons[0]
+
+
+def test_scores_without_the_models_own_hold(evaluated: Any) -> None:
+    assert judged(evaluated(), None, {"grpo": {"overall": None}}).reasons == [
+        "scores: grpo.overall is missing",
+        "scores: grpo.exact_match is missing",
+    ]
+
+
+@pytest.mark.parametrize("rows", [0, 96])
+def test_too_few_rows_hold(evaluated: Any, rows: int) -> None:
+    decision = judged(evaluated(rows=rows), evaluated())
+    assert decision == Decision("held", [f"{rows} evaluation rows, fewer than the 100 wanted"])
+
+
+def test_row_without_a_score_holds(evaluated: Any) -> None:
+    table = evaluated()
+    dpa = table["dpa"].to_pylist()
+    dpa[3:5] = [math.nan, None]
+    table = table.set_column(table.column_names.index("dpa"), "dpa", pa.array(dpa, pa.float64()))
+    assert judged(table, evaluated()).reasons == ["2 of 400 evaluation rows carry no score from 0 to 1"]
+
+
+def test_new_data_is_compared_unpaired_and_says_so(evaluated: Any) -> None:
+    par = judged(evaluated(0.7, draw=1, prefix="t"), evaluated(0.7))
+    assert par.verdict == "promoted"
+    assert "400 other samples" in par.reasons[0]
+    assert par.differences is not None
+    assert not par.differences["paired"]
+    assert judged(evaluated(0.5, draw=1, prefix="t"), evaluated(0.7)).verdict == "held"
+
+
+def test_unpaired_interval_is_as_wide_as_drawing_both_tables_again(evaluated: Any) -> None:
+    new, old = evaluated(0.7, draw=1, prefix="t"), evaluated(0.6)
+    found = judged(new, old, resamples=4000).differences
+    assert found is not None
+    generator = np.random.default_rng(5)
+    sums = [np.array(table["dpa"]).reshape(100, 4) for table in (old, new)]
+    means = [sum_[generator.integers(100, size=(4000, 100))].mean(axis=(1, 2)) for sum_ in sums]
+    low, high = np.quantile(100 * (means[1] - means[0]), [0.025, 0.975])
+    assert found["overall"]["low"] == pytest.approx(low, abs=0.8)
+    assert found["overall"]["high"] == pytest.approx(high, abs=0.8)
+
+
+def test_only_samples_with_the_same_truth_are_paired(evaluated: Any) -> None:
+    relabelled = evaluated(0.7)
+    truth = pa.array([["B"] if row < 200 else ["A"] for row in range(400)], pa.list_(pa.string()))
+    relabelled = relabelled.set_column(relabelled.column_names.index("truth"), "truth", truth)
+    found = judged(relabelled, evaluated(0.7)).differences
+    assert found is not None
+    assert (found["paired"], found["samples"]) == (True, 200)
+
+
+def test_aspect_that_is_no_longer_judged_holds(evaluated: Any) -> None:
+    table = evaluated()
+    without = table.filter(pc.not_equal(table["aspect"], ASPECTS[2]))
+    decision = judged(without, table)
+    assert decision.verdict == "held"
+    assert decision.reasons == ["placement layout: no rows, while champion m:1 was judged on it"]
+
+
+@pytest.mark.parametrize(
+    ("drift", "verdict"),
+    [
+        (alarm("partial credit"), "held"),
+        (alarm("invalid answers"), "held"),
+        (alarm("exact match", drifted=False), "promoted"),
+        (alarm("aspect mix"), "promoted"),
+    ],
+)
+def test_only_an_alarm_that_says_worse_holds(evaluated: Any, drift: dict[str, Any], verdict: str) -> None:
+    decision = judged(evaluated(), evaluated(), drift=drift)
+    assert decision.verdict == verdict
+    if verdict == "held":
+        assert decision.reasons == [f"drift: {drift['tests'][0]['name']} went from 0.700 to 0.500 (p = 0.0001)"]
+
+
+def test_same_inputs_give_the_same_decision(evaluated: Any) -> None:
+    new, old = evaluated(0.68, luck=0.2), evaluated(0.7)
+    assert judged(new, old) == judged(new, old)
