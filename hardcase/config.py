@@ -26,7 +26,7 @@ class IngestConfig(Config):
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
     eval_share: float = Field(default=0.25, ge=0, le=1)
     group_distance: int = Field(default=4, ge=0, le=64, description="Hamming distance of 64-bit perceptual hashes")
-    shard_bytes: int = Field(default=64 * 2**20, gt=0)
+    shard_bytes: int = Field(default=64 * 2**20, gt=0, le=2**30)
 
 
 class ValidateConfig(Config):

@@ -95,9 +95,7 @@ def retraining(
     )
     final = improved.outputs["trained"]
     judged = evaluate_step(snapshot=snapshot, sft_model=sft_model, model=final, seed=seed, config=evaluate, **place)
-    compared = drift_step(
-        evaluation=judged.outputs["evaluation"], reference=reference, config=drift, **place
-    )
+    compared = drift_step(evaluation=judged.outputs["evaluation"], reference=reference, config=drift, **place)
     registered = register_step(
         model=final,
         evaluation=judged.outputs["evaluation"],

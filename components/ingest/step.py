@@ -4,21 +4,25 @@ Two passes. The first reads every row and picture and keeps small facts of each;
 again, finds them unchanged, and writes them into shards. Memory holds the facts and one shard.
 """
 
+import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import imagehash
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import ImageStat
+import scipy.fftpack  # noqa: F401 — imagehash imports it when first used, which every worker would pay for
+from PIL import Image
 
 from hardcase.config import IngestConfig
 from hardcase.data.accept import Facts, Place, accept
@@ -27,13 +31,26 @@ from hardcase.data.images import BadImage, inspect
 from hardcase.data.quarantine import BadRow, Reason, write_quarantine
 from hardcase.data.snapshot import SCHEMA, SPLITS
 from hardcase.data.source import BadPath, Row, Source
-from hardcase.data.store import Store, local_path, open_store
+from hardcase.data.store import Store, local_path, open_store, write_whole
 from hardcase.errors import HardcaseError, InputError
 from hardcase.progress import report, track
 
 CHUNK = 512
 PROCEDURAL = {"samples": int, "seed": int, "views_a_product": int}
-Picture = dict[str, Any]
+LEVELS = np.arange(256)
+logger = logging.getLogger(__name__)
+
+
+class Picture(NamedTuple):
+    """What the snapshot says of a picture."""
+
+    sha256: str
+    format: str
+    width: int
+    height: int
+    phash: str
+    mean: float
+    std: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,34 +81,36 @@ def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantin
 
     Raises:
         InputError: no source, no rows, or too many bad ones.
+        HardcaseError: a picture changed while it was read, or a worker died.
     """
     opened = Source(_materialised(source, scratch))
     rows: dict[int, tuple[Row, list[Picture]]] = {}
     bad: list[BadRow] = []
-    total, split_named, group_named = 0, False, False
     for each, pictures in _looked_at(opened):
-        total += 1
-        if isinstance(each, Row):
-            split_named |= each.split is not None
-            group_named |= each.group is not None
         if isinstance(pictures, BadRow):
             bad.append(pictures)
-        else:
+        elif isinstance(each, Row):
             rows[each.row] = each, pictures
-    if total == 0:
+    if opened.unknown_keys:
+        logger.warning("source %s: keys ignored: %s", source, ", ".join(sorted(opened.unknown_keys)))
+    if (total := len(rows) + len(bad)) == 0:
         write_quarantine([], quarantine)
         raise InputError(f"source {source}: its manifest has no rows; hand in at least one sample")
     facts = [_facts(each, pictures) for each, pictures in rows.values()]
     places, refused = accept(
-        facts, config.eval_share, config.group_distance, split_named=split_named, group_named=group_named
+        facts,
+        config.eval_share,
+        config.group_distance,
+        split_named=opened.split_named,
+        group_named=opened.group_named,
     )
     bad += refused
     reasons = write_quarantine(bad, quarantine)
-    if len(bad) > config.max_bad_share * total:
+    if len(bad) / total > config.max_bad_share or not places:
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
         raise InputError(
-            f"source {source}: {len(bad)} of {total} rows are bad ({counts}), more than ingest.max_bad_share "
-            f"{config.max_bad_share:g}; see {quarantine}, mend them or raise the share"
+            f"source {source}: {len(bad)} of {total} rows are bad ({counts}); at most ingest.max_bad_share "
+            f"{config.max_bad_share:g} may be, and one must be left; see {quarantine}, mend them or raise the share"
         )
     accepted = [(*rows[number], place) for number, place in sorted(places.items())]
     kept = open_store(store)
@@ -105,9 +124,7 @@ def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantin
             "unknown_keys": sorted(opened.unknown_keys),
         }
     )
-    partial_file = snapshot.with_name(snapshot.name + ".part")
-    partial_file.write_bytes(manifest)
-    partial_file.replace(snapshot)
+    write_whole(snapshot, manifest)
     return IngestResult(bytes_digest(manifest), len(accepted), reasons)
 
 
@@ -140,40 +157,50 @@ def _looked_at(source: Source) -> Iterator[tuple[Row | BadRow, list[Picture] | B
     rows, done = source.rows(), 0
     with ProcessPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         while chunk := list(islice(rows, CHUNK)):
-            yield from zip(chunk, pool.map(partial(_look, source), chunk, chunksize=32), strict=True)
+            try:
+                yield from zip(chunk, pool.map(partial(_look, source.read), chunk, chunksize=32), strict=True)
+            except (BrokenProcessPool, MemoryError) as error:
+                raise HardcaseError(
+                    f"source {source.manifest}: a process reading the pictures of rows {chunk[0].row} to "
+                    f"{chunk[-1].row} died, most likely for want of memory; make room, or take large pictures out"
+                ) from error
             done += len(chunk)
             report("reading rows", done, done)
 
 
-def _look(source: Source, row: Row | BadRow) -> list[Picture] | BadRow:
+def _look(read: Callable[[str], bytes], row: Row | BadRow) -> list[Picture] | BadRow:
     if isinstance(row, BadRow):
         return row
     pictures = []
     for path in row.paths:
         try:
-            data = source.read(path)
+            data = read(path)
             image, kind = inspect(data, Path(path).suffix)
         except BadPath as error:
             return BadRow(row.row, row.id, error.reason, error.detail)
         except BadImage as error:
             return BadRow(row.row, row.id, Reason(error.reason), f"{path}: {error.detail}")
-        light = ImageStat.Stat(image.convert("L"))
-        pictures.append(
-            {
-                "sha256": bytes_digest(data),
-                "format": kind,
-                "width": image.width,
-                "height": image.height,
-                "phash": str(imagehash.phash(image)),
-                "mean": light.mean[0],
-                "std": light.stddev[0],
-            }
-        )
+        pictures.append(_described(data, image, kind))
     return pictures
 
 
+def _described(data: bytes, image: Image.Image, kind: str) -> Picture:
+    light = image.convert("L")
+    shares = np.array(light.histogram()) / (light.width * light.height)
+    mean = float(shares @ LEVELS)
+    return Picture(
+        sha256=bytes_digest(data),
+        format=kind,
+        width=image.width,
+        height=image.height,
+        phash=np.packbits(imagehash.phash(light).hash).tobytes().hex(),
+        mean=mean,
+        std=float(np.sqrt(shares @ (LEVELS - mean) ** 2)),
+    )
+
+
 def _facts(row: Row, pictures: Sequence[Picture]) -> Facts:
-    digests = [picture["sha256"] for picture in pictures]
+    digests = [picture.sha256 for picture in pictures]
     return Facts(
         row=row.row,
         id=row.id,
@@ -181,7 +208,7 @@ def _facts(row: Row, pictures: Sequence[Picture]) -> Facts:
         question=bytes_digest(repr((row.aspect, digests)).encode()),
         answer=row.answer,
         original=digests[0],
-        phash=int(pictures[0]["phash"], 16),
+        phash=int(pictures[0].phash, 16),
         split=row.split,
         group=row.group,
     )
@@ -201,10 +228,8 @@ def _shards(
     for row, pictures, place in track(chosen, f"writing {split} shards"):
         images = []
         for path, picture in zip(row.paths, pictures, strict=True):
-            data = source.read(path)
-            if bytes_digest(data) != picture["sha256"]:
-                raise HardcaseError(f"source {source.folder / path}: changed while it was read; run again")
-            images.append({"bytes": data, **picture})
+            data = _again(source, path, picture)
+            images.append({"bytes": data, **picture._asdict()})
             size += len(data)
         held.append(
             {
@@ -223,6 +248,16 @@ def _shards(
             held, size = [], 0
     if held:
         yield _kept(held, split, store)
+
+
+def _again(source: Source, path: str, picture: Picture) -> bytes:
+    try:
+        data = source.read(path)
+    except BadPath:
+        data = b""
+    if bytes_digest(data) != picture.sha256:
+        raise HardcaseError(f"source {source.folder / path}: changed while it was read; run again")
+    return data
 
 
 def _kept(rows: list[dict[str, Any]], split: str, store: Store) -> dict[str, Any]:

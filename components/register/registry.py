@@ -171,15 +171,17 @@ class Registry:
             self._client.delete_registered_model_alias(name, CHALLENGER)
 
     def check(self, registered: Mapping[str, Any]) -> None:
-        """Find what `register.json` says, version and files, as it was.
+        """Find that what `register.json` names is here as it was; aliases may have moved on since.
 
         Raises:
-            HardcaseError: something is missing or altered.
+            HardcaseError: the version or one of its files is missing or another.
         """
-        found = self._entry(registered["name"]).version(registered["version"]) if self.database.is_file() else None
-        if found is None or found["digest"] != registered["digest"]:
-            raise HardcaseError(f"model {registered['name']}:{registered['version']} is not registered any more")
-        for digest in json.loads(self._store.get_object(found["digest"])).values():
+        name, number = registered["name"], registered["version"]
+        found = self._entry(name).version(number) if self.database.is_file() else None
+        if found is None or any(found[tag] != registered[tag] for tag in ("digest", "verdict")):
+            raise HardcaseError(f"{name}:{number} is not in {self.database} as it was; run again to register it anew")
+        listing = json.loads(self._store.get_object(found["digest"]))
+        for digest in (found["evaluation"], *listing.values()):
             self._store.get_object(digest)
 
     def fetch_model(self, spec: str, dest: Path) -> None:

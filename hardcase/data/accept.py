@@ -88,8 +88,10 @@ def accept(
         else:
             for each in same[1:]:
                 put_out(each, Reason.DUPLICATE_SAMPLE, f"same pictures, aspect and answer as row {same[0].row}")
+    # Over all rows, also those just put out: one may be what ties two others together.
+    named = dict(zip(facts, _groups(facts, None if group_named else group_distance), strict=True))
     rest = left()
-    names = _groups(rest, None if group_named else group_distance)
+    names = [named[each] for each in rest]
     if split_named:
         judged = {name for each, name in zip(rest, names, strict=True) if each.split == "eval"}
         for each, name in zip(rest, names, strict=True):
@@ -153,8 +155,8 @@ def _near(hashes: npt.NDArray[np.uint64], distance: int) -> npt.NDArray[np.int64
     for low, high in pairwise(cuts):
         band = (unique >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
         order = np.argsort(band, kind="stable")
-        starts = np.flatnonzero(np.r_[True, band[order][1:] != band[order][:-1]]) if len(order) else []
-        for members in np.split(order, starts[1:]) if len(order) else []:
+        starts = np.flatnonzero(band[order][1:] != band[order][:-1]) + 1
+        for members in np.split(order, starts):
             for at, member in enumerate(members[:-1]):
                 others = members[at + 1 :]
                 near = others[np.bitwise_count(unique[others] ^ unique[member]) <= distance]

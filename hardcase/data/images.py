@@ -1,23 +1,33 @@
 """Pictures: what counts as one, and its pixels as upright RGB (`formats.md`, Pictures).
 
-Content decides the format. `inspect` applies every rule before it decodes and is what ingest uses; `decode` is the fast
-way to pixels for bytes that a snapshot vouches for.
+Content decides the format; every rule on its head is applied before a pixel is decoded.
 """
 
 import io
+import re
 import warnings
 import zlib
-from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_BYTES: Final = 32 * 2**20
 MAX_PIXELS: Final = 64_000_000
 MIN_SIDE, MAX_SIDE, MAX_RATIO = 16, 16_384, 20
 SUFFIXES: Final = {"JPEG": (".jpg", ".jpeg", ".jfif"), "PNG": (".png",), "WEBP": (".webp",)}
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+# Neither a stuffed zero nor a fill byte, and not of the markers that stand alone; those carry no length.
+JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
+ROTATIONS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BadImage(Exception):
@@ -54,25 +64,29 @@ def inspect(data: bytes, suffix: str | None = None) -> tuple[Image.Image, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=_openers(kind)) as image:
+            with Image.open(io.BytesIO(data), formats=[kind]) as image:
                 _check_shape(image, kind)
                 _check_whole(data, kind)
                 image.seek(0)
                 image.load()
                 return _upright_rgb(image), kind
-    except BadImage:
+    except (BadImage, MemoryError):
         raise
-    except MemoryError:
-        raise
+    except Image.DecompressionBombError as error:
+        raise BadImage("too_many_pixels", f"at most {MAX_PIXELS} pixels") from error
+    except UnidentifiedImageError as error:  # its message holds an address of memory, another one each time
+        raise BadImage("corrupt", f"cannot be read as {kind}") from error
     except Exception as error:  # Pillow and its codecs raise whatever they like on hostile bytes
         raise BadImage("corrupt", f"{type(error).__name__}: {error}"[:200]) from error
 
 
 def decode(data: bytes) -> Image.Image:
-    """Upright RGB pixels of bytes that `inspect` has passed."""
-    with Image.open(io.BytesIO(data), formats=_openers(_kind(data))) as image:
-        image.load()
-        return _upright_rgb(image)
+    """Upright RGB pixels.
+
+    Raises:
+        BadImage: a rule is broken.
+    """
+    return inspect(data)[0]
 
 
 def _kind(data: bytes) -> str:
@@ -83,10 +97,6 @@ def _kind(data: bytes) -> str:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     raise BadImage("unsupported_format", "neither JPEG, PNG nor WebP")
-
-
-def _openers(kind: str) -> list[str]:
-    return ["JPEG", "MPO"] if kind == "JPEG" else [kind]
 
 
 def _check_shape(image: Image.Image, kind: str) -> None:
@@ -130,39 +140,32 @@ def _check_png(data: bytes) -> None:
 
 def _check_jpeg(data: bytes) -> None:
     """Walk the markers to the end-of-image of the first picture."""
-    for marker in _jpeg_markers(data):
-        if marker == 0xD9:
+    at = 2
+    while found := JPEG_MARKER.search(data, at):
+        at = found.end()
+        if data[at - 1] == 0xD9:
             return
+        at += int.from_bytes(data[at : at + 2], "big")
     raise BadImage("corrupt", "no end-of-image marker")
 
 
-def _jpeg_markers(data: bytes) -> Iterator[int]:
-    at, scanning = 2, False
-    while (at := data.find(b"\xff", at)) != -1 and at + 1 < len(data):
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif marker == 0x00 or 0xD0 <= marker <= 0xD7:  # inside entropy-coded data
-            at += 2
-        elif marker == 0xD9:
-            yield marker
-            return
-        else:
-            scanning = scanning or marker == 0xDA
-            yield marker
-            length = int.from_bytes(data[at + 2 : at + 4], "big")
-            if length < 2:
-                return
-            at += 2 + length
-
-
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("I;16", "I;16B", "I;16L", "I"):
+    upright = image
+    if (orientation := _orientation(image)) in ROTATIONS:
+        upright = image.transpose(ROTATIONS[orientation])
+    if upright.mode.startswith("I"):
         # 16 bits to 8 by the high byte; Pillow's own conversion would clip.
-        upright = Image.fromarray((np.asarray(upright, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+        upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
-        ground = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(ground, rgba).convert("RGB")
+        ground = Image.new("RGB", rgba.size, "white")
+        ground.paste(rgba, mask=rgba)
+        return ground
     return upright.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> Any:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # a damaged note beside a whole picture is no reason to lose it
+        return None

@@ -10,6 +10,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hardcase.data.store import write_whole
+
 SCHEMA: Final = pa.schema([("row", pa.int64()), ("id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
 
@@ -62,5 +64,7 @@ class BadRow:
 def write_quarantine(bad: Sequence[BadRow], path: Path) -> dict[str, int]:
     """Write the table, by row; how many rows each reason has."""
     rows = sorted(bad, key=lambda each: each.row)
-    pq.write_table(pa.Table.from_pylist([asdict(each) for each in rows], SCHEMA), path)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([asdict(each) for each in rows], SCHEMA), buffer)
+    write_whole(path, buffer.getvalue().to_pybytes())
     return dict(sorted(Counter(str(each.reason) for each in rows).items()))

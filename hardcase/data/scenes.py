@@ -320,10 +320,13 @@ def encode(image: Image.Image, suffix: str) -> bytes:
 def annotated_share(scene: Scene) -> float:
     """The chance that someone writes down the reasoning for this scene.
 
-    Annotation is expensive, so people explain what is plain to see and quick to write: no hard case, few flaws. A model
-    fine-tuned on that sees too few flaws; what is left to reinforcement on all samples is to mend it.
+    Annotation is expensive, so people explain what is plain to see and quick to write, no hard case and few flaws, and
+    most often where an explanation is needed, against the original. A model fine-tuned on that expects too few flaws;
+    to mend it is left to reinforcement on all samples.
     """
-    return 0.0 if scene.hardness > CLEAR else EXPLAINED[len(scene.truth)]
+    if scene.hardness > CLEAR:
+        return 0.0
+    return EXPLAINED[len(scene.truth)] * (1.0 if scene.aspect in AGAINST_ORIGINAL else 0.5)
 
 
 def write_source(folder: Path, samples: int, seed: int, views_a_product: int = 1) -> None:

@@ -6,8 +6,9 @@ Nothing outside the folder is read, and a row that breaks a rule becomes a `BadR
 import json
 import os
 import re
+import reprlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -22,11 +23,15 @@ from hardcase.task.answer import TAGS, has_visible
 from hardcase.task.sample import ASPECTS, LETTERS
 
 FIELDS: Final = ("id", "aspect", "original", "candidates", "answer", "reasoning", "split", "group")
-MAX_LINE: Final = 2**20
+# Of one row of JSONL; far more than any row of these fields needs.
+MAX_LINE: Final = 2**25
 MAX_ID: Final = 256
-# The answer's tags take their share of the longest text that parses.
+MAX_PATH: Final = 4096
 MAX_REASONING: Final = 16_384
-SPECIAL: Final = re.compile(r"<\|[^|<>]*\|>|</?img>|<IMG_CONTEXT>|<video>|</?s>|<pad>|<unk>")
+MAX_UNKNOWN: Final = 100
+SPECIAL: Final = re.compile(r"<\|[^|<>]*\|>|</?(?:img|quad|ref|box|s)>|<(?:IMG_CONTEXT|video|pad|unk)>")
+# JSON can spell half a character; no file can keep it.
+HALF: Final = re.compile("[\ud800-\udfff]")
 MANIFESTS: Final = ("manifest.jsonl", "manifest.parquet")
 
 
@@ -57,7 +62,9 @@ class Source:
     Attributes:
         folder: everything that it refers to lies inside.
         manifest: the file of rows.
-        unknown_keys: keys of rows read so far that have no meaning here.
+        unknown_keys: keys of rows read so far that have no meaning here, the first hundred.
+        split_named: whether a row read so far names a split.
+        group_named: whether a row read so far names a group.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,21 +79,26 @@ class Source:
                 what = "both manifest.jsonl and manifest.parquet" if found else "no manifest.jsonl or manifest.parquet"
                 raise InputError(f"source {path}: {what}; a folder must hold exactly one of them")
             (self.manifest,) = found
-        elif path.is_file() and path.suffix in (".jsonl", ".parquet"):
+        elif path.is_file() and path.suffix.lower() in (".jsonl", ".parquet"):
             self.manifest = path
         else:
             raise InputError(f"source {path}: no folder and no .jsonl or .parquet manifest there; check the path")
         self.folder = self.manifest.parent.resolve()
         self.unknown_keys: set[str] = set()
+        self.split_named = self.group_named = False
 
     def rows(self) -> Iterator[Row | BadRow]:
         """Every row, in order; what is bad about its fields makes it a `BadRow`.
 
         Raises:
-            InputError: a Parquet manifest cannot be read.
+            InputError: the manifest cannot be read.
         """
-        for number, values in self._raw():
-            yield values if isinstance(values, BadRow) else self._checked(number, values)
+        raw = self._jsonl if self.manifest.suffix.lower() == ".jsonl" else self._parquet
+        try:
+            for number, values in raw():
+                yield values if isinstance(values, BadRow) else self._checked(number, values)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"source {self.manifest}: cannot be read: {str(error)[:200]}; write it anew") from error
 
     def read(self, path: str) -> bytes:
         """The bytes of one picture.
@@ -114,10 +126,10 @@ class Source:
                 raise BadPath(Reason.NOT_REGULAR, path)
             if facts.st_size > MAX_BYTES:
                 raise BadPath(Reason.TOO_MANY_BYTES, f"{path}: {facts.st_size} bytes; at most {MAX_BYTES}")
-            return file.read(MAX_BYTES + 1)
-
-    def _raw(self) -> Iterator[tuple[int, Any]]:
-        return self._jsonl() if self.manifest.suffix == ".jsonl" else self._parquet()
+            try:
+                return file.read(MAX_BYTES + 1)
+            except OSError as error:
+                raise BadPath(Reason.MISSING_FILE, f"{path}: {error.strerror}") from error
 
     def _jsonl(self) -> Iterator[tuple[int, Any]]:
         with self.manifest.open("rb") as file:
@@ -135,18 +147,35 @@ class Source:
                     yield number, _parsed(number, line)
 
     def _parquet(self) -> Iterator[tuple[int, Any]]:
-        try:
-            number = 0
-            for batch in pq.ParquetFile(self.manifest).iter_batches(batch_size=256):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield number, values
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"source {self.manifest}: not a Parquet file: {reason}; write it anew") from error
+        file = pq.ParquetFile(self.manifest)
+        names = file.schema_arrow.names
+        known = [name for name in FIELDS if name in names]
+        if not known:
+            raise InputError(f"source {self.manifest}: has none of the columns {', '.join(FIELDS)}; name them so")
+        self._ignore(name for name in names if name not in FIELDS)
+        twice = [name for name in known if names.count(name) > 1]
+        number = 0
+        for batch in file.iter_batches(batch_size=64, columns=known):
+            for at in range(batch.num_rows):
+                number += 1
+                if twice:
+                    yield number, BadRow(number, None, Reason.DUPLICATE_KEY, f"two columns {twice[0]}")
+                    continue
+                try:
+                    (values,) = batch.slice(at, 1).to_pylist()
+                except (ValueError, OverflowError) as error:  # text that is no UTF-8, times out of range
+                    values = BadRow(number, None, Reason.BAD_ROW, f"cannot be read: {error}"[:200])
+                yield number, values
+
+    def _ignore(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            if len(self.unknown_keys) < MAX_UNKNOWN:
+                self.unknown_keys.add(HALF.sub("\N{REPLACEMENT CHARACTER}", key[:MAX_ID]))
 
     def _checked(self, number: int, values: dict[str, Any]) -> Row | BadRow:
-        self.unknown_keys.update(str(key) for key in values if key not in FIELDS)
+        self._ignore(key for key in values if key not in FIELDS)
+        self.split_named |= values.get("split") in ("train", "eval")
+        self.group_named |= isinstance(values.get("group"), str)
         name = _id(values.get("id"))
         try:
             if name is None:
@@ -192,8 +221,12 @@ def _parsed(number: int, line: bytes) -> Any:
     def constant(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
 
+    def integer(digits: str) -> int | float:
+        # Python refuses to read very long ones, which a key unknown here may hold; as a float it suits no field.
+        return int(digits) if len(digits) <= MAX_ID else float(digits)
+
     try:
-        values = json.loads(line.decode("utf-8"), object_pairs_hook=once, parse_constant=constant)
+        values = json.loads(line.decode("utf-8"), object_pairs_hook=once, parse_constant=constant, parse_int=integer)
     except BadField as error:
         return BadRow(number, None, error.reason, error.detail)
     except (ValueError, RecursionError) as error:
@@ -204,23 +237,20 @@ def _parsed(number: int, line: bytes) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return repr(value)[:80]
+    return reprlib.repr(value)
 
 
 def _id(value: Any) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
-        try:
-            value = str(value)
-        except ValueError:  # more digits than Python turns into text
-            return None
+        value = str(value)
     return value if isinstance(value, str) and 0 < len(value) <= MAX_ID and value.isprintable() else None
 
 
 def _path(value: Any) -> str:
-    if not isinstance(value, str) or not value or not value.isprintable() or "\\" in value:
-        raise BadField(Reason.BAD_PATH, f"{_shown(value)}: not a relative path")
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_PATH or HALF.search(value):
+        raise BadField(Reason.BAD_PATH, f"{_shown(value)}: not a path")
     path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", value):
+    if path.is_absolute() or ".." in path.parts or re.search(r"\0|\\|://|^data:|^file:", value):
         raise BadField(Reason.BAD_PATH, f"{_shown(value)}: must be relative, without `..`, and no URL")
     return value
 
@@ -238,22 +268,19 @@ def _reasoning(value: Any) -> str | None:
         return None
     if not isinstance(value, str) or len(value) > MAX_REASONING or not has_visible(value):
         raise BadField(Reason.BAD_REASONING, f"not plain text of 1 to {MAX_REASONING} characters")
-    if (
-        any(tag in value for tag in TAGS)
-        or SPECIAL.search(value)
-        or any(0xD800 <= ord(sign) < 0xE000 for sign in value)
-    ):
+    if any(tag in value for tag in TAGS) or SPECIAL.search(value) or HALF.search(value):
         raise BadField(Reason.BAD_REASONING, "holds a tag of the task or a special token")
     return value
 
 
 def _split(value: Any) -> str | None:
-    if value in (None, "train", "eval"):
-        return value
-    raise BadField(Reason.BAD_SPLIT, f"{_shown(value)}: not train or eval")
+    if value not in (None, "train", "eval"):
+        raise BadField(Reason.BAD_SPLIT, f"{_shown(value)}: not train or eval")
+    split: str | None = value
+    return split
 
 
 def _group(value: Any) -> str | None:
-    if value is None or (isinstance(value, str) and value):
+    if value is None or (isinstance(value, str) and value and not HALF.search(value)):
         return value
     raise BadField(Reason.BAD_GROUP, f"{_shown(value)}: not text")

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore
 
 from hardcase.data.digest import bytes_digest, canonical_json
@@ -26,19 +26,31 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         path = local_path(uri)
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"store {uri}: cannot be made a folder: {error.strerror}; name another place") from error
         self.uri = path.as_uri()
         self._objects = LocalStore(path)
 
     def put_object(self, data: bytes) -> str:
-        """Keep `data`, unless it is there already; its sha256."""
+        """Keep `data`, unless it is there already; its sha256.
+
+        Raises:
+            HardcaseError: the place takes no more.
+        """
         digest = bytes_digest(data)
         try:
-            obstore.put(self._objects, _key(digest), data, mode="create")
-        except AlreadyExistsError:
-            # What a damaged disk left under this name must not stay in the way of the right bytes.
-            if bytes(obstore.get(self._objects, _key(digest)).bytes()) != data:
-                obstore.put(self._objects, _key(digest), data)
+            try:
+                obstore.put(self._objects, _key(digest), data, mode="create")
+            except AlreadyExistsError:
+                # What a damaged disk left under this name must not stay in the way of the right bytes.
+                if bytes(obstore.get(self._objects, _key(digest)).bytes()) != data:
+                    obstore.put(self._objects, _key(digest), data)
+        except (BaseError, OSError) as error:
+            raise HardcaseError(
+                f"store {self.uri}: cannot keep {_key(digest)}: {str(error)[:200]}; make room there, or mend its rights"
+            ) from error
         return digest
 
     def get_object(self, digest: str) -> bytes:
@@ -51,6 +63,10 @@ class Store:
             data = bytes(obstore.get(self._objects, _key(digest)).bytes())
         except FileNotFoundError as error:
             raise HardcaseError(f"store {self.uri}: {_key(digest)} is missing; run again to make it anew") from error
+        except (BaseError, OSError) as error:
+            raise HardcaseError(
+                f"store {self.uri}: cannot read {_key(digest)}: {str(error)[:200]}; mend its rights, or remove it"
+            ) from error
         if bytes_digest(data) != digest:
             raise HardcaseError(f"store {self.uri}: {_key(digest)} was altered; remove it and run again")
         return data
@@ -73,7 +89,7 @@ class Store:
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise HardcaseError(f"store {self.uri}: {_key(digest)} lists {name!r}, outside its folder")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.get_object(file_digest))
+            write_whole(path, self.get_object(file_digest))
 
 
 def open_store(uri: str) -> Store:
@@ -91,12 +107,21 @@ def local_path(uri: str) -> Path:
     Raises:
         InputError: another scheme.
     """
-    parts = urlsplit(uri)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(unquote(parts.path))
+    if uri.startswith(("file:///", "file://localhost/")):
+        return Path(unquote(urlsplit(uri).path))
     if "://" in uri:
         raise InputError(f"{uri}: this version reads and writes local files only; name a folder or file://…")
     return Path(os.path.abspath(uri))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is either not there or whole, whatever happens."""
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
 
 
 def _key(digest: str) -> str:

@@ -42,7 +42,7 @@ def set_up_torch(seed: int, threads: int = 2) -> None:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     # Filling fresh memory costs more than the training of a tiny model, and nothing here reads it unwritten.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(seed)
 
@@ -75,7 +75,7 @@ def build_tiny(
     tokenizer = build_tokenizer(texts)
     tokens_an_image = (sizes.image_size // sizes.patch_size // 2) ** 2
     side = {"height": sizes.image_size, "width": sizes.image_size}
-    processor = InternVLImageProcessor(
+    processor = InternVLImageProcessor(  # type: ignore[no-untyped-call]
         image_processor=GotOcr2ImageProcessorPil(
             size=side, min_patches=1, max_patches=1, image_mean=[0.5] * 3, image_std=[0.25] * 3
         ),

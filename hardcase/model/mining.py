@@ -62,11 +62,12 @@ def mined_weights(exact_rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
     solved. Where no case was ever solved there is nothing to tell them apart by, and all are drawn alike.
     """
     p = np.minimum(exact_rates, 0.95)
-    weights: npt.NDArray[np.float64] = p * (1 - p)
+    weights = p * (1 - p)
     if not weights.any():
         logger.warning("mining: no case was ever solved; drawing all alike")
         weights = np.ones_like(p)
-    return weights / weights.sum()
+    chances: npt.NDArray[np.float64] = weights / weights.sum()
+    return chances
 
 
 class GroupSampler(Sampler[int]):

@@ -54,7 +54,7 @@ def generate(
         Completions (B·G, C), the G of a prompt side by side, filled with the padding token after their end.
     """
     config = model.generation_config
-    ends = torch.atleast_1d(torch.as_tensor(config.eos_token_id, device=inputs["input_ids"].device))
+    ends = torch.as_tensor(config.eos_token_id, device=inputs["input_ids"].device).reshape(-1)
     with evaluating(model):
         output = model(**inputs, use_cache=True, logits_to_keep=1)
         cache = output.past_key_values

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -50,9 +51,12 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         args, kwargs: as for `trl.GRPOTrainer`.
     """
 
-    def __init__(self, *args: Any, weights: Sequence[float] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, weights: Sequence[float] | npt.NDArray[np.float64] | None = None, **kwargs: Any
+    ) -> None:
         self._weights = None if weights is None else np.asarray(weights, dtype=np.float64)
         self._groups: Tensor | None = None
+        self.processing_class: Any
         super().__init__(*args, **kwargs)
         # vLLM and continuous batching share prefixes by themselves; tools put pictures into completions; a processor
         # that counts its picture tokens otherwise than InternVL's is left to TRL.
@@ -62,7 +66,7 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         if self._weights is None:
-            return super()._get_train_sampler(dataset)
+            return super()._get_train_sampler(dataset)  # type: ignore[no-any-return]
         repeats = self.num_iterations * self.args.steps_per_generation
         per_step = self.args.gradient_accumulation_steps
         return GroupSampler(
@@ -124,7 +128,7 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         # TRL has shuffled the rollouts by now: say which of them share a prompt.
         self._groups = inputs["group"]
         try:
-            return super()._compute_loss(model, inputs)
+            return super()._compute_loss(model, inputs)  # type: ignore[no-any-return]
         finally:
             self._groups = None
 

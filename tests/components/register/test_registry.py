@@ -106,6 +106,26 @@ def test_damaged_store_gives_no_model(house: Any, evaluated: Any, tmp_path: Path
     assert list(tmp_path.glob("*model*")) == []
 
 
+def test_what_was_registered_is_checked_and_registering_again_mends_it(house: Any, evaluated: Any) -> None:
+    registered = house.launch("a", evaluated())
+    house.launch("b", evaluated(0.9))
+    house.registry.check(registered)
+    for name in ("model/model.safetensors", "evaluation.parquet"):
+        digest = path_digest(house.root / "run1" / name)
+        (house.root / "store" / "objects" / digest[:2] / digest).write_bytes(b"other")
+        with pytest.raises(HardcaseError, match=f"{digest} was altered"):
+            house.registry.check(registered)
+        house.launch("a", evaluated(), pin=Pin())
+        house.registry.check(registered)
+    with pytest.raises(HardcaseError, match=r"not in .* as it was"):
+        house.registry.check({**registered, "version": 3})
+    with pytest.raises(HardcaseError, match=r"not in .* as it was"):
+        house.registry.check({**registered, "digest": "0"})
+    (house.root / "mlflow.db").unlink()
+    with pytest.raises(HardcaseError, match=r"not in .* as it was"):
+        house.registry.check(registered)
+
+
 def test_version_of_another_tool_is_refused(house: Any, tmp_path: Path) -> None:
     client = house.registry._client
     client.create_registered_model(NAME)

@@ -10,7 +10,8 @@ from hardcase.config import TinyModelConfig
 from hardcase.data.scenes import draw_scene, encode
 from hardcase.model.internvl import build_tiny, set_up_torch
 from hardcase.model.sft import known_texts
-from hardcase.task.sample import Sample
+from hardcase.task.prompt import ASPECT_NAMES
+from hardcase.task.sample import ASPECTS, Sample
 
 SMALL = TinyModelConfig(image_size=32, vision_hidden=32, vision_layers=1, text_hidden=32, text_layers=2, heads=2)
 
@@ -18,7 +19,7 @@ SMALL = TinyModelConfig(image_size=32, vision_hidden=32, vision_layers=1, text_h
 @pytest.fixture(scope="session")
 def samples() -> list[Sample]:
     rng = random.Random(0)
-    drawn = [draw_scene(rng) for _ in range(12)]
+    drawn = [draw_scene(rng, aspect=ASPECTS[index % 4]) for index in range(12)]
     return [
         Sample(
             id=f"s{index}",
@@ -30,6 +31,12 @@ def samples() -> list[Sample]:
         )
         for index, scene in enumerate(drawn)
     ]
+
+
+@pytest.fixture(autouse=True)
+def ragged_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompts of the four aspects happen to be of one length; these are not."""
+    monkeypatch.setitem(ASPECT_NAMES, "physical_shadow", "shadow")
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ def trainer_of(
         max_completion_length=6,
         report_to="none",
         remove_unused_columns=False,
+        bf16=False,
     )
     rows = lazy_rows(len(samples), lambda index: prompt_row(samples[index]))
     return kind(model, dpa_reward, args=arguments, train_dataset=rows, processing_class=processor, **kwargs)
@@ -67,8 +68,10 @@ def test_log_probabilities_and_gradients_equal_trls(fresh_model: Build, samples:
     torch.testing.assert_close(shared[0], stock[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(shared[1], stock[1], rtol=1e-4, atol=1e-4)
     assert shared[2].keys() == stock[2].keys()
+    largest = max(float(gradient.abs().max()) for gradient in stock[2].values())
     for key, gradient in stock[2].items():
-        scale = float(gradient.abs().max()) + 1e-6
+        # A bias of attention's keys has no gradient but rounding.
+        scale = max(float(gradient.abs().max()), 1e-3 * largest)
         torch.testing.assert_close(shared[2][key] / scale, gradient / scale, rtol=0, atol=1e-4)
 
 
