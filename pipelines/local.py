@@ -128,7 +128,7 @@ def _arguments(profile: Profile, name: str, home: Home) -> dict[str, Any]:
         "champion": pin.champion,
         "reference": pin.reference,
         "fingerprint": fingerprint,
-        "facts": {"profile": name, "source": source, "seed": seed, "fingerprint": fingerprint},
+        "facts": {"profile": name, "source": source, "seed": str(seed), "fingerprint": fingerprint},
         **config,
     }
 

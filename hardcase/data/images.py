@@ -155,7 +155,9 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         upright = image.transpose(ROTATIONS[orientation])
     if upright.mode.startswith("I"):
         # 16 bits to 8 by the high byte; Pillow's own conversion would clip.
-        upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
+        deep = np.asarray(upright)
+        deep = np.where(deep == upright.info.get("transparency"), 0xFFFF, deep)
+        upright = Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
         ground = Image.new("RGB", rgba.size, "white")

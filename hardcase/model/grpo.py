@@ -14,7 +14,7 @@ from hardcase.config import GrpoConfig
 from hardcase.model.mining import mined_weights
 from hardcase.model.rows import lazy_rows, prompt_row
 from hardcase.model.trainer import HCMGRPOTrainer
-from hardcase.model.training import COMMON_ARGUMENTS, train
+from hardcase.model.training import COMMON_ARGUMENTS, logging_steps, train
 from hardcase.task.reward import dpa_reward
 from hardcase.task.sample import Sample
 
@@ -72,6 +72,7 @@ def _arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpoConfig:
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
         save_steps=config.save_steps,
+        logging_steps=logging_steps(config.save_steps),
         bf16=config.bf16,
         gradient_checkpointing=config.gradient_checkpointing,
         seed=seed,

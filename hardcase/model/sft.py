@@ -11,7 +11,7 @@ from trl import SFTTrainer
 from hardcase.config import SftConfig, TrainConfig
 from hardcase.data.scenes import OBSERVATION_WORDS
 from hardcase.model.rows import annotated, lazy_rows, sft_row
-from hardcase.model.training import COMMON_ARGUMENTS, train
+from hardcase.model.training import COMMON_ARGUMENTS, logging_steps, train
 from hardcase.model.warmup import NAMES, warm_up_rows
 from hardcase.task.prompt import messages
 from hardcase.task.sample import ASPECTS, Sample
@@ -63,6 +63,7 @@ def _arguments(config: TrainConfig, seed: int, folder: Path, *, sequential: bool
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
         save_steps=config.save_steps,
+        logging_steps=logging_steps(config.save_steps),
         bf16=config.bf16,
         gradient_checkpointing=config.gradient_checkpointing,
         seed=seed,

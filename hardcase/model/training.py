@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,6 @@ COMMON_ARGUMENTS: Final[dict[str, Any]] = {
     "remove_unused_columns": False,
     "adam_beta2": 0.98,
     "max_grad_norm": 1.0,
-    "logging_steps": 10,
     "log_level": "error",
 }
 
@@ -77,6 +77,11 @@ def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
+
+
+def logging_steps(save_steps: int) -> int:
+    """Steps a log entry covers, about 10: none of them spans a checkpoint, so that a resumed run logs the same."""
+    return math.gcd(10, save_steps)
 
 
 def write_log(log: list[dict[str, Any]], path: Path) -> None:
