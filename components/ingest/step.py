@@ -145,7 +145,9 @@ def _materialised(source: str, scratch: Path) -> Path:
     options = {"samples": 2800, "seed": 0, **options}
     positive = options["samples"] >= 1 and options.get("views_a_product", 1) >= 1
     if parts.netloc or parts.path or not positive:
-        raise InputError(f"source {source}: write procedural://?samples=2800&seed=0, at least one sample")
+        raise InputError(
+            f"source {source}: not understood; write procedural://?samples=2800&seed=0, at least one sample"
+        )
     folder = scratch / "procedural"
     shutil.rmtree(folder, ignore_errors=True)  # half-drawn pictures of a run that was stopped
     write_source(folder, **options)

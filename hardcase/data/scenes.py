@@ -38,8 +38,8 @@ RARE: Final = {
 }
 TAIL_SHARE: Final = 0.12
 # Annotated are cases no harder than CLEAR, by the number of flawed candidates in these shares.
-CLEAR: Final = 0.5
-EXPLAINED: Final = (1.0, 0.8, 0.3, 0.1, 0.0)
+CLEAR: Final = 0.55
+EXPLAINED: Final = (1.0, 0.9, 0.45, 0.15, 0.0)
 # These hide what another aspect's question asks for, so they never distract.
 OCCLUDING: Final = frozenset({"cropped", "sunken"})
 # Every word that an observation may use.
@@ -320,13 +320,10 @@ def encode(image: Image.Image, suffix: str) -> bytes:
 def annotated_share(scene: Scene) -> float:
     """The chance that someone writes down the reasoning for this scene.
 
-    Annotation is expensive, so people explain what is plain to see and quick to write, no hard case and few flaws, and
-    most often where an explanation is needed, against the original. A model fine-tuned on that expects too few flaws;
-    to mend it is left to reinforcement on all samples.
+    Annotation is expensive, so people explain what is plain to see and quick to write: no hard case, few flaws. A model
+    fine-tuned on that expects too few flaws; to mend it is left to reinforcement on all samples.
     """
-    if scene.hardness > CLEAR:
-        return 0.0
-    return EXPLAINED[len(scene.truth)] * (1.0 if scene.aspect in AGAINST_ORIGINAL else 0.5)
+    return 0.0 if scene.hardness > CLEAR else EXPLAINED[len(scene.truth)]
 
 
 def write_source(folder: Path, samples: int, seed: int, views_a_product: int = 1) -> None:

@@ -29,7 +29,7 @@ MAX_ID: Final = 256
 MAX_PATH: Final = 4096
 MAX_REASONING: Final = 16_384
 MAX_UNKNOWN: Final = 100
-SPECIAL: Final = re.compile(r"<\|[^|<>]*\|>|</?(?:img|quad|ref|box|s)>|<(?:IMG_CONTEXT|video|pad|unk)>")
+SPECIAL: Final = re.compile(r"<\|[^|<>\s]+\|>|</?(?:img|quad|ref|box|s)>|<(?:IMG_CONTEXT|video|pad|unk)>")
 # JSON can spell half a character; no file can keep it.
 HALF: Final = re.compile("[\ud800-\udfff]")
 MANIFESTS: Final = ("manifest.jsonl", "manifest.parquet")
@@ -116,20 +116,16 @@ class Source:
         if not real.is_relative_to(self.folder):
             raise BadPath(Reason.OUTSIDE_SOURCE, path)
         try:
-            # Not blocking: a pipe in a picture's place must not stop the run.
-            handle = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-        except OSError as error:
-            raise BadPath(Reason.MISSING_FILE, f"{path}: {error.strerror}") from error
-        with os.fdopen(handle, "rb") as file:
-            facts = os.fstat(file.fileno())
+            facts = real.stat()
             if not stat.S_ISREG(facts.st_mode):
                 raise BadPath(Reason.NOT_REGULAR, path)
             if facts.st_size > MAX_BYTES:
                 raise BadPath(Reason.TOO_MANY_BYTES, f"{path}: {facts.st_size} bytes; at most {MAX_BYTES}")
-            try:
+            # Not blocking: a pipe put in a picture's place meanwhile must not stop the run.
+            with os.fdopen(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
                 return file.read(MAX_BYTES + 1)
-            except OSError as error:
-                raise BadPath(Reason.MISSING_FILE, f"{path}: {error.strerror}") from error
+        except OSError as error:
+            raise BadPath(Reason.MISSING_FILE, f"{path}: {error.strerror}") from error
 
     def _jsonl(self) -> Iterator[tuple[int, Any]]:
         with self.manifest.open("rb") as file:

@@ -1,0 +1,410 @@
+"""Rows of a source by every rule of formats.md: what is bad becomes a `BadRow` with its reason, never an exception."""
+
+import json
+import os
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hardcase.data.images import MAX_BYTES
+from hardcase.data.quarantine import BadRow, Reason, write_quarantine
+from hardcase.data.source import MAX_LINE, MAX_REASONING, BadPath, Row, Source
+from hardcase.errors import InputError
+
+GOOD: dict[str, Any] = {
+    "id": "one",
+    "aspect": "physical_shadow",
+    "original": "o.png",
+    "candidates": ["a.png", "b.png", "c.png", "d.png"],
+    "answer": ["A", "C"],
+}
+MISSING = object()
+
+
+def line(**changes: Any) -> bytes:
+    row = {key: value for key, value in {**GOOD, **changes}.items() if value is not MISSING}
+    return json.dumps(row).encode()
+
+
+def rows(folder: Path, *lines: bytes, end: bytes = b"\n") -> list[Row | BadRow]:
+    (folder / "manifest.jsonl").write_bytes(b"".join(each + end for each in lines))
+    return list(Source(folder).rows())
+
+
+def only(folder: Path, data: bytes) -> Row | BadRow:
+    (row,) = rows(folder, data)
+    return row
+
+
+def test_a_plain_row_is_read_as_written(tmp_path: Path) -> None:
+    row = only(tmp_path, line(reasoning="A leans.", split="eval", group="kettle"))
+    paths = ("o.png", "a.png", "b.png", "c.png", "d.png")
+    assert row == Row(1, "one", "physical_shadow", ("A", "C"), "A leans.", "eval", "kettle", paths)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": 7},
+        {"id": -7},
+        {"id": 0},
+        {"id": "x" * 256},
+        {"id": "日本 🫖 ü"},
+        {"answer": []},
+        {"answer": ["D", "A", "C", "B"]},
+        {"reasoning": None, "split": None, "group": None},
+        {"reasoning": "x" * MAX_REASONING},
+        {"reasoning": "a < b and <em>c</em>, 5 | 6, <|, |>, 影子不对"},
+        {"group": "g" * 2**20},
+        {"original": "./deep//er/o.png"},
+        {"original": "Screenshot 2024-01-01 at 1.00.00\u202fPM.png"},
+        {"original": "Bilder/grün (1) 🫖.png"},
+        {"original": "at 12:30.png"},
+        {"original": "..o.png"},
+        {"comment": "x" * 2**21},
+        {"score": [[[{}]]], "": None, "ID": 5, "Answer": "A"},
+    ],
+)
+def test_odd_rows_that_keep_the_rules_are_not_lost(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert isinstance(only(tmp_path, line(**changes)), Row)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "reason"),
+    [
+        ("id", (MISSING, None, "", "x" * 257, "a\nb", "a\0", "\ud800", 1.0, True, [], {}, 10**256), Reason.BAD_ID),
+        (
+            "aspect",
+            (MISSING, None, "", "Physical_shadow", "physical shadow", " physical_shadow", 1, [], ["physical_shadow"]),
+            Reason.BAD_ASPECT,
+        ),
+        (
+            "original",
+            (
+                *(MISSING, None, "", 5, ["o.png"], {"path": "o.png"}, "\0", "o\0.png", "\udcff.png", "x" * 2**20),
+                *("/etc/passwd", "../o.png", "a/../../o.png", "a/..", "..", "..\\o.png", "C:\\o.png"),
+                *("http://x/o.png", "file:///o.png", "file:o.png", "data:image/png;base64,AAAA", "s3://b/o.png"),
+            ),
+            Reason.BAD_PATH,
+        ),
+        (
+            "candidates",
+            (
+                *(MISSING, None, "a.png", [], ["a.png"] * 3, ["a.png"] * 5, {"A": "a.png"}, "abcd"),
+                *(["a.png"] * 3 + [None], ["a.png"] * 3 + ["../a.png"], ["a.png"] * 3 + [["d.png"]]),
+            ),
+            Reason.BAD_PATH,
+        ),
+        (
+            "answer",
+            (
+                *(MISSING, None, "", "A", "AC", "none", 0, {}, ["a"], ["A", "A"], ["E"], ["AC"], [None], [0]),
+                *(["A", ""], [["A"]], ["Α"], ["A "], [True], {"A": True}, ["none"]),
+            ),
+            Reason.BAD_ANSWER,
+        ),
+        (
+            "reasoning",
+            (
+                *("", " \n", "\u200b", 5, ["x"], "x" * (MAX_REASONING + 1), "x\ud800"),
+                *("<think>", "so </think>", "<answer>A</answer>", "<|im_end|>", "<|endoftext|>", "<img>", "</img>"),
+                *("<IMG_CONTEXT>", "<box>[1]</box>", "<ref>", "</s>"),
+            ),
+            Reason.BAD_REASONING,
+        ),
+        ("split", ("", "test", "Train", "validation", 0, True, ["train"]), Reason.BAD_SPLIT),
+        ("group", ("", 5, True, ["g"], {}, "\udfff"), Reason.BAD_GROUP),
+    ],
+)
+def test_a_field_that_breaks_its_rule_has_its_reason(
+    tmp_path: Path, field: str, values: tuple[object, ...], reason: Reason
+) -> None:
+    found = rows(tmp_path, *(line(**{field: value}) for value in values))
+    assert [(bad.row, bad.reason) for bad in found if isinstance(bad, BadRow)] == [
+        (number, reason) for number in range(1, len(values) + 1)
+    ]
+    for bad in found:
+        assert isinstance(bad, BadRow)
+        assert bad.id == (None if field == "id" else "one")
+        assert 0 < len(bad.detail) < 400
+        bad.detail.encode()  # else the quarantine could not be written
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"{",
+        b"{}{}",
+        b"nonsense",
+        b"null",
+        b"5",
+        b'"text"',
+        b"[]",
+        b"[[1, 2]]",
+        b"\x00",
+        b"\xff\xfe{\x00}\x00",
+        line()[:-1],
+        line() + b",",
+        line().replace(b"one", b"\xff"),
+        line().replace(b"one", b"\xed\xa0\x80"),
+        line(extra=0).replace(b"0}", b"NaN}"),
+        line(extra=0).replace(b"0}", b"-Infinity}"),
+        line().replace(b"one", b"a\tb"),
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b" " * 5 + b"x" * (MAX_LINE + 5),
+    ],
+)
+def test_what_is_no_json_object_in_utf_8_is_one_bad_row(tmp_path: Path, data: bytes) -> None:
+    found = rows(tmp_path, data, line())
+    assert isinstance(found[0], BadRow)
+    assert (found[0].row, found[0].reason) == (1, Reason.BAD_ROW)
+    assert isinstance(found[1], Row)
+    assert found[1].row == 2
+
+
+def test_a_key_given_twice_is_bad(tmp_path: Path) -> None:
+    bad = only(tmp_path, line()[:-1] + b', "answer": ["B"]}')
+    assert isinstance(bad, BadRow)
+    assert bad.reason == Reason.DUPLICATE_KEY
+
+
+def test_numbers_too_long_for_python_spoil_only_the_fields_that_hold_them(tmp_path: Path) -> None:
+    huge = b"9" * 5000
+    assert isinstance(only(tmp_path, line(extra=0).replace(b"0}", huge + b"}")), Row)
+    bad = only(tmp_path, line().replace(b'"one"', huge))
+    assert isinstance(bad, BadRow)
+    assert bad.reason == Reason.BAD_ID
+
+
+def test_marks_blanks_and_line_ends_keep_rows_and_their_numbers(tmp_path: Path) -> None:
+    manifest = (
+        b"\xef\xbb\xbf" + line(id="1") + b"\r\n\r\n \t\n" + line(id="2", note="a\u2028b") + b"\n\n" + line(id="3")
+    )
+    (tmp_path / "manifest.jsonl").write_bytes(manifest)
+    assert [(row.row, row.id) for row in Source(tmp_path).rows()] == [(1, "1"), (4, "2"), (6, "3")]
+    bad = rows(tmp_path, line(), b"\xef\xbb\xbf" + line())[1]
+    assert isinstance(bad, BadRow)  # a mark is one only at the start
+
+
+def test_unknown_keys_are_listed_once_and_boundedly(tmp_path: Path) -> None:
+    source = Source(tmp_path) if rows(tmp_path, line(Aspect=1, note=2), line(note=3, **{"\ud800": 1})) else None
+    assert source
+    list(source.rows())
+    assert source.unknown_keys == {"Aspect", "note", "\ufffd"}
+    rows(tmp_path, *(line(**{f"{number}" * 300: 1}) for number in range(300)))
+    source = Source(tmp_path)
+    list(source.rows())
+    assert len(source.unknown_keys) == 100
+    assert max(map(len, source.unknown_keys)) == 256
+
+
+def test_a_split_counts_as_named_even_where_its_row_is_bad(tmp_path: Path) -> None:
+    for changes, named in (({"split": "eval"}, True), ({"split": "test"}, False), ({"split": None}, False)):
+        (tmp_path / "manifest.jsonl").write_bytes(line(answer=None, group=None, **changes))
+        source = Source(tmp_path)
+        list(source.rows())
+        assert (source.split_named, source.group_named) == (named, False)
+
+
+def test_rows_are_streamed(tmp_path: Path) -> None:
+    with (tmp_path / "manifest.jsonl").open("wb") as file:
+        for number in range(3000):
+            file.write(line(id=number, note="x" * 20_000) + b"\n")
+    source = Source(tmp_path)
+    tracemalloc.start()
+    count = sum(1 for _ in source.rows())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 3000
+    assert peak < 5 * 2**20  # of 60 MB
+
+
+@pytest.mark.parametrize("names", [(), ("manifest.jsonl", "manifest.parquet"), ("Manifest.json",)])
+def test_a_folder_without_exactly_one_manifest_is_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"manifest\.jsonl"):
+        Source(tmp_path)
+
+
+def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").touch()
+    (tmp_path / "manifest.jsonl").mkdir()
+    for path in (tmp_path / "absent", tmp_path / "manifest.csv", tmp_path / "a\0b", tmp_path):
+        with pytest.raises(InputError, match="source"):
+            Source(path)
+
+
+def test_a_manifest_may_be_named_directly(tmp_path: Path) -> None:
+    for name in ("manifest.jsonl", "manifest.parquet", "other.JSONL"):
+        (tmp_path / name).write_bytes(line())
+    assert len(list(Source(tmp_path / "manifest.jsonl").rows())) == 1
+    assert len(list(Source(tmp_path / "other.JSONL").rows())) == 1
+
+
+# --- Parquet
+
+
+def parquet(folder: Path, table: pa.Table) -> list[Row | BadRow]:
+    pq.write_table(table, folder / "manifest.parquet", row_group_size=3)
+    return list(Source(folder).rows())
+
+
+def test_parquet_rows_are_those_of_jsonl(tmp_path: Path) -> None:
+    values = [
+        {**GOOD, "id": str(number), "reasoning": None, "split": "train", "group": "g", "note": 1}
+        for number in range(150)
+    ]
+    found = parquet(tmp_path, pa.Table.from_pylist(values))
+    (tmp_path / "manifest.parquet").unlink()
+    assert found == rows(tmp_path, *(json.dumps(value).encode() for value in values))
+    assert [row.row for row in found] == list(range(1, 151))
+
+
+@pytest.mark.parametrize("width", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_every_way_to_keep_text_in_parquet_is_read(tmp_path: Path, width: pa.DataType) -> None:
+    table = pa.table(
+        {
+            "id": pa.array([5], pa.uint64()),
+            "aspect": pa.array(["physical_shadow"]).cast(width),
+            "original": ["o.png"],
+            "candidates": pa.array([GOOD["candidates"]], pa.list_(pa.string(), 4)),
+            "answer": pa.array([[]], pa.large_list(pa.string())),
+        }
+    )
+    (row,) = parquet(tmp_path, table)
+    assert isinstance(row, Row)
+    assert (row.id, row.answer) == ("5", ())
+
+
+def test_pictures_inside_parquet_are_bad_paths(tmp_path: Path) -> None:
+    picture = {"bytes": b"\x89PNG" * 5000, "path": "o.png"}
+    (bad,) = parquet(tmp_path, pa.Table.from_pylist([{**GOOD, "original": picture}]))
+    assert isinstance(bad, BadRow)
+    assert bad.reason == Reason.BAD_PATH
+    assert len(bad.detail) < 400
+
+
+def test_parquet_of_wrong_types_is_bad_rows(tmp_path: Path) -> None:
+    for column, value in (("id", 1.5), ("id", b"x"), ("answer", "A"), ("answer", None), ("candidates", [1, 2, 3, 4])):
+        (bad,) = parquet(tmp_path, pa.Table.from_pylist([{**GOOD, column: value}]))
+        assert isinstance(bad, BadRow)
+
+
+def test_text_in_parquet_that_is_no_utf_8_spoils_its_row_only(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([GOOD, GOOD])
+    bad_text = pa.array([b"\xff", b"two"]).view(pa.string())
+    first, second = parquet(tmp_path, table.set_column(0, "id", bad_text))
+    assert isinstance(first, BadRow)
+    assert first.reason == Reason.BAD_ROW
+    assert isinstance(second, Row)
+
+
+def test_unknown_columns_are_not_even_read(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([GOOD]).append_column("when", pa.array([2**62], pa.timestamp("us")))
+    pq.write_table(table, tmp_path / "manifest.parquet")
+    source = Source(tmp_path)
+    assert [type(row) for row in source.rows()] == [Row]
+    assert source.unknown_keys == {"when"}
+
+
+def test_a_column_given_twice_is_a_key_given_twice(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([GOOD])
+    (bad,) = parquet(tmp_path, table.append_column("id", pa.array(["x"])))
+    assert isinstance(bad, BadRow)
+    assert bad.reason == Reason.DUPLICATE_KEY
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" + b"x" * 99 + b"PAR1", line()])
+def test_what_is_no_parquet_is_one_clear_error(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "manifest.parquet").write_bytes(data)
+    with pytest.raises(InputError, match=r"manifest\.parquet"):
+        list(Source(tmp_path).rows())
+
+
+def test_parquet_of_something_else_or_cut_short_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none of the columns"):
+        parquet(tmp_path, pa.table({"image": ["a"]}))
+    pq.write_table(pa.Table.from_pylist([GOOD] * 9), tmp_path / "manifest.parquet", compression="zstd")
+    data = bytearray((tmp_path / "manifest.parquet").read_bytes())
+    data[4:120] = os.urandom(116)
+    (tmp_path / "manifest.parquet").write_bytes(data)
+    with pytest.raises(InputError, match="cannot be read"):
+        list(Source(tmp_path).rows())
+
+
+# --- the files that rows name
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    folder = tmp_path / "source"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "manifest.jsonl").touch()
+    (folder / "deep" / "a.png").write_bytes(b"picture")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    return Source(folder)
+
+
+def refused(source: Source, path: str) -> Reason:
+    with pytest.raises(BadPath) as caught:
+        source.read(path)
+    return caught.value.reason
+
+
+def test_links_that_stay_inside_are_followed(source: Source) -> None:
+    (source.folder / "b.png").symlink_to("deep/a.png")
+    (source.folder / "c").symlink_to("deep")
+    assert source.read("deep/a.png") == source.read("b.png") == source.read("c/a.png") == b"picture"
+
+
+def test_a_source_that_is_itself_a_link_is_a_source(source: Source, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(source.folder)
+    assert Source(tmp_path / "link").read("deep/a.png") == b"picture"
+
+
+def test_nothing_outside_is_read(source: Source, tmp_path: Path) -> None:
+    (source.folder / "file.png").symlink_to("../secret.png")
+    (source.folder / "absolute.png").symlink_to(tmp_path / "secret.png")
+    (source.folder / "up").symlink_to("..")
+    (source.folder / "again.png").symlink_to("up/secret.png")
+    (tmp_path / "source-other").mkdir()
+    (tmp_path / "source-other" / "x.png").touch()
+    (source.folder / "sibling.png").symlink_to("../source-other/x.png")
+    for path in ("file.png", "absolute.png", "up/secret.png", "again.png", "sibling.png"):
+        assert refused(source, path) == Reason.OUTSIDE_SOURCE
+
+
+def test_what_is_no_file_is_refused_and_never_waited_for(source: Source) -> None:
+    os.mkfifo(source.folder / "pipe.png")
+    (source.folder / "dangling.png").symlink_to("nowhere.png")
+    (source.folder / "loop.png").symlink_to("loop.png")
+    assert refused(source, "pipe.png") == refused(source, "deep") == refused(source, ".") == Reason.NOT_REGULAR
+    assert refused(source, "dangling.png") == refused(source, "deep/a.png/b") == Reason.MISSING_FILE
+    assert refused(source, "absent.png") == Reason.MISSING_FILE
+    assert refused(source, "loop.png") == refused(source, "x" * 300) == Reason.BAD_PATH
+
+
+def test_a_file_too_large_is_refused_unread(source: Source) -> None:
+    with (source.folder / "large.png").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    assert refused(source, "large.png") == Reason.TOO_MANY_BYTES
+
+
+def test_the_quarantine_is_sorted_counted_and_readable(tmp_path: Path) -> None:
+    bad = [
+        BadRow(9, None, Reason.BAD_ROW, "x"),
+        BadRow(2, "b", Reason.BAD_ID, "日本"),
+        BadRow(5, "c", Reason.BAD_ID, ""),
+    ]
+    assert write_quarantine(bad, tmp_path / "q.parquet") == {"bad_id": 2, "bad_row": 1}
+    table = pq.read_table(tmp_path / "q.parquet")
+    assert table.column_names == ["row", "id", "reason", "detail"]
+    assert table.column("row").to_pylist() == [2, 5, 9]
+    assert write_quarantine([], tmp_path / "q.parquet") == {}
+    assert pq.read_table(tmp_path / "q.parquet").schema == table.schema
