@@ -97,7 +97,7 @@ class Source:
         try:
             for number, values in raw():
                 yield values if isinstance(values, BadRow) else self._checked(number, values)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"source {self.manifest}: cannot be read: {str(error)[:200]}; write it anew") from error
 
     def read(self, path: str) -> bytes:
@@ -123,7 +123,7 @@ class Source:
                 raise BadPath(Reason.TOO_MANY_BYTES, f"{path}: {facts.st_size} bytes; at most {MAX_BYTES}")
             # Not blocking: a pipe put in a picture's place meanwhile must not stop the run.
             with os.fdopen(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
-                return file.read(MAX_BYTES + 1)
+                return file.read(facts.st_size)
         except OSError as error:
             raise BadPath(Reason.MISSING_FILE, f"{path}: {error.strerror}") from error
 

@@ -14,7 +14,7 @@ from hardcase.config import GrpoConfig
 from hardcase.model.mining import mined_weights
 from hardcase.model.rows import lazy_rows, prompt_row
 from hardcase.model.trainer import HCMGRPOTrainer
-from hardcase.model.training import COMMON_ARGUMENTS, logging_steps, train
+from hardcase.model.training import common_arguments, train
 from hardcase.task.reward import dpa_reward
 from hardcase.task.sample import Sample
 
@@ -64,23 +64,11 @@ def improve(
 
 def _arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpoConfig:
     return TrlGrpoConfig(
-        output_dir=str(folder),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulation,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        save_steps=config.save_steps,
-        logging_steps=logging_steps(config.save_steps),
-        bf16=config.bf16,
-        gradient_checkpointing=config.gradient_checkpointing,
-        seed=seed,
+        **common_arguments(config, seed, folder),
         num_generations=config.generations,
         max_completion_length=config.max_new_tokens,
         temperature=config.temperature,
         beta=config.beta,
         scale_rewards="none",  # the spread of a group says how hard it is: dividing by it would undo the mining
         loss_type="dapo",
-        **COMMON_ARGUMENTS,
     )

@@ -11,7 +11,7 @@ from trl import SFTTrainer
 from hardcase.config import SftConfig, TrainConfig
 from hardcase.data.scenes import OBSERVATION_WORDS
 from hardcase.model.rows import annotated, lazy_rows, sft_row
-from hardcase.model.training import COMMON_ARGUMENTS, logging_steps, train
+from hardcase.model.training import common_arguments, train
 from hardcase.model.warmup import NAMES, warm_up_rows
 from hardcase.task.prompt import messages
 from hardcase.task.sample import ASPECTS, Sample
@@ -55,20 +55,7 @@ def fine_tune(
 
 def _arguments(config: TrainConfig, seed: int, folder: Path, *, sequential: bool) -> TrlSftConfig:
     return TrlSftConfig(
-        output_dir=str(folder),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulation,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        save_steps=config.save_steps,
-        logging_steps=logging_steps(config.save_steps),
-        bf16=config.bf16,
-        gradient_checkpointing=config.gradient_checkpointing,
-        seed=seed,
+        **common_arguments(config, seed, folder),
         max_length=None,  # a cut would take image tokens from their pictures
         train_sampling_strategy="sequential" if sequential else "random",
-        dataloader_num_workers=config.workers,
-        **COMMON_ARGUMENTS,
     )

@@ -10,23 +10,13 @@ from typing import Any, Final
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hardcase.config import TrainConfig
 from hardcase.progress import report
 
 logger = logging.getLogger(__name__)
 COMPLETE: Final = "complete"
 # What depends on the machine's clock has no place in a result.
 CLOCKED: Final = ("runtime", "per_second", "time", "flos")
-
-COMMON_ARGUMENTS: Final[dict[str, Any]] = {
-    "report_to": "none",
-    "disable_tqdm": True,
-    "save_strategy": "steps",
-    "save_total_limit": 2,
-    "remove_unused_columns": False,
-    "adam_beta2": 0.98,
-    "max_grad_norm": 1.0,
-    "log_level": "error",
-}
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
@@ -79,9 +69,32 @@ def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
     ]
 
 
-def logging_steps(save_steps: int) -> int:
-    """Steps a log entry covers, about 10: none of them spans a checkpoint, so that a resumed run logs the same."""
-    return math.gcd(10, save_steps)
+def common_arguments(config: TrainConfig, seed: int, folder: Path) -> dict[str, Any]:
+    """What the arguments of TRL's trainers have in common; checkpoints go to `folder`."""
+    return {
+        "output_dir": str(folder),
+        "max_steps": config.steps,
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.accumulation,
+        "learning_rate": config.learning_rate,
+        "warmup_steps": config.warmup_steps,
+        "weight_decay": config.weight_decay,
+        "adam_beta2": 0.98,
+        "max_grad_norm": 1.0,
+        "bf16": config.bf16,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "seed": seed,
+        "dataloader_num_workers": config.workers,
+        "save_strategy": "steps",
+        "save_steps": config.save_steps,
+        "save_total_limit": 2,
+        # About 10, and no entry spans a checkpoint: a resumed run logs the same.
+        "logging_steps": math.gcd(10, config.save_steps),
+        "log_level": "error",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+    }
 
 
 def write_log(log: list[dict[str, Any]], path: Path) -> None:

@@ -330,6 +330,11 @@ def test_what_is_no_parquet_is_one_clear_error(tmp_path: Path, data: bytes) -> N
 def test_parquet_of_something_else_or_cut_short_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of the columns"):
         parquet(tmp_path, pa.table({"image": ["a"]}))
+    pq.write_table(pa.Table.from_pylist([GOOD]), tmp_path / "manifest.parquet")
+    misnamed = (tmp_path / "manifest.parquet").read_bytes().replace(b"aspect", b"\xe1spect")
+    (tmp_path / "manifest.parquet").write_bytes(misnamed)
+    with pytest.raises(InputError, match="cannot be read"):
+        list(Source(tmp_path).rows())
     pq.write_table(pa.Table.from_pylist([GOOD] * 9), tmp_path / "manifest.parquet", compression="zstd")
     data = bytearray((tmp_path / "manifest.parquet").read_bytes())
     data[4:120] = os.urandom(116)
@@ -408,3 +413,9 @@ def test_the_quarantine_is_sorted_counted_and_readable(tmp_path: Path) -> None:
     assert table.column("row").to_pylist() == [2, 5, 9]
     assert write_quarantine([], tmp_path / "q.parquet") == {}
     assert pq.read_table(tmp_path / "q.parquet").schema == table.schema
+
+
+def test_the_page_for_users_tells_how_to_mend_every_reason() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert {reason for reason in Reason if any(f"`{reason}`" in cell for cell in table)} == set(Reason)

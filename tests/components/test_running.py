@@ -1,0 +1,102 @@
+"""Around a step: what it is given is checked, its private folder stays until it is done, nothing outlives a kill."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.running import running, verified
+from hardcase.data.digest import path_digest
+from hardcase.errors import HardcaseError, InputError
+
+WORK = """
+import sys, time
+from concurrent.futures import ProcessPoolExecutor
+from components.running import running
+
+with running("work", sys.argv[1], [], []) as folder, ProcessPoolExecutor(1) as pool:
+    sleeping = pool.submit(time.sleep, 600)
+    while not pool._processes:
+        time.sleep(0.01)
+    print("worker", *pool._processes, flush=True)
+    sleeping.result()
+"""
+
+
+@dataclass
+class File:
+    """An artifact as KFP hands it over."""
+
+    path: str
+    name: str = "table"
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HARDCASE_LAUNCHER_PID", "HARDCASE_RUN_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def alive(process: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def test_workers_of_a_killed_step_die_with_it_and_leave_the_lock(tmp_path: Path) -> None:
+    step = subprocess.Popen([sys.executable, "-c", WORK, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert step.stdout is not None
+    worker = int(next(line for line in step.stdout if line.startswith("worker")).split()[1])
+    assert alive(worker)
+    step.kill()
+    step.wait()
+    deadline = time.monotonic() + 20
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(worker)
+    (folder,) = tmp_path.iterdir()
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(handle)
+
+
+def test_private_folder_is_the_same_for_the_same_work_until_it_is_done(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), running("sft", str(tmp_path), [], [], seed=1) as first:
+        (first / "checkpoint").touch()
+        raise RuntimeError("stopped")
+    with running("sft", str(tmp_path), [], [], seed=2) as other:
+        assert other != first
+    with running("sft", str(tmp_path), [], [], seed=1) as again:
+        assert (again / "checkpoint").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_altered_input_is_refused_and_output_is_sealed(tmp_path: Path) -> None:
+    given, made = tmp_path / "given", tmp_path / "made"
+    given.write_bytes(b"one")
+    artifact = File(str(given), metadata={"sha256": path_digest(given)})
+    result = File(str(made))
+    with running("mine", str(tmp_path / "scratch"), [artifact], [result]):
+        made.write_bytes(b"result")
+    assert result.metadata["sha256"] == path_digest(made)
+    given.write_bytes(b"two")
+    with pytest.raises(HardcaseError, match="missing or altered"):
+        verified(artifact)
+
+
+def test_what_the_user_did_wrong_reaches_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARDCASE_RUN_DIR", str(tmp_path / "run"))
+    with pytest.raises(SystemExit) as left, running("ingest", str(tmp_path / "scratch"), [], []):
+        raise InputError("row 3: no answer; add one")
+    assert left.value.code == 2
+    told = json.loads((tmp_path / "run" / "errors" / "ingest.json").read_text())
+    assert told == {"exit_code": 2, "message": "row 3: no answer; add one", "step": "ingest"}
