@@ -6,6 +6,8 @@ FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
+# Each step is a process: without compiled modules every one of them would compile its imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint format lock clean
@@ -42,6 +44,6 @@ clean: ## Remove the environment and the caches; runs and store in .hardcase sta
 $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/pip install --quiet uv==$(UV_VERSION)
-	@$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) --compile-bytecode -r requirements.lock
+	@$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) -r requirements.lock
 	@$(BIN)/uv pip install --python $(BIN)/python --no-deps -e .
 	@touch $@

@@ -116,7 +116,8 @@ class TrainConfig(Config):
 class SftConfig(TrainConfig):
     """Supervised fine-tuning on the annotated samples."""
 
-    warm_up: TrainConfig | None = Field(default=None, description="perception warm-up of a model built from nothing")
+    warm_up: TrainConfig | None = Field(default=None, description="captions of one picture, for a model from nothing")
+    reading: TrainConfig | None = Field(default=None, description="then what five pictures show, without a verdict")
 
 
 class SampleConfig(Config):

@@ -21,6 +21,7 @@ from hardcase.task.sample import LETTERS, Sample
 HARD_CASES, MISSES, SIDE = 12, 8, 128
 CURVES = {
     "warmup": {"loss": "perception warm-up: loss", "mean_token_accuracy": "token accuracy"},
+    "reading": {"loss": "reading five pictures: loss", "mean_token_accuracy": "token accuracy"},
     "sft": {"loss": "SFT: loss", "mean_token_accuracy": "token accuracy"},
     "grpo": {
         "reward": "GRPO: mean reward",

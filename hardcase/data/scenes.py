@@ -101,9 +101,17 @@ class Scene:
     @property
     def reasoning(self) -> str:
         """The chain of thought: what must be compared, letter by letter, each with its verdict."""
+        return self._notes({True: " bad", False: " ok"})
+
+    @property
+    def reading(self) -> str:
+        """What the chain of thought compares, without a verdict."""
+        return self._notes({True: "", False: ""})
+
+    def _notes(self, verdict: dict[bool, str]) -> str:
         notes = [f"original {observation(self.views[0], self.aspect)}"] if self.aspect in AGAINST_ORIGINAL else []
         for letter, view in zip(LETTERS, self.views[1:], strict=True):
-            notes.append(f"{letter} {observation(view, self.aspect)} {'bad' if self.aspect in view.flaws else 'ok'}")
+            notes.append(f"{letter} {observation(view, self.aspect)}{verdict[self.aspect in view.flaws]}")
         return " ".join(notes)
 
 

@@ -12,7 +12,7 @@ from hardcase.config import SftConfig, TrainConfig
 from hardcase.data.scenes import OBSERVATION_WORDS
 from hardcase.model.rows import annotated, lazy_rows, sft_row
 from hardcase.model.training import common_arguments, train
-from hardcase.model.warmup import NAMES, warm_up_rows
+from hardcase.model.warmup import NAMES, reading_rows, warm_up_rows
 from hardcase.task.prompt import messages
 from hardcase.task.sample import ASPECTS, Sample
 
@@ -37,16 +37,17 @@ def fine_tune(
     seed: int,
     checkpoints: Path,
 ) -> list[dict[str, Any]]:
-    """Train `model` in place: warm-up first if it has steps, then SFT on the annotated samples.
+    """Train `model` in place: the phases of warm-up that are configured, then SFT on the annotated samples.
 
     Returns:
-        The training log of both phases.
+        The training log of all phases.
     """
     log = []
-    if config.warm_up is not None:
-        rows = warm_up_rows(config.warm_up.steps * config.warm_up.batch_size, seed)
-        arguments = _arguments(config.warm_up, seed, checkpoints / "warmup", sequential=True)
-        log += train(SFTTrainer(model, arguments, train_dataset=rows, processing_class=processor), "warmup")
+    for phase, warm_up, made in (("warmup", config.warm_up, warm_up_rows), ("reading", config.reading, reading_rows)):
+        if warm_up is not None:
+            rows = made(warm_up.steps * warm_up.batch_size, seed)
+            arguments = _arguments(warm_up, seed, checkpoints / phase, sequential=True)
+            log += train(SFTTrainer(model, arguments, train_dataset=rows, processing_class=processor), phase)
     chosen = annotated(samples)
     rows = lazy_rows(len(chosen), lambda index: sft_row(chosen[index]))
     arguments = _arguments(config, seed, checkpoints / "sft", sequential=False)

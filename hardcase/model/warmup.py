@@ -1,4 +1,4 @@
-"""The perception warm-up of a model built from nothing: say what one picture shows, from plain to subtle.
+"""The warm-up of a model built from nothing: say what one picture shows, from plain to subtle, then what five show.
 
 Without it a tiny model finds no reason to look at its pictures in the time there is
 (docs/decisions/0004-tiny-recipe.md). A checkpoint from the hub has learned to see already and skips it. Pictures are
@@ -13,6 +13,8 @@ from datasets import Dataset
 
 from hardcase.data.scenes import Scene, caption, draw_scene
 from hardcase.model.rows import assistant, lazy_rows
+from hardcase.task.answer import THINK, THINK_END
+from hardcase.task.prompt import messages
 from hardcase.task.sample import LETTERS
 
 PICTURES_A_SCENE: Final = 5
@@ -47,6 +49,21 @@ def warm_up_rows(count: int, seed: int) -> Dataset:
     return lazy_rows(count, row)
 
 
+def reading_rows(count: int, seed: int) -> Dataset:
+    """`count` rows in the form of the task that say what the five pictures show, and judge nothing."""
+
+    def row(index: int) -> dict[str, Any]:
+        rng = random.Random(f"reading {seed} {index}")
+        drawn = draw_scene(rng, flawed=0.5, distracting=0.5, tail=rng.random() < 0.1, ceiling=0.8)
+        return {
+            "prompt": messages(drawn.aspect),
+            "completion": assistant(f"{THINK}{drawn.reading}{THINK_END}"),
+            "images": list(drawn.images),
+        }
+
+    return lazy_rows(count, row)
+
+
 def caption_prompt(name: str) -> list[dict[str, Any]]:
     """The user's turn that shows one picture by its name in the task's prompt."""
     title = "original image" if name == "original" else f"image {name}"
@@ -55,4 +72,4 @@ def caption_prompt(name: str) -> list[dict[str, Any]]:
 
 def caption_text(name: str, seen: str) -> str:
     """The answer to `caption_prompt`."""
-    return f"<think>{name} {seen}</think>"
+    return f"{THINK}{name} {seen}{THINK_END}"
