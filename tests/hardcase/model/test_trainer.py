@@ -145,7 +145,8 @@ def test_sft_goes_on_from_its_checkpoint_to_the_same_bytes(
     fresh_model: Build, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warm_up = TrainConfig(steps=4, batch_size=4, learning_rate=1e-3, save_steps=2)
-    config = SftConfig(steps=8, batch_size=2, learning_rate=1e-3, save_steps=2, warm_up=warm_up, threads=1)
+    phases = {"warm_up": warm_up, "reading": warm_up.model_copy(update={"steps": 6})}
+    config = SftConfig(steps=8, batch_size=2, learning_rate=1e-3, save_steps=2, threads=1, **phases)
 
     def sft(folder: Path) -> dict[str, torch.Tensor]:
         model, processor = fresh_model()
@@ -153,7 +154,7 @@ def test_sft_goes_on_from_its_checkpoint_to_the_same_bytes(
         return weights_of(model)
 
     whole = sft(tmp_path / "whole")
-    for step in (3, 7):  # in the warm-up, then in SFT proper
+    for step in (3, 5, 7):  # in each phase
         with monkeypatch.context() as context:
             stopping(context, "hardcase.model.sft", step)
             with pytest.raises(KeyboardInterrupt):
