@@ -45,7 +45,7 @@ OCCLUDING: Final = frozenset({"cropped", "sunken"})
 # Every word that an observation may use.
 OBSERVATION_WORDS: Final = (
     *(["white", "black", "none", "straight", "skewed", "widened", "left", "right", "detached"]),
-    *(["standing", "floating", "cropped", "sunken", "both", "spout"]),
+    *(["standing", "floating", "cropped", "sunken", "both", "spout", "same", "other"]),
 )
 Colour = tuple[int, int, int]
 
@@ -111,7 +111,8 @@ class Scene:
     def _notes(self, verdict: dict[bool, str]) -> str:
         notes = [f"original {observation(self.views[0], self.aspect)}"] if self.aspect in AGAINST_ORIGINAL else []
         for letter, view in zip(LETTERS, self.views[1:], strict=True):
-            notes.append(f"{letter} {observation(view, self.aspect)}{verdict[self.aspect in view.flaws]}")
+            seen = compared(view, self.views[0], self.aspect)
+            notes.append(f"{letter} {seen}{verdict[self.aspect in view.flaws]}")
         return " ".join(notes)
 
 
@@ -129,6 +130,17 @@ def observation(view: View, aspect: str) -> str:
     if aspect == "placement_layout":
         return view.flaws.get(aspect, "standing")
     return "spout" if view.spout else view.arm
+
+
+def compared(view: View, original: View, aspect: str) -> str:
+    """What is noted about one candidate: the observation and, where two things have to agree, whether they do."""
+    agreeing = {
+        "appearance_deformation": view.band == original.band,
+        "physical_shadow": view.shadow == view.light,
+        "extension_rationality": view.arm == original.arm and not view.spout,
+    }
+    seen = observation(view, aspect)
+    return f"{seen} {'same' if agreeing[aspect] else 'other'}" if aspect in agreeing else seen
 
 
 def caption(view: View) -> str:

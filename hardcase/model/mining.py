@@ -73,8 +73,8 @@ def mined_weights(exact_rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
 class GroupSampler(Sampler[int]):
     """Draws prompts by weight and repeats each one as GRPO wants it.
 
-    Within a batch no prompt is drawn twice. The whole order follows from the seed, so that a resumed run skips to
-    where it was.
+    Within a batch no prompt is drawn twice, unless fewer than a batch can be drawn at all. The whole order follows from
+    the seed, so that a resumed run skips to where it was.
     """
 
     def __init__(
@@ -93,8 +93,9 @@ class GroupSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng(self.seed)
+        too_few = np.count_nonzero(self.weights) < self.prompts
         for _ in range(self.batches):
-            chosen = rng.choice(len(self.weights), self.prompts, replace=False, p=self.weights)
+            chosen = rng.choice(len(self.weights), self.prompts, replace=too_few, p=self.weights)
             order = [int(index) for index in chosen for _ in range(self.generations)]
             for _ in range(self.repeats):
                 yield from order

@@ -15,8 +15,8 @@ from hardcase.progress import report
 
 logger = logging.getLogger(__name__)
 COMPLETE: Final = "complete"
-# What depends on the machine's clock has no place in a result.
-CLOCKED: Final = ("runtime", "per_second", "time", "flos")
+# What depends on the machine's clock has no place in a result, nor what TRL counts anew after a resume.
+UNSTEADY: Final = ("runtime", "per_second", "time", "flos", "num_tokens")
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
@@ -52,7 +52,7 @@ def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
         what: the phase's name, for progress and in the log.
 
     Returns:
-        The log: one dict a logged step, without anything that depends on the clock.
+        The log: one dict a logged step, the same whether training was stopped and went on or not.
     """
     trainer.add_callback(_Watch(what))
     checkpoint = last_checkpoint(Path(trainer.args.output_dir))
@@ -63,7 +63,7 @@ def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
         trainer.model.load_state_dict(saved.state_dict())
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return [
-        {"phase": what, **{key: value for key, value in sorted(entry.items()) if not key.endswith(CLOCKED)}}
+        {"phase": what, **{key: value for key, value in sorted(entry.items()) if not key.endswith(UNSTEADY)}}
         for entry in trainer.state.log_history
         if "loss" in entry
     ]

@@ -18,7 +18,19 @@ from hardcase.task.prompt import messages
 from hardcase.task.sample import LETTERS
 
 PICTURES_A_SCENE: Final = 5
+RARE_AT_END: Final = 0.6  # share of scenes of the long tail at a curriculum's end; no annotation shows these kinds
 NAMES: Final = ("original", *LETTERS)
+
+
+def _scene(rng: random.Random, progress: float) -> Scene:
+    """A scene of the curriculum: plain to see at first, ever harder ones and the rare kinds later."""
+    return draw_scene(
+        rng,
+        flawed=0.5,
+        distracting=0.5,
+        tail=rng.random() < RARE_AT_END * progress,
+        ceiling=0.8 * min(1.0, 0.3 + 1.2 * progress),
+    )
 
 
 def warm_up_rows(count: int, seed: int) -> Dataset:
@@ -26,15 +38,7 @@ def warm_up_rows(count: int, seed: int) -> Dataset:
 
     @lru_cache(maxsize=64)
     def scene(index: int) -> Scene:
-        rng = random.Random(f"warm-up {seed} {index}")
-        progress = index * PICTURES_A_SCENE / count
-        return draw_scene(
-            rng,
-            flawed=0.5,
-            distracting=0.5,
-            tail=rng.random() < 0.1 * progress,
-            ceiling=0.8 * min(1.0, 0.3 + 1.2 * progress),
-        )
+        return _scene(random.Random(f"warm-up {seed} {index}"), index * PICTURES_A_SCENE / count)
 
     def row(index: int) -> dict[str, Any]:
         which, picture = divmod(index, PICTURES_A_SCENE)
@@ -50,11 +54,10 @@ def warm_up_rows(count: int, seed: int) -> Dataset:
 
 
 def reading_rows(count: int, seed: int) -> Dataset:
-    """`count` rows in the form of the task that say what the five pictures show, and judge nothing."""
+    """`count` rows in the form of the task that say what the five pictures show, and judge nothing; a curriculum too."""
 
     def row(index: int) -> dict[str, Any]:
-        rng = random.Random(f"reading {seed} {index}")
-        drawn = draw_scene(rng, flawed=0.5, distracting=0.5, tail=rng.random() < 0.1, ceiling=0.8)
+        drawn = _scene(random.Random(f"reading {seed} {index}"), index / count)
         return {
             "prompt": messages(drawn.aspect),
             "completion": assistant(f"{THINK}{drawn.reading}{THINK_END}"),

@@ -85,11 +85,29 @@ def test_reasoning_ends_each_letter_with_its_verdict(scenes: list[Scene]) -> Non
         assert set(words) <= {*OBSERVATION_WORDS, *LETTERS, "original", "ok", "bad"}
 
 
+def test_reasoning_says_whether_what_has_to_agree_agrees(scenes: list[Scene]) -> None:
+    """The word before the verdict: a verdict on bands, shadows and arms needs no second look at two pictures."""
+    shown = set()
+    for scene in scenes:
+        words = scene.reasoning.split()
+        relations = [words[at - 1] for at, word in enumerate(words) if word in ("ok", "bad")]
+        for relation, view in zip(relations, scene.views[1:], strict=True):
+            agree = {
+                "appearance_deformation": view.band == scene.product.band,
+                "physical_shadow": view.shadow == view.light,
+                "extension_rationality": "extension_rationality" not in view.flaws,
+            }
+            if scene.aspect in agree:
+                assert relation == ("same" if agree[scene.aspect] else "other")
+                shown.add((scene.aspect, relation))
+    assert len(shown) == 6
+
+
 def test_reasoning_starts_with_the_original_where_it_is_needed() -> None:
     scene = draw_scene(random.Random(3), aspect="extension_rationality", flawed=0)
     assert scene.aspect in AGAINST_ORIGINAL
     arm = scene.product.arm
-    assert scene.reasoning == " ".join([f"original {arm}", *(f"{letter} {arm} ok" for letter in LETTERS)])
+    assert scene.reasoning == " ".join([f"original {arm}", *(f"{letter} {arm} same ok" for letter in LETTERS)])
 
 
 def test_captions_speak_of_every_aspect(scenes: list[Scene]) -> None:

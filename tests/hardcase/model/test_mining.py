@@ -63,3 +63,10 @@ def test_draws_follow_the_weights() -> None:
     counts = Counter(sampler)
     assert counts[0] == 0
     assert counts[2] / 2000 == pytest.approx(0.8, abs=0.04)
+
+
+def test_a_pool_of_which_too_few_can_be_drawn_still_fills_a_batch() -> None:
+    sampler = GroupSampler(np.array([0.0, 0.5, 0.5]), prompts=4, generations=2, batches=1, repeats=1, seed=0)
+    order = list(sampler)
+    assert len(order) == 8
+    assert set(order) == {1, 2}

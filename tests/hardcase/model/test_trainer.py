@@ -148,18 +148,20 @@ def test_sft_goes_on_from_its_checkpoint_to_the_same_bytes(
     phases = {"warm_up": warm_up, "reading": warm_up.model_copy(update={"steps": 6})}
     config = SftConfig(steps=8, batch_size=2, learning_rate=1e-3, save_steps=2, threads=1, **phases)
 
-    def sft(folder: Path) -> dict[str, torch.Tensor]:
+    def sft(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
         model, processor = fresh_model()
-        fine_tune(model, processor, samples, config, 0, folder)
-        return weights_of(model)
+        log = fine_tune(model, processor, samples, config, 0, folder)
+        return weights_of(model), log
 
-    whole = sft(tmp_path / "whole")
+    whole, log = sft(tmp_path / "whole")
     for step in (3, 5, 7):  # in each phase
         with monkeypatch.context() as context:
             stopping(context, "hardcase.model.sft", step)
             with pytest.raises(KeyboardInterrupt):
                 sft(tmp_path / "stopped")
-    assert_equal(whole, sft(tmp_path / "stopped"))
+    resumed, resumed_log = sft(tmp_path / "stopped")
+    assert_equal(whole, resumed)
+    assert log == resumed_log
 
 
 def test_a_checkpoint_that_was_not_written_whole_is_passed_over(tmp_path: Path) -> None:
