@@ -44,7 +44,7 @@ def training_figure(log: Sequence[Mapping[str, Any]], curves: Mapping[str, str])
         curves: column of the log and its title.
     """
     shown = {key: title for key, title in curves.items() if any(key in entry for entry in log)}
-    figure = Figure(figsize=(2.6 * max(1, len(shown)), 2.2), layout="constrained")
+    figure = Figure(figsize=(2.5 * max(1, len(shown)), 2.2), layout="constrained")
     for place, (key, title) in enumerate(shown.items(), start=1):
         axes = figure.add_subplot(1, len(shown), place)
         points = [(entry["step"], entry[key]) for entry in log if key in entry]

@@ -76,6 +76,8 @@ def generate(
                     use_cache=True,
                 ).logits[:, -1]
                 position_G1 = position_G1 + 1
+            # It would ask for a picture that no one gave.
+            logits_GV[:, model.config.image_token_id] = -torch.inf
             word_G = _choose(logits_GV, temperature, generator).masked_fill(done_G, config.pad_token_id)
             words.append(word_G)
             done_G |= torch.isin(word_G, ends)

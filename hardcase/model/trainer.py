@@ -1,13 +1,16 @@
 """HCM-GRPO (arXiv 2511.10055): TRL's GRPOTrainer with hard-case sampling and the prompt computed once for its group.
 
-A narrow subclass. It differs from TRL 1.16 in three hooks:
+A narrow subclass. It differs from TRL 1.16 in these hooks:
 - `_get_train_sampler` draws prompts by mined weights instead of uniformly;
 - `_generate_single_turn` runs each prompt once and samples its G completions from copies of its cache;
-- `_get_per_token_logps_and_entropies` does the same for the loss, with gradients through the shared prompt.
+- `_get_per_token_logps_and_entropies` does the same for the loss, with gradients through the shared prompt;
+- `_save_rng_state` and `_load_rng_state` keep the rollouts still to be used, which TRL makes anew after a resume;
+- `_calculate_rewards` also logs the reward by aspect and the share of hard cases, where the rows carry them.
 Rollouts are regrouped by prompt before the loss, since TRL shuffles them.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from trl.trainer.utils import pad
 
 from hardcase.model.mining import GroupSampler
 from hardcase.model.rollout import generate
+from hardcase.model.shared_prefix import cached, packed
 
 
 class _OncePerPrompt:
@@ -113,6 +117,33 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         lengths = torch.where(ended.any(1), ended.argmax(1) + 1, completions.size(1))
         return [ids[:length].tolist() for ids, length in zip(completions, lengths, strict=True)], None
 
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Tensor:
+        rewards: Tensor = super()._calculate_rewards(inputs, *args, **kwargs)
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        own = self.accelerator.process_index * len(inputs)  # TRL has gathered them from all processes
+        first = rewards[own : own + len(inputs), 0].tolist()
+        for name in sorted({row["aspect"] for row in inputs if "aspect" in row}):
+            earned = [reward for row, reward in zip(inputs, first, strict=True) if row["aspect"] == name]
+            metrics[f"reward/{name}"].append(float(np.mean(earned)))
+        if all("hard" in row for row in inputs):
+            metrics["hard_share"].append(float(np.mean([row["hard"] for row in inputs])))
+        return rewards
+
+    def _rollouts_file(self, checkpoint: str) -> Path:
+        return Path(checkpoint) / f"rollouts_{self.accelerator.process_index}.pt"
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        used_up = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+        rollouts = {"step": self._step, "batches": None if used_up else self._buffered_inputs}
+        torch.save(rollouts, self._rollouts_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and (file := self._rollouts_file(checkpoint)).is_file():
+            rollouts = torch.load(file, map_location=self.accelerator.device, weights_only=True)
+            self._step, self._buffered_inputs = rollouts["step"], rollouts["batches"]
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         processor = self.processing_class
         if self._shares_prompts:
@@ -157,25 +188,14 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             self._groups if self._groups is not None else torch.arange(rows, device=input_ids.device) // self._copies()
         )
         _, of_row = torch.unique(groups, return_inverse=True)
-        first = torch.stack([(of_row == group).nonzero()[0, 0] for group in range(int(of_row.max()) + 1)])
         pictures = torch.split(kwargs["pixel_values"], kwargs.get("num_tiles") or kwargs["num_images"])
+        shown = dict(zip(reversed(of_row.tolist()), reversed(pictures), strict=True))  # of each prompt's first row
+        pixels = torch.cat([shown[number] for number in sorted(shown)])
+        stock = self.accelerator.unwrap_model(model)
+        once = self.accelerator.num_processes > 1 or (stock.is_gradient_checkpointing and stock.training)
         with self.accelerator.autocast():
-            prompt = model(
-                input_ids=input_ids[first, :width],
-                attention_mask=attention_mask[first, :width],
-                pixel_values=torch.cat([pictures[row] for row in first.tolist()]),
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            prompt.past_key_values.batch_select_indices(of_row)
-            completion = model(
-                input_ids=input_ids[:, width:],
-                attention_mask=attention_mask,
-                position_ids=torch.arange(width, input_ids.size(1), device=input_ids.device).expand(rows, -1),
-                past_key_values=prompt.past_key_values,
-                use_cache=True,
-            )
-        logits = torch.cat([prompt.logits[of_row, -1:], completion.logits[:, :-1]], 1) / self.temperature
+            logits = (packed if once else cached)(model, input_ids, attention_mask, width, of_row, pixels)
+        logits = logits / self.temperature
         everything = torch.log_softmax(logits.float(), -1)
         logps = everything.gather(-1, input_ids[:, width:, None])[..., 0]
         entropies = -(everything.exp() * everything).sum(-1).detach() if compute_entropy else None

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hardcase.config import TrainConfig
+from hardcase.errors import HardcaseError, InputError
 from hardcase.progress import report
 
 logger = logging.getLogger(__name__)
@@ -19,8 +21,15 @@ COMPLETE: Final = "complete"
 UNSTEADY: Final = ("runtime", "per_second", "time", "flos", "num_tokens")
 
 
+# What must be the same for a training to go on as if it had never stopped; the last three only GRPO has.
+SHAPE: Final = (
+    *("world_size", "per_device_train_batch_size", "gradient_accumulation_steps", "max_steps", "seed"),
+    *("num_generations", "steps_per_generation", "num_iterations"),
+)
+
+
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Reports progress, and marks a checkpoint once everything of it is on disk."""
+    """Reports progress, stops before a broken update, marks a checkpoint once everything of it is on disk."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -28,9 +37,24 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         report(self.what, state.global_step, state.max_steps)
 
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: torch.nn.Module, **_: Any
+    ) -> None:
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+            raise HardcaseError(
+                f"{self.what}: the gradient of step {state.global_step + 1} is not finite, so nothing was updated; "
+                f"lower `learning_rate`, and run again to go on from the last checkpoint"
+            )
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         assert args.output_dir is not None
-        (Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / COMPLETE).touch()
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        (folder / COMPLETE).write_text(json.dumps(_shape(args)), encoding="utf-8")
+
+
+def _shape(args: TrainingArguments) -> dict[str, int]:
+    return {name: getattr(args, name) for name in SHAPE if hasattr(args, name)}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -53,10 +77,19 @@ def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
 
     Returns:
         The log: one dict a logged step, the same whether training was stopped and went on or not.
+
+    Raises:
+        InputError: the checkpoint is of a training of another shape.
+        HardcaseError: a gradient is not finite.
     """
     trainer.add_callback(_Watch(what))
     checkpoint = last_checkpoint(Path(trainer.args.output_dir))
     if checkpoint is not None:
+        before, now = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8")), _shape(trainer.args)
+        if changed := [f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]]:
+            raise InputError(
+                f"{checkpoint}: made with {'; '.join(changed)}; set it back to go on, or remove it to begin anew"
+            )
         logger.info("%s: going on from %s", what, checkpoint.name)
         # Checkpoints carry the hub's names of weights, which Trainer does not translate and so leaves unread.
         saved = type(trainer.model).from_pretrained(checkpoint, dtype=trainer.model.dtype)

@@ -54,7 +54,7 @@ def warm_up_rows(count: int, seed: int) -> Dataset:
 
 
 def reading_rows(count: int, seed: int) -> Dataset:
-    """`count` rows in the form of the task that say what the five pictures show, and judge nothing; a curriculum too."""
+    """`count` rows in the form of the task that say what five pictures show and judge nothing; a curriculum too."""
 
     def row(index: int) -> dict[str, Any]:
         drawn = _scene(random.Random(f"reading {seed} {index}"), index / count)

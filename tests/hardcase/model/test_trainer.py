@@ -1,6 +1,7 @@
 """Our trainer computes what TRL's does, and goes on exactly where it was stopped."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,70 +10,107 @@ import pytest
 import torch
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import shuffle_sequence_dict, split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from hardcase.config import GrpoConfig, SftConfig, TrainConfig
+from hardcase.data.images import decode
+from hardcase.data.scenes import encode
+from hardcase.errors import HardcaseError, InputError
 from hardcase.model.grpo import improve
+from hardcase.model.internvl import load_model, save_model
 from hardcase.model.rows import lazy_rows, prompt_row
 from hardcase.model.sft import fine_tune
 from hardcase.model.trainer import HCMGRPOTrainer
+from hardcase.model.training import COMPLETE, last_checkpoint, train
 from hardcase.task.reward import dpa_reward
-from hardcase.task.sample import Sample
+from hardcase.task.sample import ASPECTS, Sample
 
 Build = Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
 
 
 def trainer_of(
-    kind: type[GRPOTrainer], build: Build, samples: list[Sample], folder: Path, **kwargs: Any
+    kind: type[GRPOTrainer],
+    build: Build,
+    samples: list[Sample],
+    folder: Path,
+    arguments: dict[str, Any] | None = None,
 ) -> GRPOTrainer:
     model, processor = build()
-    arguments = GRPOConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=8,
-        num_generations=4,
-        max_completion_length=6,
-        report_to="none",
-        remove_unused_columns=False,
-        bf16=False,
-    )
+    defaults: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 6,
+        "report_to": "none",
+        "remove_unused_columns": False,
+        "bf16": False,
+    }
     rows = lazy_rows(len(samples), lambda index: prompt_row(samples[index]))
-    return kind(model, dpa_reward, args=arguments, train_dataset=rows, processing_class=processor, **kwargs)
+    args = GRPOConfig(**defaults | (arguments or {}))
+    return kind(model, dpa_reward, args=args, train_dataset=rows, processing_class=processor)
 
 
-def test_log_probabilities_and_gradients_equal_trls(fresh_model: Build, samples: list[Sample], tmp_path: Path) -> None:
-    ours = trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path)
-    rows = [prompt_row(sample) for sample in samples[:2] for _ in range(4)]
-    batch = ours._generate_and_score_completions(rows)
-    shuffled = torch.tensor([5, 0, 3, 6, 1, 7, 2, 4])
-    pictures = torch.split(batch["pixel_values"], batch["num_images"])
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)[shuffled]
-    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)[shuffled]
-    assert (batch["prompt_mask"] == 0).any(), "the prompts must differ in length for this to show anything"
+def tiled(sample: Sample) -> Sample:
+    """The sample with an original twice as wide as high, which the processor cuts into two tiles and a thumbnail."""
+    original = decode(sample.images[0]).resize((64, 32))
+    return replace(sample, images=(encode(original, ".png"), *sample.images[1:]))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["cached", "packed"])
+@pytest.mark.parametrize("generations", [1, 2, 8])
+def test_loss_log_probabilities_and_gradients_equal_trls(
+    fresh_model: Build, samples: list[Sample], tmp_path: Path, generations: int, checkpointing: bool, beta: float
+) -> None:
+    """Prompts and completions of unequal length, pictures of unequal tiles, rollouts shuffled as TRL shuffles them."""
+    save_model(*fresh_model(), tmp_path / "model")
+
+    def build() -> tuple[PreTrainedModel, ProcessorMixin]:
+        model, processor = load_model(tmp_path / "model")  # TRL loads the reference model from the same place
+        processor.image_processor.max_patches = 3
+        return model, processor
+
+    mixed = [tiled(sample) if index % 2 else sample for index, sample in enumerate(samples)]
+    arguments = {"gradient_checkpointing": checkpointing, "beta": beta}
+    made = trainer_of(HCMGRPOTrainer, build, mixed, tmp_path, arguments=arguments)
+    made.model.train()
+    made.num_generations = generations
+    torch.manual_seed(3)
+    batch = made._generate_and_score_completions(
+        [prompt_row(sample) for sample in mixed[: 8 // generations] for _ in range(generations)]
+    )
+    batch["completion_mask"] = (torch.arange(6) < torch.tensor([6, 3, 5, 1, 6, 2, 4, 6])[:, None]).long()
+    batch["advantages"] = torch.linspace(-1, 1, 8)
+    batch = unsplit_pixel_values_by_grid(shuffle_sequence_dict(split_pixel_values_by_grid(batch)))
+    assert generations == 8 or (batch["prompt_mask"] == 0).any(), "the prompts must differ in length"
     results = {}
     for name, kind in (("stock", GRPOTrainer), ("ours", HCMGRPOTrainer)):
-        trainer = trainer_of(kind, fresh_model, samples, tmp_path)
-        trainer._groups = batch["group"][shuffled]
-        logps, entropies, _ = trainer._get_per_token_logps_and_entropies(
-            trainer.model,
-            ids,
-            mask,
-            batch["completion_ids"].size(1),
-            compute_entropy=True,
-            pixel_values=torch.cat([pictures[index] for index in shuffled]),
-            num_images=[5] * 8,
-        )
-        shown = batch["completion_mask"][shuffled].bool()
-        (logps[shown] * torch.arange(int(shown.sum()))).sum().backward()
+        trainer = trainer_of(kind, build, mixed, tmp_path, arguments=arguments)
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.model.train()
+        seen: list[torch.Tensor] = []
+        whole = trainer._get_per_token_logps_and_entropies
+
+        def watched(*args: Any, whole: Any = whole, seen: list[torch.Tensor] = seen, **kwargs: Any) -> Any:
+            found = whole(*args, **kwargs)
+            seen.append(found[0])
+            return found
+
+        trainer._get_per_token_logps_and_entropies = watched
+        loss = trainer._compute_loss(trainer.model, batch)
+        loss.backward()
         gradients = {key: weight.grad for key, weight in trainer.model.named_parameters() if weight.grad is not None}
-        results[name] = logps[shown].detach(), entropies[shown].detach(), gradients
+        results[name] = loss.detach(), seen[0][batch["completion_mask"].bool()].detach(), gradients
     stock, shared = results["stock"], results["ours"]
-    torch.testing.assert_close(shared[0], stock[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(shared[1], stock[1], rtol=1e-4, atol=1e-4)
+    assert bool(stock[0]), "a loss of zero shows nothing"
+    torch.testing.assert_close(shared[0], stock[0], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(shared[1], stock[1], rtol=1e-5, atol=1e-5)
     assert shared[2].keys() == stock[2].keys()
     largest = max(float(gradient.abs().max()) for gradient in stock[2].values())
     for key, gradient in stock[2].items():
         # A bias of attention's keys has no gradient but rounding.
         scale = max(float(gradient.abs().max()), 1e-3 * largest)
-        torch.testing.assert_close(shared[2][key] / scale, gradient / scale, rtol=0, atol=1e-4)
+        torch.testing.assert_close(shared[2][key] / scale, gradient / scale, rtol=0, atol=1e-5, msg=key)
 
 
 def test_pictures_are_encoded_once_for_all_completions(
@@ -141,6 +179,59 @@ def test_grpo_goes_on_from_its_checkpoint_to_the_same_bytes(
     assert log == resumed_log
 
 
+def test_rollouts_used_for_several_updates_survive_a_stop_between_them(
+    fresh_model: Build, samples: list[Sample], tmp_path: Path
+) -> None:
+    def trained(folder: Path, stop: int | None = None) -> dict[str, torch.Tensor]:
+        more = {"max_steps": 6, "num_iterations": 2, "steps_per_generation": 2, "save_steps": 1, "learning_rate": 1e-3}
+        trainer = trainer_of(HCMGRPOTrainer, fresh_model, samples, folder, arguments=more)
+        if stop is not None:
+            trainer.add_callback(Stop(stop))
+        train(trainer, "grpo")
+        return weights_of(trainer.model)
+
+    whole = trained(tmp_path / "whole")
+    for step in (1, 2, 3, 5):  # the rollouts of steps 1 to 4 are made in step 1
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "stopped", stop=step)
+    assert_equal(whole, trained(tmp_path / "stopped"))
+
+
+def test_a_training_of_another_shape_does_not_go_on_from_the_checkpoint(
+    fresh_model: Build, samples: list[Sample], tmp_path: Path
+) -> None:
+    shape = {"max_steps": 2, "save_steps": 1}
+    train(trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path, arguments=shape), "grpo")
+    changed = trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path, arguments={**shape, "num_generations": 8})
+    with pytest.raises(InputError, match=r"checkpoint-2: made with num_generations 4, now 8; set it back"):
+        train(changed, "grpo")
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(
+    fresh_model: Build, samples: list[Sample], tmp_path: Path
+) -> None:
+    trainer = trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path, arguments={"max_steps": 2})
+    before = weights_of(trainer.model)
+    next(trainer.model.parameters()).register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(HardcaseError, match="gradient of step 1 is not finite, so nothing was updated"):
+        train(trainer, "grpo")
+    assert_equal(before, weights_of(trainer.model))
+
+
+def test_the_log_tells_rewards_by_aspect_and_the_share_of_hard_cases(
+    fresh_model: Build, samples: list[Sample], tmp_path: Path
+) -> None:
+    config = GrpoConfig(
+        steps=1, batch_size=8, generations=4, learning_rate=1e-3, save_steps=1, max_new_tokens=6, threads=1
+    )
+    model, processor = fresh_model()
+    rates = np.full(len(samples), 0.5)
+    (entry,) = improve(model, processor, samples, rates, [True] * len(samples), config, 0, tmp_path)
+    assert entry["hard_share"] == 1
+    assert {key for key in entry if key.startswith("reward/")} <= {f"reward/{aspect}" for aspect in ASPECTS}
+    assert any(key.startswith("reward/") for key in entry)
+
+
 def test_sft_goes_on_from_its_checkpoint_to_the_same_bytes(
     fresh_model: Build, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,8 +256,6 @@ def test_sft_goes_on_from_its_checkpoint_to_the_same_bytes(
 
 
 def test_a_checkpoint_that_was_not_written_whole_is_passed_over(tmp_path: Path) -> None:
-    from hardcase.model.training import COMPLETE, last_checkpoint
-
     for step in (2, 10, 12):
         (tmp_path / f"checkpoint-{step}").mkdir()
     for step in (2, 10):

@@ -1,0 +1,82 @@
+"""Logits of completions with each prompt computed once for all of its completions, gradients included.
+
+Two forms of the same sums, on stock model classes:
+- `cached`: prompts first, then all completions from copies of their key-value cache. The faster one.
+- `packed`: one row `[prompt | c1 | c2 …]` a prompt, a mask that keeps completions apart, positions that start anew. One
+  call of the model and no cache, which activation checkpointing forbids and data parallelism wants.
+
+Positions and padding are those of TRL 1.16: prompts padded left, positions counted over the padding too.
+
+Shapes: R rows (completions), B prompts, P prompt tokens, C completion tokens, S slots (most completions of a prompt),
+V words.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def cached(model: Any, input_ids: Tensor, mask: Tensor, prompt_tokens: int, of_row: Tensor, pixels: Tensor) -> Tensor:
+    """Logits (R, C, V) that predict each completion token.
+
+    Args:
+        model: a stock image-text-to-text model, or what wraps it.
+        input_ids: (R, P + C), each row its prompt and its completion.
+        mask: (R, P + C), 0 where padded.
+        prompt_tokens: P.
+        of_row: (R,), the number of each row's prompt, 0 to B - 1.
+        pixels: the pictures of the B prompts, in order, as the model takes them.
+    """
+    first = _first_rows(of_row)
+    prompt = model(
+        input_ids=input_ids[first, :prompt_tokens],
+        attention_mask=mask[first, :prompt_tokens],
+        pixel_values=pixels,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    prompt.past_key_values.batch_select_indices(of_row)
+    positions = torch.arange(prompt_tokens, input_ids.size(1), device=input_ids.device)
+    completion = model(
+        input_ids=input_ids[:, prompt_tokens:],
+        attention_mask=mask,
+        position_ids=positions.expand(len(input_ids), -1),
+        past_key_values=prompt.past_key_values,
+        use_cache=True,
+    )
+    return torch.cat([prompt.logits[of_row, -1:], completion.logits[:, :-1]], 1)
+
+
+def packed(model: Any, input_ids: Tensor, mask: Tensor, prompt_tokens: int, of_row: Tensor, pixels: Tensor) -> Tensor:
+    """As `cached`, in one call of the model."""
+    first, device = _first_rows(of_row), input_ids.device
+    rows, width = len(input_ids), input_ids.size(1) - prompt_tokens
+    earlier_R = (of_row[:, None] == of_row).tril(-1).sum(1)  # completions of its prompt before this one: its slot
+    slots = int(earlier_R.max()) + 1
+
+    def laid_out(of_tokens: Tensor) -> Tensor:
+        slots_BSC = of_tokens.new_zeros(len(first), slots, width)
+        slots_BSC[of_row, earlier_R] = of_tokens[:, prompt_tokens:]
+        return torch.cat([of_tokens[first, :prompt_tokens], slots_BSC.flatten(1)], 1)
+
+    segment_L = torch.cat([torch.zeros(prompt_tokens), torch.arange(1, slots + 1).repeat_interleave(width)]).to(device)
+    position_L = torch.cat([torch.arange(prompt_tokens), prompt_tokens + torch.arange(width).repeat(slots)]).to(device)
+    same_LL = (segment_L == 0) | (segment_L[:, None] == segment_L)
+    allowed_LL = same_LL.tril()
+    itself_LL = torch.eye(len(segment_L), dtype=torch.bool, device=device)  # padding that sees nothing gives NaN
+    visible_B1LL = (allowed_LL & laid_out(mask).bool()[:, None, None]) | itself_LL
+    logits = model(
+        input_ids=laid_out(input_ids),
+        attention_mask=visible_B1LL,
+        position_ids=position_L.expand(len(first), -1),
+        pixel_values=pixels,
+        use_cache=False,
+        logits_to_keep=slots * width + 1,
+    ).logits
+    own_RC = 1 + earlier_R[:, None] * width + torch.arange(width - 1, device=device)
+    return torch.cat([logits[of_row, :1], logits[of_row[:, None], own_RC]], 1).reshape(rows, width, -1)
+
+
+def _first_rows(of_row: Tensor) -> Tensor:
+    return torch.stack([(of_row == number).nonzero()[0, 0] for number in range(int(of_row.max()) + 1)])
