@@ -93,7 +93,7 @@ class GroupSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng(self.seed)
-        too_few = np.count_nonzero(self.weights) < self.prompts
+        too_few = bool(np.count_nonzero(self.weights) < self.prompts)
         for _ in range(self.batches):
             chosen = rng.choice(len(self.weights), self.prompts, replace=too_few, p=self.weights)
             order = [int(index) for index in chosen for _ in range(self.generations)]
