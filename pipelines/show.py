@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from hardcase.task.prompt import ASPECT_NAMES
 
@@ -55,7 +55,7 @@ def runs(summaries: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(list(summaries)))
         return
-    table = Table("run", "profile", "status", "exact match", "model")
+    table = Table(Column("run", no_wrap=True), "profile", "status", "exact match", Column("model", overflow="fold"))
     for summary in summaries:
         scores, model = summary.get("scores"), summary.get("model")
         table.add_row(
@@ -82,12 +82,12 @@ def screened(answers: Mapping[str, Mapping[str, str | None]], as_json: bool) -> 
 def _score_table(scores: Mapping[str, Any]) -> Table:
     there = {column: score for column, score in scores.items() if score}
     table = Table("", *(COLUMNS[column] for column in there))
-    for label, key in {"overall (0–100)": "overall", "exact match": "exact_match"}.items():
-        table.add_row(label, *(_number(score[key]) for score in there.values()))
+    table.add_row("overall (0–100)", *(_points(score["overall"]) for score in there.values()))
+    table.add_row("exact match", *(f"{score['exact_match']:.3f}" for score in there.values()))
     for aspect, name in ASPECT_NAMES.items():
-        table.add_row(name, *(_number(score["by_aspect"].get(aspect)) for score in there.values()))
+        table.add_row(name, *(_points(score["by_aspect"].get(aspect)) for score in there.values()))
     return table
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}" if value <= 1 else f"{value:.1f}"
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
