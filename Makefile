@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock clean
+.PHONY: help run test lint format bench lock clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
@@ -31,6 +31,9 @@ lint: $(READY) ## Check format, lint, types, layers and the compiled pipeline
 format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(READY) ## Measure speed and memory against stock TRL, on one thread; results in benchmarks/results/
+	@$(BIN)/python benchmarks/grpo_speed.py $(ARGS)
 
 lock: $(READY) ## Resolve requirements.lock anew; packages of CUDA are left to torch's own requirements
 	echo 'torch==2.13.0' > .venv/constraints.txt

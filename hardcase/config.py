@@ -140,7 +140,7 @@ class GrpoConfig(TrainConfig, SampleConfig):
     """HCM-GRPO (arXiv 2511.10055) on TRL's GRPO (arXiv 2402.03300)."""
 
     generations: int = Field(default=8, ge=2, description="G, completions a prompt")
-    reward: RewardKind = "exact"
+    reward: RewardKind = Field(default="exact", description="what measured best in training: docs/decisions/0001")
     sampling: Literal["uniform", "mined"] = "mined"
     beta: float = Field(default=0.0, ge=0, description="weight of the KL term; 0 needs no reference model")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     GotOcr2ImageProcessorPil,
@@ -32,9 +33,6 @@ class InternVLImageProcessor(InternVLProcessor):  # type: ignore[misc]
     def __init__(self, image_processor=None, tokenizer=None, image_seq_length=256, chat_template=None, **kwargs):  # type: ignore[no-untyped-def]
         kwargs.pop("video_processor", None)
         super().__init__(image_processor, tokenizer, None, image_seq_length, chat_template, **kwargs)
-
-
-AutoProcessor.register(InternVLConfig, InternVLImageProcessor, exist_ok=True)
 
 
 def set_up_torch(seed: int, threads: int = 2) -> None:
@@ -134,7 +132,9 @@ def load_model(checkpoint: str | Path, revision: str | None = None) -> tuple[Pre
     """
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     try:
-        processor = AutoProcessor.from_pretrained(checkpoint, revision=revision)
+        config = AutoConfig.from_pretrained(checkpoint, revision=revision)
+        reader = InternVLImageProcessor if isinstance(config, InternVLConfig) else AutoProcessor
+        processor = reader.from_pretrained(checkpoint, revision=revision)
         model = AutoModelForImageTextToText.from_pretrained(
             checkpoint, revision=revision, dtype=dtype, use_safetensors=True
         )

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,18 @@ def test_a_local_checkpoint_goes_the_way_of_a_hub_one(fresh_model: Build, tmp_pa
     save_model(*fresh_model(), tmp_path / "model")
     model, _ = start_model(ModelConfig(checkpoint=str(tmp_path / "model")), [], seed=5)
     assert sum(weights.numel() for weights in model.parameters()) > 0
+
+
+def test_a_checkpoint_with_the_stock_processor_loads_without_its_video_part(fresh_model: Build, tmp_path: Path) -> None:
+    """As OpenGVLab/InternVL3-2B-hf lays its files out; the stock class cannot be made without torchvision."""
+    save_model(*fresh_model(), tmp_path)
+    whole = json.loads((tmp_path / "processor_config.json").read_text())
+    pictures = whole.pop("image_processor") | {"image_processor_type": "GotOcr2ImageProcessorFast"}
+    for name, content in (("preprocessor_config.json", pictures), ("processor_config.json", whole)):
+        (tmp_path / name).write_text(json.dumps(content | {"processor_class": "InternVLProcessor"}))
+    _, processor = load_model(tmp_path)
+    assert processor.image_seq_length == 4
+    assert processor.image_processor.max_patches == 1
 
 
 def test_a_folder_without_a_model_is_the_users_error(tmp_path: Path) -> None:

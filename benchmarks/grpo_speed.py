@@ -1,0 +1,182 @@
+"""What sharing the prompt is worth: HCMGRPOTrainer against stock TRL's GRPOTrainer, same model, rows and settings.
+
+Processor seconds on one thread, so that what else runs on the machine counts little; every measurement in a process of
+its own, so that peaks of memory do not mix. `tiny` is the model of profiles/tiny.yaml; `mid` has 25 million parameters
+and prompts of about 1,300 tokens (5 pictures of 256), completions of at most 64, G = 8. Random weights, since only
+shapes matter. Writes one file a name under benchmarks/results/; `ratio` says how many times less ours takes.
+
+    python benchmarks/grpo_speed.py [NAME …]
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+# By name: the size, what is measured, the prompts, the unit.
+NAMES = {
+    "grpo_step_tiny": ("tiny", "step", 16, "processor seconds for 5 whole GRPO steps of 16 prompts"),
+    "grpo_step_mid": ("mid", "step", 1, "processor seconds for a whole GRPO step of one prompt"),
+    "loss_backward_mid": ("mid", "loss", 1, "processor seconds for loss and backward of 8 completions"),
+    "generation_mid": ("mid", "generation", 1, "processor seconds to generate 8 completions"),
+    "peak_memory_mid": ("mid", "memory", 1, "GiB that loss and backward of 8 completions add to the peak"),
+    "mining_mid": ("mid", "mining", 2, "processor seconds to mine 2 samples, 8 rollouts each"),
+}
+G, COMPLETION = 8, {"tiny": 40, "mid": 64}
+
+
+def measured(size: str, what: str, prompts: int, kind: str) -> float:
+    """One figure of one trainer; `kind` is `stock` or `ours`."""
+    import torch
+    from trl import GRPOConfig, GRPOTrainer
+
+    from hardcase.config import TinyModelConfig
+    from hardcase.data.scenes import draw_scene, encode
+    from hardcase.model.internvl import build_tiny, set_up_torch
+    from hardcase.model.rollout import answers, prompt_inputs
+    from hardcase.model.rows import lazy_rows, prompt_row
+    from hardcase.model.sft import known_texts
+    from hardcase.model.trainer import HCMGRPOTrainer
+    from hardcase.task.reward import dpa_reward
+    from hardcase.task.sample import Sample
+
+    set_up_torch(0, threads=1)
+    rng = random.Random(0)
+    samples = []
+    for index in range(max(prompts, 2) * 5):
+        scene = draw_scene(rng)
+        images = tuple(encode(image, ".png") for image in scene.images)
+        samples.append(Sample(str(index), scene.aspect, frozenset(scene.truth), scene.reasoning, "", images))
+    shape = {"image_size": 448, "patch_size": 14, "vision_hidden": 256, "vision_layers": 6}
+    shape |= {"text_hidden": 512, "text_layers": 8, "heads": 8}
+    model, processor = build_tiny(
+        TinyModelConfig(**(shape if size == "mid" else {})), known_texts(samples, warm_up=True), 0
+    )
+    if what == "mining":
+        return _seconds(_mining(kind, model, processor, samples[:prompts], answers, prompt_inputs))
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = GRPOConfig(
+            output_dir=folder,
+            per_device_train_batch_size=prompts * G,
+            num_generations=G,
+            max_completion_length=COMPLETION[size],
+            max_steps=5 if size == "tiny" else 1,
+            gradient_checkpointing=False,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            remove_unused_columns=False,
+            bf16=False,
+            disable_tqdm=True,
+        )
+        trainer = {"stock": GRPOTrainer, "ours": HCMGRPOTrainer}[kind](
+            model,
+            dpa_reward,
+            args=arguments,
+            train_dataset=lazy_rows(len(samples), lambda index: prompt_row(samples[index])),
+            processing_class=processor,
+        )
+        if what == "step":
+            return _seconds(trainer.train)
+        trainer.model.train()
+        trainer.current_gradient_accumulation_steps = 1
+        rows = [prompt_row(sample) for sample in samples[:prompts] for _ in range(G)]
+        if what == "generation":
+            spent: list[float] = []
+            whole = trainer._generate_single_turn
+            trainer._generate_single_turn = lambda *a, **k: _noting(spent, lambda: whole(*a, **k))
+            trainer._generate_and_score_completions(rows)
+            return sum(spent)
+        trainer.max_completion_length = 1
+        batch = trainer._generate_and_score_completions(rows)
+        width = COMPLETION[size]
+        lengths = width - torch.arange(len(rows)) % G * width // (2 * G)  # as uneven as answers are
+        batch["completion_ids"] = torch.randint(20, len(processor.tokenizer), (len(rows), width))
+        batch["completion_mask"] = (torch.arange(width) < lengths[:, None]).long()
+        batch["advantages"] = torch.linspace(-1, 1, len(rows))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        spent_here = _seconds(lambda: trainer._compute_loss(trainer.model, batch).backward())
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        return peak / 2**20 if what == "memory" else spent_here
+
+
+def _mining(kind: str, model: Any, processor: Any, samples: list[Any], answers: Any, prompt_inputs: Any) -> Any:
+    if kind == "ours":
+        options = {
+            "generations": G,
+            "batch_size": 2,
+            "max_new_tokens": 64,
+            "temperature": 1.0,
+            "seed": 0,
+            "what": "mine",
+        }
+        return lambda: list(answers(model, processor, samples, **options))
+
+    def stock() -> None:
+        inputs = prompt_inputs(processor, samples, model.device)
+        model.eval().generate(
+            **inputs, do_sample=True, top_k=0, num_return_sequences=G, max_new_tokens=COMPLETION["mid"]
+        )
+
+    return stock
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def _noting(spent: list[float], work: Callable[[], Any]) -> Any:
+    start = time.process_time()
+    result = work()
+    spent.append(time.process_time() - start)
+    return result
+
+
+def main() -> None:
+    """Measure every name, each trainer in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all by default")
+    parser.add_argument("--one", nargs=2, metavar=("NAME", "KIND"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        name, kind = options.one
+        print(json.dumps(measured(*NAMES[name][:3], kind)))
+        return
+    if unknown := set(options.names) - set(NAMES):
+        parser.error(f"{', '.join(sorted(unknown))}: not measured here; name some of {', '.join(NAMES)}")
+    RESULTS.mkdir(exist_ok=True)
+    for name in options.names or NAMES:
+        found = {}
+        for kind in ("stock", "ours"):
+            command = [sys.executable, __file__, "--one", name, kind]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                sys.exit(f"{name}, {kind}: {done.stderr[-2000:]}")
+            found[kind] = float(done.stdout.splitlines()[-1])
+        result = {
+            "name": name,
+            "value": found["ours"],
+            "unit": f"{NAMES[name][3]}; baseline: stock TRL 1.16, ratio: baseline / value",
+            "baseline": found["stock"],
+            "ratio": found["stock"] / found["ours"],
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+            "command": f"python benchmarks/grpo_speed.py {name}",
+        }
+        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(f"{name:20} {found['stock']:8.2f} → {found['ours']:8.2f}   {result['ratio']:.1f}×", flush=True)
+
+
+if __name__ == "__main__":
+    main()
