@@ -1,9 +1,10 @@
 """Rollouts with the prompt computed once: one pass over five pictures and the question serves all k completions.
 
-The completions of a prompt start from copies of its key-value cache (`batch_repeat_interleave`, transformers
-`cache_utils.py`). Stock generation runs the prompt once for each of them.
+The completions of a prompt grow side by side in one row after it, each blind to the others by a mask, so that its
+key-value cache is kept, copied and read once too. Stock generation does all of this for each completion.
 
-Shapes: B prompts, G completions each, P prompt tokens (padded left), C completion tokens (padded right), V words.
+Shapes: B prompts, G completions each, P prompt tokens (padded left), C completion tokens (padded right), V words, L
+tokens in the cache.
 """
 
 from collections.abc import Iterator, Sequence
@@ -54,41 +55,38 @@ def generate(
         Completions (B·G, C), the G of a prompt side by side, filled with the padding token after their end.
     """
     config = model.generation_config
-    ends = torch.as_tensor(config.eos_token_id, device=inputs["input_ids"].device).reshape(-1)
+    (prompts, prompt_tokens), device = inputs["input_ids"].shape, inputs["input_ids"].device
+    ends = torch.as_tensor(config.eos_token_id, device=device).reshape(-1)
     with evaluating(model):
         output = model(**inputs, use_cache=True, logits_to_keep=1)
-        cache = output.past_key_values
-        if generations > 1:
-            cache.batch_repeat_interleave(generations)
-        mask_GP = inputs["attention_mask"].repeat_interleave(generations, 0)
-        position_G1 = mask_GP.sum(1, keepdim=True)
-        logits_GV = output.logits[:, -1].repeat_interleave(generations, 0)
-        done_G = torch.zeros(len(logits_GV), dtype=torch.bool, device=logits_GV.device)
+        logits_BGV = output.logits.repeat(1, generations, 1)
+        visible_B1GL = inputs["attention_mask"].bool()[:, None, None].expand(-1, 1, generations, -1)
+        itself_B1GG = torch.eye(generations, dtype=torch.bool, device=device).expand(prompts, 1, -1, -1)
+        done_BG = torch.zeros(prompts, generations, dtype=torch.bool, device=device)
         words: list[Tensor] = []
-        while len(words) < max_new_tokens and not done_G.all():
+        while len(words) < max_new_tokens and not done_BG.all():
             if words:
-                mask_GP = torch.cat([mask_GP, torch.ones_like(mask_GP[:, :1])], 1)
-                logits_GV = model(
-                    input_ids=words[-1][:, None],
-                    attention_mask=mask_GP,
-                    position_ids=position_G1,
-                    past_key_values=cache,
+                visible_B1GL = torch.cat([visible_B1GL, itself_B1GG], -1)
+                logits_BGV = model(
+                    input_ids=words[-1],
+                    attention_mask=visible_B1GL,
+                    position_ids=torch.full_like(words[-1], prompt_tokens + len(words) - 1),
+                    past_key_values=output.past_key_values,
                     use_cache=True,
-                ).logits[:, -1]
-                position_G1 = position_G1 + 1
+                ).logits
             # It would ask for a picture that no one gave.
-            logits_GV[:, model.config.image_token_id] = -torch.inf
-            word_G = _choose(logits_GV, temperature, generator).masked_fill(done_G, config.pad_token_id)
-            words.append(word_G)
-            done_G |= torch.isin(word_G, ends)
-    return torch.stack(words, 1)
+            logits_BGV[..., model.config.image_token_id] = -torch.inf
+            word_BG = _choose(logits_BGV, temperature, generator).masked_fill(done_BG, config.pad_token_id)
+            words.append(word_BG)
+            done_BG |= torch.isin(word_BG, ends)
+    return torch.stack(words, -1).flatten(0, 1)
 
 
-def _choose(logits_GV: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+def _choose(logits_BGV: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     if temperature == 0:
-        return logits_GV.argmax(-1)
-    chances_GV = torch.softmax(logits_GV.float() / temperature, -1)
-    return torch.multinomial(chances_GV, 1, generator=generator)[:, 0]
+        return logits_BGV.argmax(-1)
+    chances_BGV = torch.softmax(logits_BGV.float() / temperature, -1)
+    return torch.multinomial(chances_BGV.flatten(0, 1), 1, generator=generator).view(chances_BGV.shape[:2])
 
 
 def prompt_inputs(processor: ProcessorMixin, samples: Sequence[Sample], device: torch.device) -> dict[str, Tensor]:
