@@ -2,7 +2,7 @@
 
 A narrow subclass. It differs from TRL 1.16 in these hooks:
 - `_get_train_sampler` draws prompts by mined weights instead of uniformly;
-- `_generate_single_turn` runs each prompt once and samples its G completions from copies of its cache;
+- `_generate_single_turn` runs each prompt once and samples its G completions side by side in its row;
 - `_get_per_token_logps_and_entropies` does the same for the loss, with gradients through the shared prompt;
 - `_save_rng_state` and `_load_rng_state` keep the rollouts still to be used, which TRL makes anew after a resume;
 - `_calculate_rewards` also logs the reward by aspect and the share of hard cases, where the rows carry them.
