@@ -4,6 +4,7 @@ Arguments: folder of a model, folder for the result.
 """
 
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -63,6 +64,9 @@ def main() -> None:
     if trainer.accelerator.is_main_process:
         told = {"world_size": trainer.accelerator.num_processes, "engine": type(trainer.model_wrapped).__name__}
         (out / "told.json").write_text(json.dumps(told))
+    # All is on disk. The usual way out aborts now and then, on threads that gloo has not joined.
+    trainer.accelerator.wait_for_everyone()
+    os._exit(0)
 
 
 main()
