@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hardcase.config import GrpoConfig, load_profile
+from hardcase.data.digest import path_digest
 from hardcase.data.scenes import TAIL_SHARE, draw_scene, encode
 from hardcase.data.snapshot import Snapshot
 from hardcase.model.grpo import improve
@@ -37,13 +38,12 @@ from hardcase.task.sample import Sample
 from hardcase.task.score import paired_difference, score
 
 RESULT = Path(__file__).parent / "results" / "reward_ablation.json"
-FRESH_SEED = 424_242
 
 
 @cache
 def fresh(count: int) -> list[Sample]:
     """Samples outside every pool."""
-    rng = random.Random(f"reward ablation {FRESH_SEED}")
+    rng = random.Random("reward ablation 424242")
     drawn = []
     for index in range(count):
         tail = rng.random() < TAIL_SHARE
@@ -71,17 +71,24 @@ def artifact(run: Path, name: str) -> Path:
     return path
 
 
-def arm(count: int, overrides: dict[str, Any], job: tuple[Path, str]) -> dict[str, Any]:
+def pool_of(run: Path) -> list[Sample]:
+    """The training samples of a run; its snapshot may have come from the cache of an earlier one."""
+    wanted = json.loads((run / "summary.json").read_text(encoding="utf-8"))["snapshot"]
+    manifests = run.parent.glob("*/artifacts/*/ingest/snapshot")
+    manifest = next(path for path in manifests if path_digest(path) == wanted)
+    return Snapshot.open(manifest, (run.parent.parent / "store").absolute().as_uri()).load("train")
+
+
+def arm(count: int, job: tuple[Path, str]) -> dict[str, Any]:
     """One training: from the SFT model of a run, with one reward; `sft` trains nothing."""
     run, kind = job
-    profile = load_profile(str(run / "config.yaml"), {f"grpo.{key}": value for key, value in overrides.items()})
+    profile = load_profile(str(run / "config.yaml"))
     config: GrpoConfig = profile.grpo.model_copy(update={"threads": 1})
     set_up_torch(profile.seed, config.threads)
     model, processor = load_model(artifact(run, "sft/trained"))
     log: list[dict[str, Any]] = []
     if kind != "sft":
-        store = (run.parent.parent / "store").absolute().as_uri()
-        pool = Snapshot.open(artifact(run, "ingest/snapshot"), store).load("train")
+        pool = pool_of(run)
         mined = pq.read_table(artifact(run, "mine/mined"))
         rates, hard = np.array(mined["exact_rate"].to_pylist()), mined["hard"].to_pylist()
         config = config.model_copy(update={"reward": kind})
@@ -139,17 +146,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--samples", type=int, default=1200)
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the section grpo")
-    parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    overrides = {key: json.loads(value) for key, value in (each.split("=") for each in options.set)}
-    jobs = list(product(options.runs, ["sft", *options.kinds]))
+    jobs = list(product(options.runs, ["sft", *KINDS]))
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        arms = list(pool.map(partial(arm, options.samples, overrides), jobs))
+        arms = list(pool.map(partial(arm, options.samples), jobs))
     base, *done = table(arms, fresh(options.samples))
     best = max(done, key=lambda row: row["exact_match"])
-    options.out.parent.mkdir(exist_ok=True)
+    RESULT.parent.mkdir(exist_ok=True)
     result = {
         "name": "reward_ablation",
         "value": best["exact_match"],
@@ -161,7 +164,7 @@ def main() -> None:
         "command": "python benchmarks/reward_ablation.py RUN RUN RUN",
         "arms": [base, *done],
     }
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
