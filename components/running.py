@@ -19,13 +19,13 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from hardcase.data.digest import bytes_digest, canonical_json, path_digest
 from hardcase.errors import HardcaseError
 
+LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 PROGRESS_MARK = "::progress:: "
 TRAIN_IMAGE = "hardcase/python-train:0.1.0"
@@ -63,7 +63,7 @@ def running(
         SystemExit: the work raised a `HardcaseError`; its exit code.
     """
     _die_with_launcher()
-    _set_up_logging()
+    set_up_logging()
     try:
         digests = [verified(artifact) for artifact in inputs]
         work = bytes_digest(canonical_json({"step": step, "inputs": digests, **identity}))
@@ -113,10 +113,14 @@ def _record_error(step: str, exit_code: int, message: str) -> None:
         path.write_text(json.dumps({"exit_code": exit_code, "message": message, "step": step}), encoding="utf-8")
 
 
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent dies."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _die_with_launcher() -> None:
     # A worker that outlived its step would hold the lock on the private folder for ever.
-    kill_with_parent = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.register_at_fork(after_in_child=kill_with_parent)
+    os.register_at_fork(after_in_child=die_with_parent)
     if not (launcher := os.environ.get("HARDCASE_LAUNCHER_PID")):
         return
     try:
@@ -147,7 +151,8 @@ class _ProgressLines(logging.Handler):
         sys.stdout.flush()
 
 
-def _set_up_logging() -> None:
+def set_up_logging() -> None:
+    """Logs and progress to standard output, in the forms that the launcher reads."""
     logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     for name in ("hardcase", "components"):
         logging.getLogger(name).setLevel(logging.INFO)

@@ -97,6 +97,17 @@ class RegisterConfig(Config):
     resamples: int = Field(default=2000, ge=100, description="bootstrap resamples over groups")
 
 
+class LoraConfig(Config):
+    """Low-rank adapters (arXiv 2106.09685) in place of full training; merged into the model when it ends."""
+
+    rank: int = Field(default=64, ge=1)
+    alpha: int = Field(default=128, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: str = Field(
+        default=r".*language_model.*_proj", description="pattern of the names of layers that get an adapter"
+    )
+
+
 class TrainConfig(Config):
     """What every phase of training has; AdamW with betas .9 and .98, gradients clipped at 1."""
 
@@ -111,6 +122,14 @@ class TrainConfig(Config):
     gradient_checkpointing: bool = False
     workers: int = Field(default=0, ge=0, description="processes that decode pictures")
     threads: int = Field(default=2, ge=1, description="of torch on CPU; fixed, since sums depend on it")
+    processes: int = Field(default=1, ge=1, description="that train together on this machine, one a GPU")
+    zero: Literal[2, 3] | None = Field(default=None, description="DeepSpeed by profiles/zero2.json or zero3.json")
+    lora: LoraConfig | None = None
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights while they are trained: bfloat16 where something else keeps what an update adds to them."""
+        return "bfloat16" if self.bf16 and (self.zero or self.lora) else "float32"
 
 
 class SftConfig(TrainConfig):
@@ -118,6 +137,12 @@ class SftConfig(TrainConfig):
 
     warm_up: TrainConfig | None = Field(default=None, description="captions of one picture, for a model from nothing")
     reading: TrainConfig | None = Field(default=None, description="then what five pictures show, without a verdict")
+
+    @model_validator(mode="after")
+    def _phases_in_one_process(self) -> "SftConfig":
+        if (self.warm_up or self.reading) and (self.processes > 1 or self.zero or self.lora):
+            raise ValueError("`warm_up` and `reading` are for a tiny model: no `processes`, `zero` or `lora` with them")
+        return self
 
 
 class SampleConfig(Config):
@@ -142,6 +167,10 @@ class GrpoConfig(TrainConfig, SampleConfig):
     generations: int = Field(default=8, ge=2, description="G, completions a prompt")
     reward: RewardKind = Field(default="exact", description="what measured best in training: docs/decisions/0001")
     sampling: Literal["uniform", "mined"] = "mined"
+    hard_share: float | None = Field(default=None, gt=0, lt=1, description="of all draws; as the weights fall if unset")
+    most_draws: int | None = Field(default=None, ge=1, description="of one case, while there are enough others")
+    rounds: int = Field(default=1, ge=1, description="of mining; the first is the step `mine`, later ones in between")
+    hard_below: float = Field(default=0.5, gt=0, le=1, description="as in `mine`, for later rounds")
     beta: float = Field(default=0.0, ge=0, description="weight of the KL term; 0 needs no reference model")
 
 

@@ -17,3 +17,9 @@ class GateHeld(HardcaseError):
     """A gate held the result back; everything was kept."""
 
     exit_code = 3
+
+
+def error_of(exit_code: int, message: str) -> HardcaseError:
+    """The error that ends with this exit code."""
+    kinds = {kind.exit_code: kind for kind in (HardcaseError, InputError, GateHeld)}
+    return kinds[exit_code](message)

@@ -25,20 +25,22 @@ def grpo(
     from pathlib import Path
 
     from components.grpo.step import run
+    from components.launching import in_processes
     from components.running import running
     from hardcase.config import GrpoConfig
 
     settings = GrpoConfig.model_validate(config)
     inputs, outputs = [snapshot, model, mined], [trained, log]
     with running("grpo", scratch, inputs, outputs, code=code, seed=seed, config=config) as private:
-        run(
-            Path(snapshot.path),
-            store,
-            Path(model.path),
-            Path(mined.path),
+        in_processes(
+            run,
             settings,
-            seed,
             private,
-            Path(trained.path),
-            Path(log.path),
+            snapshot=Path(snapshot.path),
+            store=store,
+            model=Path(model.path),
+            mined=Path(mined.path),
+            seed=seed,
+            model_out=Path(trained.path),
+            log=Path(log.path),
         )

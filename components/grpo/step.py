@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
-
 from hardcase.config import GrpoConfig
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
 from hardcase.model.grpo import improve
 from hardcase.model.internvl import load_model, save_model, set_up_torch
+from hardcase.model.mining import read_cases
 from hardcase.model.training import write_log
 
 
@@ -41,12 +39,11 @@ def run(
         InputError: the mined table is not of this snapshot.
     """
     samples = Snapshot.open(snapshot, store).load("train")
-    cases = pq.read_table(mined, columns=["id", "exact_rate", "hard"])
-    if cases["id"].to_pylist() != [sample.id for sample in samples]:
+    cases = read_cases(mined)
+    if [case.id for case in cases] != [sample.id for sample in samples]:
         raise InputError(f"{mined}: its ids are not the training split's; mine this snapshot again")
     set_up_torch(seed, config.threads)
-    network, processor = load_model(model)
-    exact_rates = np.asarray(cases["exact_rate"].to_pylist(), dtype=np.float64)
-    entries = improve(network, processor, samples, exact_rates, cases["hard"].to_pylist(), config, seed, scratch)
+    network, processor = load_model(model, dtype=config.dtype)
+    entries = improve(network, processor, samples, cases, config, seed, scratch)
     write_log(entries, log)
     save_model(network, processor, model_out)

@@ -1,27 +1,12 @@
 """mine: what the SFT model solves always, sometimes, never; k rollouts of every training sample."""
 
-from dataclasses import asdict
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hardcase.config import MineConfig
 from hardcase.data.snapshot import Snapshot
 from hardcase.model.internvl import load_model, set_up_torch
-from hardcase.model.mining import judge
+from hardcase.model.mining import judge, write_cases
 from hardcase.model.rollout import answers
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("answers", pa.list_(pa.string())),
-        ("mean_reward", pa.float64()),
-        ("exact_rate", pa.float64()),
-        ("hard", pa.bool_()),
-        ("suspect", pa.bool_()),
-    ]
-)
 
 
 def run(snapshot: Path, store: str, model: Path, config: MineConfig, seed: int, mined: Path) -> None:
@@ -49,5 +34,4 @@ def run(snapshot: Path, store: str, model: Path, config: MineConfig, seed: int, 
         seed=seed,
         what="mining",
     )
-    cases = [asdict(judge(sample.id, sample.truth, texts, config)) for sample, texts in rollouts]
-    pq.write_table(pa.Table.from_pylist(cases, SCHEMA), mined)
+    write_cases([judge(sample.id, sample.truth, texts, config.hard_below) for sample, texts in rollouts], mined)

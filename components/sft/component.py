@@ -24,6 +24,7 @@ def sft(
     """Fine-tune on the annotated training samples, once the snapshot is found valid."""
     from pathlib import Path
 
+    from components.launching import in_processes
     from components.running import running
     from components.sft.step import run
     from hardcase.config import ModelConfig, SftConfig
@@ -31,4 +32,14 @@ def sft(
     start, settings = ModelConfig.model_validate(model), SftConfig.model_validate(config)
     inputs, outputs = [snapshot, validation], [trained, log]
     with running("sft", scratch, inputs, outputs, code=code, seed=seed, model=model, config=config) as private:
-        run(Path(snapshot.path), store, start, settings, seed, private, Path(trained.path), Path(log.path))
+        in_processes(
+            run,
+            settings,
+            private,
+            snapshot=Path(snapshot.path),
+            store=store,
+            model=start,
+            seed=seed,
+            model_out=Path(trained.path),
+            log=Path(log.path),
+        )

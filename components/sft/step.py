@@ -40,7 +40,9 @@ def run(
     if not annotated(samples):
         raise InputError("snapshot: no training row carries `reasoning`; annotate some, SFT learns from those only")
     set_up_torch(seed, config.threads)
-    network, processor = start_model(model, known_texts(samples, warm_up=config.warm_up is not None), seed)
+    network, processor = start_model(
+        model, known_texts(samples, warm_up=config.warm_up is not None), seed, config.dtype
+    )
     entries = fine_tune(network, processor, samples, config, seed, scratch)
     write_log(entries, log)
     save_model(network, processor, model_out)

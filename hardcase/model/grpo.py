@@ -5,16 +5,17 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from accelerate.utils import gather_object
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOConfig as TrlGrpoConfig
+from trl.models.utils import unwrap_model_for_generation
 
 from hardcase.config import GrpoConfig
-from hardcase.model.mining import mined_weights
+from hardcase.model.mining import MinedCase, Weights, judge, mined_weights, read_cases, write_cases
+from hardcase.model.rollout import answers
 from hardcase.model.rows import lazy_rows, prompt_row
 from hardcase.model.trainer import HCMGRPOTrainer
-from hardcase.model.training import common_arguments, train
+from hardcase.model.training import adapters, common_arguments, train
 from hardcase.task.reward import dpa_reward
 from hardcase.task.sample import Sample
 
@@ -23,8 +24,7 @@ def improve(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     samples: Sequence[Sample],
-    exact_rates: npt.NDArray[np.float64],
-    hard: Sequence[bool],
+    mined: Sequence[MinedCase],
     config: GrpoConfig,
     seed: int,
     checkpoints: Path,
@@ -35,31 +35,69 @@ def improve(
         model: to train.
         processor: the model's.
         samples: the training pool.
-        exact_rates: mined success rate of each sample.
-        hard: mined hard flag of each sample.
+        mined: what the step `mine` found, a case for each sample.
         config: of the training.
         seed: of the sampler and the rollouts.
-        checkpoints: folder for them.
+        checkpoints: folder for them, and for what later rounds of mining find.
 
     Returns:
         The training log.
     """
-    uniform = np.full(len(samples), 1 / len(samples))
+    cases = list(mined)
 
     @lru_cache(maxsize=2 * config.batch_size)  # a prompt is read once for each of its completions
-    def row(index: int) -> dict[str, Any]:
-        return {**prompt_row(samples[index]), "hard": float(hard[index])}
+    def prompt(index: int) -> dict[str, Any]:
+        return prompt_row(samples[index])
 
-    weights = uniform if config.sampling == "uniform" else mined_weights(exact_rates)
+    def weights(number: int) -> Weights:
+        if number > 0:
+            cases[:] = _mined_again(trainer, samples, config, seed + number, checkpoints / f"mined-{number}.parquet")
+        return mined_weights(cases, samples, config)
+
     trainer = HCMGRPOTrainer(
         model,
         reward_funcs=partial(dpa_reward, kind=config.reward),
         args=_arguments(config, seed, checkpoints),
-        train_dataset=lazy_rows(len(samples), row),
+        train_dataset=lazy_rows(len(samples), lambda index: {**prompt(index), "hard": float(cases[index].hard)}),
         processing_class=processor,
+        peft_config=adapters(config),
         weights=weights,
+        rounds=config.rounds,
+        most_draws=config.most_draws,
     )
     return train(trainer, "grpo")
+
+
+def _mined_again(
+    trainer: HCMGRPOTrainer, samples: Sequence[Sample], config: GrpoConfig, seed: int, file: Path
+) -> list[MinedCase]:
+    """The cases as the model in training sees them, each process its share of them.
+
+    They are kept in `file`, which a resumed training reads, since by then the model is another.
+    """
+    if not file.exists():
+        accelerator = trainer.accelerator
+        own = samples[accelerator.process_index :: accelerator.num_processes]
+        with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model:
+            rollouts = answers(
+                model,
+                trainer.processing_class,
+                own,
+                generations=config.generations,
+                batch_size=max(1, config.batch_size // config.generations),
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                seed=seed,
+                what="mining again",
+            )
+            found = [judge(sample.id, sample.truth, texts, config.hard_below) for sample, texts in rollouts]
+        by_id = {case.id: case for case in gather_object(found)}
+        if accelerator.is_main_process:
+            part = file.with_suffix(".part")
+            write_cases([by_id[sample.id] for sample in samples], part)
+            part.rename(file)
+        accelerator.wait_for_everyone()
+    return read_cases(file)
 
 
 def _arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpoConfig:

@@ -5,9 +5,11 @@ The processor leaves out InternVL's video part, which needs torchvision and read
 
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -45,19 +47,22 @@ def set_up_torch(seed: int, threads: int = 2) -> None:
     torch.manual_seed(seed)
 
 
-def start_model(config: ModelConfig, texts: Iterable[str], seed: int) -> tuple[PreTrainedModel, ProcessorMixin]:
+def start_model(
+    config: ModelConfig, texts: Iterable[str], seed: int, dtype: str = "float32"
+) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The model and processor that training starts from.
 
     Args:
         config: a checkpoint's folder or hub id, or the sizes of a tiny model.
         texts: what a tiny model's tokenizer must know.
         seed: of a tiny model's weights.
+        dtype: of a checkpoint's weights.
 
     Raises:
         InputError: the checkpoint cannot be loaded.
     """
     if config.checkpoint is not None:
-        return load_model(config.checkpoint, config.revision)
+        return load_model(config.checkpoint, config.revision, dtype)
     assert config.tiny is not None
     return build_tiny(config.tiny, texts, seed)
 
@@ -124,13 +129,20 @@ def build_tiny(
     return model, processor
 
 
-def load_model(checkpoint: str | Path, revision: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
+def load_model(
+    checkpoint: str | Path, revision: str | None = None, dtype: str | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A model and its processor from a folder or the hub; safetensors only, no remote code.
+
+    Args:
+        checkpoint: folder or hub id.
+        revision: of the hub's repository.
+        dtype: of the weights; by default bfloat16 on a GPU and float32 elsewhere, as judging wants it.
 
     Raises:
         InputError: nothing loadable lies there.
     """
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    dtype = dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
     try:
         config = AutoConfig.from_pretrained(checkpoint, revision=revision)
         reader = InternVLImageProcessor if isinstance(config, InternVLConfig) else AutoProcessor
@@ -146,7 +158,27 @@ def load_model(checkpoint: str | Path, revision: str | None = None) -> tuple[Pre
     return model, processor
 
 
+def whole(model: torch.nn.Module, *, change: bool = False) -> AbstractContextManager[None]:
+    """Within it every process sees all of the weights, also those that ZeRO-3 keeps in parts; all must enter it.
+
+    Args:
+        model: whose weights.
+        change: keep what the main process makes of them.
+    """
+    parts = [weight for weight in model.parameters() if hasattr(weight, "ds_id")]
+    if not parts:
+        return nullcontext()
+    import deepspeed  # takes seconds, and one process never needs it
+
+    gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
+        parts, modifier_rank=0 if change else None
+    )
+    return gathered
+
+
 def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
-    """Write model (safetensors), config and processor into `folder`."""
-    model.save_pretrained(folder, safe_serialization=True)
-    processor.save_pretrained(folder)
+    """Write model (safetensors), config and processor into `folder`; of several processes the main one does."""
+    with whole(model):
+        if PartialState().is_main_process:
+            model.save_pretrained(folder, safe_serialization=True)
+            processor.save_pretrained(folder)

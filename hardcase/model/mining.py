@@ -1,23 +1,42 @@
 """Hard Cases Mining (arXiv 2511.10055, section 4): find what the model gets wrong, and train on it more often.
 
-The paper's threshold and ratio are not public; this is our reading, chosen by ablation (docs/decisions). A case teaches
-most when its rollouts disagree, so a sample is drawn in proportion to p(1 - p) of its mined success rate p; what was
-never solved (a *suspect*, likely mislabelled) is left out.
+The paper's threshold and ratio are not public; this is our reading, chosen by ablation (docs/decisions/0007). A case
+teaches most when its rollouts earn unlike rewards: a group that earns all the same has no advantage to learn from. So a
+sample is drawn in proportion to the variance of its mined rewards, which is p(1 - p) where only exact answers are
+rewarded; what was never solved (a *suspect*, likely mislabelled) is left out.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from torch.utils.data import Sampler
 
-from hardcase.config import MineConfig
+from hardcase.config import GrpoConfig, RewardKind
 from hardcase.task.answer import format_answer, parse_answer
 from hardcase.task.reward import DEFAULT_KIND, dpa
+from hardcase.task.sample import LETTERS, Sample
 
 logger = logging.getLogger(__name__)
+Weights = npt.NDArray[np.float64]
+
+LEAST_SPREAD: Final = 0.95 * 0.05  # what was always solved is still seen now and then
+SCHEMA: Final = pa.schema(
+    [
+        ("id", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("mean_reward", pa.float64()),
+        ("exact_rate", pa.float64()),
+        ("hard", pa.bool_()),
+        ("suspect", pa.bool_()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +60,8 @@ class MinedCase:
     suspect: bool
 
 
-def judge(id: str, truth: frozenset[str], texts: Sequence[str], config: MineConfig) -> MinedCase:
-    """Turn one sample's rollouts into a mined case."""
+def judge(id: str, truth: frozenset[str], texts: Sequence[str], hard_below: float) -> MinedCase:
+    """Turn one sample's rollouts into a mined case, hard if solved in less than `hard_below` of them."""
     parsed = [parse_answer(text) for text in texts]
     exact = float(np.mean([answer == truth for answer in parsed]))
     return MinedCase(
@@ -50,55 +69,106 @@ def judge(id: str, truth: frozenset[str], texts: Sequence[str], config: MineConf
         answers=[None if answer is None else format_answer(answer) for answer in parsed],
         mean_reward=float(np.mean([dpa(answer, truth, DEFAULT_KIND) for answer in parsed])),
         exact_rate=exact,
-        hard=0 < exact < config.hard_below,
+        hard=0 < exact < hard_below,
         suspect=exact == 0,
     )
 
 
-def mined_weights(exact_rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """How often to draw each case, as chances that add up to 1.
+def write_cases(cases: Sequence[MinedCase], path: Path) -> None:
+    """`mined.parquet`: one row a sample."""
+    pq.write_table(pa.Table.from_pylist([asdict(case) for case in cases], SCHEMA), path)
 
-    p(1 - p), with p kept below .95 so that what was always solved is still seen now and then; 0 for what was never
-    solved. Where no case was ever solved there is nothing to tell them apart by, and all are drawn alike.
+
+def read_cases(path: Path) -> list[MinedCase]:
+    """What `write_cases` wrote."""
+    return [MinedCase(**row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
+
+
+def _spread(case: MinedCase, truth: frozenset[str], kind: RewardKind) -> float:
+    answered = [None if answer is None else frozenset(answer) & set(LETTERS) for answer in case.answers]
+    return float(np.var([dpa(answer, truth, kind) for answer in answered]))
+
+
+def mined_weights(cases: Sequence[MinedCase], samples: Sequence[Sample], config: GrpoConfig) -> Weights:
+    """How often to draw each case, as chances that add up to 1; `samples` are the cases' own, in order.
+
+    The variance of the case's rewards of `config.reward`, with a floor; 0 for what was never solved.
+    `config.hard_share` then sets how much of all goes to hard cases. Where no case was ever solved there is nothing to
+    tell them apart by, and all are drawn alike.
     """
-    p = np.minimum(exact_rates, 0.95)
-    weights = p * (1 - p)
-    if not weights.any():
+    if config.sampling == "uniform":
+        return np.full(len(cases), 1 / len(cases))
+    hard, suspect = np.array([(case.hard, case.suspect) for case in cases], dtype=bool).T
+    if suspect.all():
         logger.warning("mining: no case was ever solved; drawing all alike")
-        weights = np.ones_like(p)
-    chances: npt.NDArray[np.float64] = weights / weights.sum()
-    return chances
+        return np.full(len(cases), 1 / len(cases))
+    spreads = [_spread(case, sample.truth, config.reward) for case, sample in zip(cases, samples, strict=True)]
+    weights = np.where(suspect, 0.0, np.maximum(spreads, LEAST_SPREAD))
+    weights /= weights.sum()
+    if config.hard_share is not None and 0 < (share := weights[hard].sum()) < 1:
+        weights *= np.where(hard, config.hard_share / share, (1 - config.hard_share) / (1 - share))
+    return weights
 
 
 class GroupSampler(Sampler[int]):
     """Draws prompts by weight and repeats each one as GRPO wants it.
 
     Within a batch no prompt is drawn twice, unless fewer than a batch can be drawn at all. The whole order follows from
-    the seed, so that a resumed run skips to where it was.
+    the seed and the weights, so that a resumed run skips to where it was.
     """
 
     def __init__(
         self,
-        weights: npt.NDArray[np.float64],
+        weights: Callable[[int], Weights],
         *,
         prompts: int,
         generations: int,
         batches: int,
         repeats: int,
         seed: int,
+        rounds: int = 1,
+        most_draws: int | None = None,
     ) -> None:
-        """Plan `batches` batches of `prompts` prompts, each `generations` times, the batch `repeats` times over."""
+        """Plan `batches` batches of `prompts` prompts, each `generations` times, the batch `repeats` times over.
+
+        Args:
+            weights: chances of each round of mining, numbered from 0; asked for when the round begins.
+            prompts: different prompts a batch.
+            generations: G.
+            batches: in all.
+            repeats: how often each batch is used.
+            seed: of the draws.
+            rounds: parts of equal length into which the batches fall.
+            most_draws: how often one case is drawn at most, while there are enough others for a batch.
+        """
         self.weights, self.prompts, self.generations = weights, prompts, generations
         self.batches, self.repeats, self.seed = batches, repeats, seed
+        self.rounds, self.most_draws = rounds, most_draws
 
     def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng(self.seed)
-        too_few = bool(np.count_nonzero(self.weights) < self.prompts)
-        for _ in range(self.batches):
-            chosen = rng.choice(len(self.weights), self.prompts, replace=too_few, p=self.weights)
-            order = [int(index) for index in chosen for _ in range(self.generations)]
-            for _ in range(self.repeats):
-                yield from order
+        rng, draws = np.random.default_rng(self.seed), np.zeros(0, dtype=int)
+        for number, batches in enumerate(np.array_split(np.arange(self.batches), self.rounds)):
+            weights = self.weights(number)
+            draws = draws if draws.size else np.zeros(len(weights), dtype=int)
+            for _ in batches:
+                chances = self._allowed(weights, draws)
+                too_few = bool(np.count_nonzero(chances) < self.prompts)
+                chosen = rng.choice(len(chances), self.prompts, replace=too_few, p=chances)
+                draws[chosen] += 1
+                order = [int(index) for index in chosen for _ in range(self.generations)]
+                for _ in range(self.repeats):
+                    yield from order
+
+    def _allowed(self, weights: Weights, draws: npt.NDArray[np.int_]) -> Weights:
+        if self.most_draws is None:
+            return weights
+        left = np.where(draws < self.most_draws, weights, 0)
+        if np.count_nonzero(left) < self.prompts:
+            logger.warning("mining: too few cases drawn less than %d times; drawing all again", self.most_draws)
+            draws[:] = 0
+            return weights
+        allowed: Weights = left / left.sum()
+        return allowed
 
     def __len__(self) -> int:
         return self.batches * self.prompts * self.generations * self.repeats

@@ -11,7 +11,7 @@ from trl import SFTTrainer
 from hardcase.config import SftConfig, TrainConfig
 from hardcase.data.scenes import OBSERVATION_WORDS
 from hardcase.model.rows import annotated, lazy_rows, sft_row
-from hardcase.model.training import common_arguments, train
+from hardcase.model.training import adapters, common_arguments, train
 from hardcase.model.warmup import NAMES, reading_rows, warm_up_rows
 from hardcase.task.prompt import messages
 from hardcase.task.sample import ASPECTS, Sample
@@ -51,7 +51,8 @@ def fine_tune(
     chosen = annotated(samples)
     rows = lazy_rows(len(chosen), lambda index: sft_row(chosen[index]))
     arguments = _arguments(config, seed, checkpoints / "sft", sequential=False)
-    return log + train(SFTTrainer(model, arguments, train_dataset=rows, processing_class=processor), "sft")
+    trainer = SFTTrainer(model, arguments, train_dataset=rows, processing_class=processor, peft_config=adapters(config))
+    return log + train(trainer, "sft")
 
 
 def _arguments(config: TrainConfig, seed: int, folder: Path, *, sequential: bool) -> TrlSftConfig:

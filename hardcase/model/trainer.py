@@ -9,23 +9,25 @@ A narrow subclass. It differs from TRL 1.16 in these hooks:
 Rollouts are regrouped by prompt before the loss, since TRL shuffles them.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import ProcessorMixin
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
-from trl.trainer.utils import pad
+from trl.trainer.utils import pad, selective_log_softmax_and_entropy
 
-from hardcase.model.mining import GroupSampler
+from hardcase.model.mining import GroupSampler, Weights
 from hardcase.model.rollout import generate
 from hardcase.model.shared_prefix import cached, packed
+
+logger = logging.getLogger(__name__)
 
 
 class _OncePerPrompt:
@@ -51,35 +53,64 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """Drop-in for `trl.GRPOTrainer` on prompts with several pictures.
 
     Args:
-        weights: chance of each training row to be drawn; uniform without repeats when None, as in TRL.
+        weights: chance of each training row to be drawn, or a function that gives the chances of a round when it
+            begins; uniform without repeats when None, as in TRL.
+        rounds: parts of equal length of the training, each with weights of its own.
+        most_draws: how often one row is drawn at most, while there are enough others.
         args, kwargs: as for `trl.GRPOTrainer`.
     """
 
     def __init__(
-        self, *args: Any, weights: Sequence[float] | npt.NDArray[np.float64] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        weights: Callable[[int], Weights] | Sequence[float] | Weights | None = None,
+        rounds: int = 1,
+        most_draws: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        self._weights = None if weights is None else np.asarray(weights, dtype=np.float64)
+        self._weights, self._rounds, self._most_draws = weights, rounds, most_draws
         self._groups: Tensor | None = None
         self.processing_class: Any
         super().__init__(*args, **kwargs)
-        # vLLM and continuous batching share prefixes by themselves; tools put pictures into completions; a processor
-        # that counts its picture tokens otherwise than InternVL's is left to TRL.
-        self._shares_prompts = hasattr(self.processing_class, "image_seq_length") and not (
-            self.use_vllm or self.use_transformers_continuous_batching or self.tools
-        )
+        self._shares_prompts = self._shares("prompts", self._why_no_prompts())
+        self._shares_rollouts = self._shares_prompts and self._shares("rollouts", self._why_no_rollouts())
+
+    def _shares(self, what: str, obstacle: str | None) -> bool:
+        if obstacle:
+            logger.warning("%s of a group are not shared but left to TRL: %s", what, obstacle)
+        return not obstacle
+
+    def _why_no_prompts(self) -> str | None:
+        config = self.model.config
+        if not hasattr(self.processing_class, "image_seq_length"):
+            return f"{type(self.processing_class).__name__} counts the tokens of pictures otherwise than InternVL's"
+        if (attention := config._attn_implementation) not in {"sdpa", "eager"}:
+            return f"attention {attention!r} takes no mask that keeps completions apart; set 'sdpa'"
+        if set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention"}:
+            return "not all of its layers attend to the whole prompt"
+        return "tools put pictures into completions" if self.tools else None
+
+    def _why_no_rollouts(self) -> str | None:
+        if self.use_vllm or self.use_transformers_continuous_batching:
+            return "vLLM and continuous batching share prefixes by themselves"
+        options = {"generation_kwargs": None, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
+        changed = [name for name, usual in options.items() if (getattr(self.args, name) or usual) != usual]
+        return f"only plain sampling is, without {', '.join(changed)}" if changed else None
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         if self._weights is None:
             return super()._get_train_sampler(dataset)  # type: ignore[no-any-return]
         repeats = self.num_iterations * self.args.steps_per_generation
-        per_step = self.args.gradient_accumulation_steps
+        per_step, weights = self.args.gradient_accumulation_steps, self._weights
         return GroupSampler(
-            self._weights,
+            weights if callable(weights) else lambda _: np.asarray(weights, dtype=np.float64),
             prompts=self.args.generation_batch_size // self.num_generations,
             generations=self.num_generations,
             batches=-(-self.args.max_steps * per_step // repeats),
             repeats=repeats,
             seed=self.args.seed,
+            rounds=self._rounds,
+            most_draws=self._most_draws,
         )
 
     def _copies(self) -> int:
@@ -87,7 +118,7 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[Any], Any, dict[str, Any]]:
         """As TRL's, but the pictures of a prompt's G copies, which stand side by side, are read once."""
-        if not self._shares_prompts:
+        if not self._shares_rollouts:
             return super()._tokenize_prompts(prompts)  # type: ignore[no-any-return]
         copies = self._copies()
         ids, images, fields = super()._tokenize_prompts(prompts[::copies])
@@ -98,7 +129,7 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self, prompt_ids: list[Any], images: Any, multimodal_fields: dict[str, Any], num_generations: int, **kwargs: Any
     ) -> tuple[list[list[int]], None]:
         """As TRL's for local generation: token ids of every completion up to and with its end."""
-        if not self._shares_prompts:
+        if not self._shares_rollouts:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **kwargs)  # type: ignore[no-any-return]
         tokens = [torch.as_tensor(ids) for ids in prompt_ids[::num_generations]]
         padding = self._tokenizer.pad_token_id
@@ -108,9 +139,12 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             **multimodal_fields,
         }
         inputs = {key: torch.as_tensor(np.asarray(value)).to(self.accelerator.device) for key, value in inputs.items()}
-        with unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
-        ) as model:
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+            ) as model,
+            self.accelerator.autocast(),
+        ):
             completions = generate(model, inputs, num_generations, self.max_completion_length, self.temperature)
         ends = torch.as_tensor(self.eos_token_ids, device=completions.device)
         ended = torch.isin(completions, ends).int()
@@ -195,8 +229,7 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         once = self.accelerator.num_processes > 1 or (stock.is_gradient_checkpointing and stock.training)
         with self.accelerator.autocast():
             logits = (packed if once else cached)(model, input_ids, attention_mask, width, of_row, pixels)
-        logits = logits / self.temperature
-        everything = torch.log_softmax(logits.float(), -1)
-        logps = everything.gather(-1, input_ids[:, width:, None])[..., 0]
-        entropies = -(everything.exp() * everything).sum(-1).detach() if compute_entropy else None
-        return logps, entropies, None
+        logps, entropies = selective_log_softmax_and_entropy(
+            logits.float(), input_ids[:, width:], entropy_requires_grad=False, temperature=self.temperature
+        )
+        return logps, entropies if compute_entropy else None, None

@@ -5,23 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import shuffle_sequence_dict, split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
-from hardcase.config import GrpoConfig, SftConfig, TrainConfig
+from hardcase.config import GrpoConfig, LoraConfig, SftConfig, TrainConfig
 from hardcase.data.images import decode
 from hardcase.data.scenes import encode
 from hardcase.errors import HardcaseError, InputError
 from hardcase.model.grpo import improve
 from hardcase.model.internvl import load_model, save_model
+from hardcase.model.mining import MinedCase, judge, read_cases
 from hardcase.model.rows import lazy_rows, prompt_row
 from hardcase.model.sft import fine_tune
 from hardcase.model.trainer import HCMGRPOTrainer
-from hardcase.model.training import COMPLETE, last_checkpoint, train
+from hardcase.model.training import COMPLETE, adapters, last_checkpoint, train
+from hardcase.task.prompt import completion
 from hardcase.task.reward import dpa_reward
 from hardcase.task.sample import ASPECTS, Sample
 
@@ -34,6 +35,7 @@ def trainer_of(
     samples: list[Sample],
     folder: Path,
     arguments: dict[str, Any] | None = None,
+    **others: Any,
 ) -> GRPOTrainer:
     model, processor = build()
     defaults: dict[str, Any] = {
@@ -47,7 +49,7 @@ def trainer_of(
     }
     rows = lazy_rows(len(samples), lambda index: prompt_row(samples[index]))
     args = GRPOConfig(**defaults | (arguments or {}))
-    return kind(model, dpa_reward, args=args, train_dataset=rows, processing_class=processor)
+    return kind(model, dpa_reward, args=args, train_dataset=rows, processing_class=processor, **others)
 
 
 def tiled(sample: Sample) -> Sample:
@@ -83,9 +85,14 @@ def test_loss_log_probabilities_and_gradients_equal_trls(
     batch["advantages"] = torch.linspace(-1, 1, 8)
     batch = unsplit_pixel_values_by_grid(shuffle_sequence_dict(split_pixel_values_by_grid(batch)))
     assert generations == 8 or (batch["prompt_mask"] == 0).any(), "the prompts must differ in length"
+    assert_loss_equals_trls(lambda kind: trainer_of(kind, build, mixed, tmp_path, arguments=arguments), batch)
+
+
+def assert_loss_equals_trls(build: Callable[[type[GRPOTrainer]], GRPOTrainer], batch: dict[str, Any]) -> None:
+    """Loss, log-probabilities and every gradient, within 1e-5."""
     results = {}
     for name, kind in (("stock", GRPOTrainer), ("ours", HCMGRPOTrainer)):
-        trainer = trainer_of(kind, build, mixed, tmp_path, arguments=arguments)
+        trainer = build(kind)
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
         seen: list[torch.Tensor] = []
@@ -111,6 +118,123 @@ def test_loss_log_probabilities_and_gradients_equal_trls(
         # A bias of attention's keys has no gradient but rounding.
         scale = max(float(gradient.abs().max()), 1e-3 * largest)
         torch.testing.assert_close(shared[2][key] / scale, gradient / scale, rtol=0, atol=1e-5, msg=key)
+
+
+def batch_of(trainer: GRPOTrainer, samples: list[Sample]) -> dict[str, Any]:
+    """Rollouts of two prompts as TRL hands them to the loss, made by another policy than the trainer's."""
+    trainer.model.train()
+    torch.manual_seed(3)
+    batch = trainer._generate_and_score_completions([prompt_row(sample) for sample in samples[:2] for _ in range(4)])
+    batch["completion_mask"] = (torch.arange(6) < torch.tensor([6, 3, 5, 1, 6, 2, 4, 6])[:, None]).long()
+    batch["advantages"] = torch.linspace(-1, 1, 8)
+    batch["old_per_token_logps"] = torch.randn(8, 6) / 10 - 4
+    shuffled: dict[str, Any] = unsplit_pixel_values_by_grid(shuffle_sequence_dict(split_pixel_values_by_grid(batch)))
+    return shuffled
+
+
+@pytest.mark.parametrize(
+    ("loss", "level"),
+    [(loss, "token") for loss in ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo")]
+    + [(loss, "sequence") for loss in ("grpo", "luspo")],
+)
+def test_every_loss_of_trl_is_the_same(
+    fresh_model: Build, samples: list[Sample], tmp_path: Path, loss: str, level: str
+) -> None:
+    arguments = {"loss_type": loss, "importance_sampling_level": level}
+    batch = batch_of(trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path, arguments), samples)
+    assert_loss_equals_trls(lambda kind: trainer_of(kind, fresh_model, samples, tmp_path, arguments), batch)
+
+
+LORA = LoraConfig(rank=4, alpha=8)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["cached", "packed"])
+def test_the_loss_of_adapters_is_the_same(
+    fresh_model: Build, samples: list[Sample], tmp_path: Path, checkpointing: bool
+) -> None:
+    def build(kind: type[GRPOTrainer]) -> GRPOTrainer:
+        arguments = {"beta": 0.1, "gradient_checkpointing": checkpointing}
+        trainer = trainer_of(kind, fresh_model, samples, tmp_path, arguments, peft_config=peft_lora())
+        torch.manual_seed(5)
+        for name, weight in trainer.model.named_parameters():
+            if "lora_B" in name:  # zero at first: without this the adapters would change nothing
+                torch.nn.init.normal_(weight, std=0.1)
+        return trainer
+
+    assert_loss_equals_trls(build, batch_of(build(HCMGRPOTrainer), samples))
+
+
+def peft_lora() -> Any:
+    return adapters(TrainConfig(steps=1, batch_size=1, learning_rate=1, lora=LORA))
+
+
+def test_adapters_are_trained_and_merged_and_training_goes_on_from_their_checkpoint(
+    fresh_model: Build, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = {"batch_size": 8, "generations": 4, "learning_rate": 1e-2, "max_new_tokens": 6, "threads": 1}
+    config = GrpoConfig(steps=4, save_steps=2, beta=0.1, lora=LORA, **common)
+
+    def grpo(folder: Path) -> dict[str, torch.Tensor]:
+        model, processor = fresh_model()
+        improve(model, processor, samples, solved_once(samples), config, 0, folder)
+        return weights_of(model)
+
+    monkeypatch.setattr("hardcase.model.grpo.dpa_reward", by_length)
+    whole, before = grpo(tmp_path / "whole"), weights_of(fresh_model()[0])
+    assert whole.keys() == before.keys(), "no trace of the adapters"
+    changed = {name for name in whole if not torch.equal(whole[name], before[name])}
+    assert changed == {name for name in whole if "language_model" in name and name.endswith("_proj.weight")}
+    with monkeypatch.context() as context:
+        stopping(context, "hardcase.model.grpo", 3)
+        with pytest.raises(KeyboardInterrupt):
+            grpo(tmp_path / "stopped")
+    assert_equal(whole, grpo(tmp_path / "stopped"))
+
+
+def by_length(completions: list[Any], **kwargs: Any) -> list[float]:
+    """A reward that random texts earn unequally."""
+    return [float(len(completion[0]["content"]) % 3) for completion in completions]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"top_p": 0.9}, "rollouts of a group are not shared but left to TRL: only plain sampling is, without top_p"),
+        ({"generation_kwargs": {"num_beams": 2}}, "only plain sampling is, without generation_kwargs"),
+    ],
+)
+def test_sampling_that_cannot_be_shared_is_left_to_trl_which_is_said_once(
+    fresh_model: Build, samples: list[Sample], tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Any, what: str
+) -> None:
+    trainer = trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path, {"max_steps": 2, **change})
+    seen: list[int] = []
+    trainer.model.model.vision_tower.register_forward_hook(lambda _, args, out: seen.append(len(out[0])))
+    trainer.train()
+    assert seen == [40, 10] * 2, "rollouts read every picture, the loss each once"
+    assert [what in record.message for record in caplog.records if "left to TRL" in record.message] == [True]
+
+
+def test_a_model_whose_layers_see_a_window_only_is_left_to_trl(
+    fresh_model: Build, samples: list[Sample], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def build() -> tuple[PreTrainedModel, ProcessorMixin]:
+        model, processor = fresh_model()
+        model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
+        return model, processor
+
+    trainer_of(HCMGRPOTrainer, build, samples, tmp_path)
+    assert "prompts of a group are not shared but left to TRL: not all of its layers" in caplog.text
+
+
+def test_rollouts_and_loss_in_bfloat16(fresh_model: Build, samples: list[Sample], tmp_path: Path) -> None:
+    trainer = trainer_of(
+        HCMGRPOTrainer, fresh_model, samples, tmp_path, {"max_steps": 1, "bf16": True, "use_cpu": True}
+    )
+    trainer.reward_funcs[0] = by_length
+    before = weights_of(trainer.model)
+    train(trainer, "grpo")
+    assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in trainer.model.parameters())
+    assert any(not torch.equal(before[name], weight) for name, weight in weights_of(trainer.model).items())
 
 
 def test_pictures_are_encoded_once_for_all_completions(
@@ -147,6 +271,12 @@ def stopping(monkeypatch: pytest.MonkeyPatch, module: str, step: int) -> None:
     monkeypatch.setattr(target, "train", train)
 
 
+def solved_once(samples: list[Sample]) -> list[MinedCase]:
+    """Every sample as a hard case."""
+    texts = (completion("x", sample.truth) for sample in samples)
+    return [judge(sample.id, sample.truth, [text, "", ""], 0.5) for sample, text in zip(samples, texts, strict=True)]
+
+
 def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in model.state_dict().items()}
 
@@ -156,17 +286,16 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.parametrize("rounds", [1, 3])
 def test_grpo_goes_on_from_its_checkpoint_to_the_same_bytes(
-    fresh_model: Build, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh_model: Build, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
-    config = GrpoConfig(
-        steps=5, batch_size=8, generations=4, learning_rate=1e-3, save_steps=2, max_new_tokens=6, threads=1
-    )
-    rates = np.linspace(0.1, 0.9, len(samples))
+    common = {"batch_size": 8, "generations": 4, "learning_rate": 1e-3, "max_new_tokens": 6, "threads": 1}
+    config = GrpoConfig(steps=5, save_steps=2, rounds=rounds, **common)
 
     def grpo(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
         model, processor = fresh_model()
-        log = improve(model, processor, samples, rates, [False] * len(samples), config, 0, folder)
+        log = improve(model, processor, samples, solved_once(samples), config, 0, folder)
         return weights_of(model), log
 
     whole, log = grpo(tmp_path / "whole")
@@ -177,6 +306,10 @@ def test_grpo_goes_on_from_its_checkpoint_to_the_same_bytes(
     resumed, resumed_log = grpo(tmp_path / "stopped")
     assert_equal(whole, resumed)
     assert log == resumed_log
+    for number in range(1, rounds):
+        mined = [read_cases(tmp_path / run / f"mined-{number}.parquet") for run in ("whole", "stopped")]
+        assert mined[0] == mined[1]
+        assert len(mined[0]) == len(samples)
 
 
 def test_rollouts_used_for_several_updates_survive_a_stop_between_them(
@@ -225,8 +358,7 @@ def test_the_log_tells_rewards_by_aspect_and_the_share_of_hard_cases(
         steps=1, batch_size=8, generations=4, learning_rate=1e-3, save_steps=1, max_new_tokens=6, threads=1
     )
     model, processor = fresh_model()
-    rates = np.full(len(samples), 0.5)
-    (entry,) = improve(model, processor, samples, rates, [True] * len(samples), config, 0, tmp_path)
+    (entry,) = improve(model, processor, samples, solved_once(samples), config, 0, tmp_path)
     assert entry["hard_share"] == 1
     assert {key for key in entry if key.startswith("reward/")} <= {f"reward/{aspect}" for aspect in ASPECTS}
     assert any(key.startswith("reward/") for key in entry)
