@@ -42,8 +42,9 @@ def measured(size: str, what: str, prompts: int, kind: str) -> float:
 
     from hardcase.config import TinyModelConfig
     from hardcase.data.scenes import draw_scene, encode
+    from hardcase.model.engine import LocalEngine
     from hardcase.model.internvl import build_tiny, set_up_torch
-    from hardcase.model.rollout import answers, prompt_inputs
+    from hardcase.model.rollout import prompt_inputs
     from hardcase.model.rows import lazy_rows, prompt_row
     from hardcase.model.sft import known_texts
     from hardcase.model.trainer import HCMGRPOTrainer
@@ -63,7 +64,7 @@ def measured(size: str, what: str, prompts: int, kind: str) -> float:
         TinyModelConfig(**(shape if size == "mid" else {})), known_texts(samples, warm_up=True), 0
     )
     if what == "mining":
-        return _seconds(_mining(kind, model, processor, samples[:prompts], answers, prompt_inputs))
+        return _seconds(_mining(kind, LocalEngine(model, processor), samples[:prompts], prompt_inputs))
     with tempfile.TemporaryDirectory() as folder:
         arguments = GRPOConfig(
             output_dir=folder,
@@ -110,21 +111,13 @@ def measured(size: str, what: str, prompts: int, kind: str) -> float:
         return peak / 2**20 if what == "memory" else spent_here
 
 
-def _mining(kind: str, model: Any, processor: Any, samples: list[Any], answers: Any, prompt_inputs: Any) -> Any:
+def _mining(kind: str, engine: Any, samples: list[Any], prompt_inputs: Any) -> Any:
     if kind == "ours":
-        options = {
-            "generations": G,
-            "batch_size": 2,
-            "max_new_tokens": 64,
-            "temperature": 1.0,
-            "seed": 0,
-            "what": "mine",
-        }
-        return lambda: list(answers(model, processor, samples, **options))
+        return lambda: engine.complete(samples, G, COMPLETION["mid"], temperature=1.0, seed=0)
 
     def stock() -> None:
-        inputs = prompt_inputs(processor, samples, model.device)
-        model.eval().generate(
+        inputs = prompt_inputs(engine.processor, samples, engine.model.device)
+        engine.model.eval().generate(
             **inputs, do_sample=True, top_k=0, num_return_sequences=G, max_new_tokens=COMPLETION["mid"]
         )
 

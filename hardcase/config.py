@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hardcase.errors import InputError
 
 RewardKind = Literal["exact", "subset", "penalised", "jaccard"]
+EngineKind = Literal["transformers", "vllm"]
 
 
 class Config(BaseModel):
@@ -60,6 +61,9 @@ class ModelConfig(Config):
 
     checkpoint: str | None = None
     revision: str | None = None
+    max_tiles: int | None = Field(
+        default=None, ge=1, description="of a checkpoint's image processor: most tiles a picture; its own if unset"
+    )
     tiny: TinyModelConfig | None = None
 
     @model_validator(mode="after")
@@ -72,6 +76,7 @@ class ModelConfig(Config):
 class EvaluateConfig(Config):
     """Greedy answers on the untouched split, scores with bootstrap intervals."""
 
+    engine: EngineKind = "transformers"
     batch_size: int = Field(default=64, ge=1)
     max_new_tokens: int = Field(default=64, ge=1)
     threads: int = Field(default=2, ge=1)
@@ -155,6 +160,7 @@ class SampleConfig(Config):
 class MineConfig(SampleConfig):
     """Hard-case mining: k rollouts a training sample by the SFT model."""
 
+    engine: EngineKind = "transformers"
     k: int = Field(default=8, ge=2)
     batch_size: int = Field(default=16, ge=1, description="prompts at a time")
     threads: int = Field(default=2, ge=1)
@@ -164,10 +170,15 @@ class MineConfig(SampleConfig):
 class GrpoConfig(TrainConfig, SampleConfig):
     """HCM-GRPO (arXiv 2511.10055) on TRL's GRPO (arXiv 2402.03300)."""
 
+    engine: EngineKind = Field(default="transformers", description="of the rollouts; vllm shares the GPU with training")
+    vllm_memory: float = Field(default=0.3, gt=0, lt=1, description="share of the GPU that vllm takes")
     generations: int = Field(default=8, ge=2, description="G, completions a prompt")
+    updates: int = Field(default=1, ge=1, description="passes over the same rollouts")
     reward: RewardKind = Field(default="exact", description="what measured best in training: docs/decisions/0001")
-    sampling: Literal["uniform", "mined"] = "mined"
-    hard_share: float | None = Field(default=None, gt=0, lt=1, description="of all draws; as the weights fall if unset")
+    hard_share: float = Field(
+        default=0.3, ge=0, le=1, description="of the draws that go to hard cases; the rest is drawn alike from all"
+    )
+    suspects: bool = Field(default=True, description="whether what was never solved is drawn among the rest")
     most_draws: int | None = Field(default=None, ge=1, description="of one case, while there are enough others")
     rounds: int = Field(default=1, ge=1, description="of mining; the first is the step `mine`, later ones in between")
     hard_below: float = Field(default=0.5, gt=0, le=1, description="as in `mine`, for later rounds")

@@ -175,6 +175,7 @@ def evaluate(
                 folder,
                 EvaluateConfig(),
                 0,
+                Path(scratch) / "answers",
                 place / "evaluation.parquet",
                 None,
                 place / "scores.json",

@@ -6,8 +6,8 @@ from pathlib import Path
 from hardcase.config import EvaluateConfig
 from hardcase.data.images import BadImage, decode
 from hardcase.errors import InputError
-from hardcase.model.internvl import load_model, set_up_torch
-from hardcase.model.rollout import answers
+from hardcase.model.engine import answers, open_engine
+from hardcase.model.internvl import set_up_torch
 from hardcase.task.answer import format_answer, parse_answer
 from hardcase.task.sample import ASPECTS, Sample
 
@@ -34,22 +34,21 @@ def screened(model: Path, images: Sequence[bytes]) -> dict[str, dict[str, str | 
             raise InputError(f"picture {name}: {error}; give a JPEG, PNG or WebP that opens") from error
     config = EvaluateConfig()
     set_up_torch(0, config.threads)
-    network, processor = load_model(model)
     samples = [
         Sample(aspect, aspect, truth=frozenset(), reasoning=None, group="", images=tuple(images)) for aspect in ASPECTS
     ]
-    found: dict[str, dict[str, str | None]] = {}
-    for sample, (text,) in answers(
-        network,
-        processor,
+    answered = answers(
+        open_engine(config.engine, model, seed=0),
         samples,
-        generations=1,
+        copies=1,
         batch_size=len(samples),
         max_new_tokens=config.max_new_tokens,
         temperature=0,
         seed=0,
         what="screening",
-    ):
+    )
+    found: dict[str, dict[str, str | None]] = {}
+    for sample, (text,) in zip(samples, answered, strict=True):
         answer = parse_answer(text)
         found[sample.aspect] = {"answer": None if answer is None else format_answer(answer), "text": text}
     return found

@@ -31,7 +31,7 @@ def evaluate(
 
     settings = EvaluateConfig.model_validate(config)
     inputs, outputs = [snapshot, sft_model, model], [evaluation, baseline, scores]
-    with running("evaluate", scratch, inputs, outputs, code=code, seed=seed, config=config):
+    with running("evaluate", scratch, inputs, outputs, code=code, seed=seed, config=config) as private:
         run(
             Path(snapshot.path),
             store,
@@ -39,6 +39,7 @@ def evaluate(
             Path(model.path),
             settings,
             seed,
+            private,
             Path(evaluation.path),
             Path(baseline.path),
             Path(scores.path),

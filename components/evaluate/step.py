@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from hardcase.config import EvaluateConfig
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
-from hardcase.model.internvl import load_model, set_up_torch
-from hardcase.model.rollout import answers
+from hardcase.model.engine import answers, open_engine
+from hardcase.model.internvl import set_up_torch
 from hardcase.task.answer import parse_answer
 from hardcase.task.reward import DEFAULT_KIND, dpa
 from hardcase.task.sample import Sample
@@ -40,6 +40,7 @@ def run(
     model: Path,
     config: EvaluateConfig,
     seed: int,
+    scratch: Path,
     evaluation: Path,
     baseline: Path | None,
     scores: Path,
@@ -53,6 +54,7 @@ def run(
         model: the final model's folder.
         config: of answering and bootstrap.
         seed: of the bootstrap.
+        scratch: folder for what was answered; a run that was stopped goes on from there.
         evaluation: Parquet, one row a sample, of the final model.
         baseline: the same of the SFT model; None with `sft_model` None.
         scores: JSON.
@@ -64,7 +66,7 @@ def run(
     if not samples:
         raise InputError("snapshot: no rows in the evaluation split; raise `ingest.eval_share` or mark rows `eval`")
     aspects, groups = [sample.aspect for sample in samples], [sample.group for sample in samples]
-    final = _judged(model, samples, config, seed, "evaluating the model")
+    final = _judged(model, samples, config, seed, "evaluating the model", scratch / "final")
     pq.write_table(final, evaluation)
     report: dict[str, Any] = {
         "samples": len(samples),
@@ -76,28 +78,30 @@ def run(
         "gain": None,
     }
     if sft_model is not None and baseline is not None:
-        first = _judged(sft_model, samples, config, seed, "evaluating the SFT model")
+        first = _judged(sft_model, samples, config, seed, "evaluating the SFT model", scratch / "sft")
         pq.write_table(first, baseline)
         report["sft"] = score(aspects, *_values(first), groups, config.resamples, seed)
         report["gain"] = paired_difference(_values(first), _values(final), aspects, groups, config.resamples, seed)
     scores.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _judged(model: Path, samples: Sequence[Sample], config: EvaluateConfig, seed: int, what: str) -> pa.Table:
+def _judged(
+    model: Path, samples: Sequence[Sample], config: EvaluateConfig, seed: int, what: str, kept: Path
+) -> pa.Table:
     set_up_torch(seed, config.threads)
-    network, processor = load_model(model)
-    rows = []
-    for sample, (text,) in answers(
-        network,
-        processor,
+    answered = answers(
+        open_engine(config.engine, model, seed),
         samples,
-        generations=1,
+        copies=1,
         batch_size=config.batch_size,
         max_new_tokens=config.max_new_tokens,
         temperature=0,
         seed=seed,
         what=what,
-    ):
+        kept=kept,
+    )
+    rows = []
+    for sample, (text,) in zip(samples, answered, strict=True):
         answer = parse_answer(text)
         rows.append(
             {

@@ -27,5 +27,5 @@ def mine(
     from hardcase.config import MineConfig
 
     settings = MineConfig.model_validate(config)
-    with running("mine", scratch, [snapshot, model], [mined], code=code, seed=seed, config=config):
-        run(Path(snapshot.path), store, Path(model.path), settings, seed, Path(mined.path))
+    with running("mine", scratch, [snapshot, model], [mined], code=code, seed=seed, config=config) as private:
+        run(Path(snapshot.path), store, Path(model.path), settings, seed, private, Path(mined.path))

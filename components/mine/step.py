@@ -4,12 +4,12 @@ from pathlib import Path
 
 from hardcase.config import MineConfig
 from hardcase.data.snapshot import Snapshot
-from hardcase.model.internvl import load_model, set_up_torch
+from hardcase.model.engine import answers, open_engine
+from hardcase.model.internvl import set_up_torch
 from hardcase.model.mining import judge, write_cases
-from hardcase.model.rollout import answers
 
 
-def run(snapshot: Path, store: str, model: Path, config: MineConfig, seed: int, mined: Path) -> None:
+def run(snapshot: Path, store: str, model: Path, config: MineConfig, seed: int, scratch: Path, mined: Path) -> None:
     """Write `mined.parquet`, one row a training sample.
 
     Args:
@@ -18,20 +18,21 @@ def run(snapshot: Path, store: str, model: Path, config: MineConfig, seed: int, 
         model: the SFT model's folder.
         config: of the rollouts and of what counts as hard.
         seed: of the rollouts.
+        scratch: folder for what was answered; a run that was stopped goes on from there.
         mined: the table.
     """
     samples = Snapshot.open(snapshot, store).load("train")
     set_up_torch(seed, config.threads)
-    network, processor = load_model(model)
     rollouts = answers(
-        network,
-        processor,
+        open_engine(config.engine, model, seed),
         samples,
-        generations=config.k,
+        copies=config.k,
         batch_size=config.batch_size,
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         seed=seed,
         what="mining",
+        kept=scratch / "rollouts",
     )
-    write_cases([judge(sample.id, sample.truth, texts, config.hard_below) for sample, texts in rollouts], mined)
+    judged = zip(samples, rollouts, strict=True)
+    write_cases([judge(sample.id, sample.truth, texts, config.hard_below) for sample, texts in judged], mined)

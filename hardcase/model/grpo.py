@@ -11,8 +11,8 @@ from trl import GRPOConfig as TrlGrpoConfig
 from trl.models.utils import unwrap_model_for_generation
 
 from hardcase.config import GrpoConfig
+from hardcase.model.engine import LocalEngine, answers
 from hardcase.model.mining import MinedCase, Weights, judge, mined_weights, read_cases, write_cases
-from hardcase.model.rollout import answers
 from hardcase.model.rows import lazy_rows, prompt_row
 from hardcase.model.trainer import HCMGRPOTrainer
 from hardcase.model.training import adapters, common_arguments, train
@@ -80,17 +80,19 @@ def _mined_again(
         own = samples[accelerator.process_index :: accelerator.num_processes]
         with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model:
             rollouts = answers(
-                model,
-                trainer.processing_class,
+                LocalEngine(model, trainer.processing_class),
                 own,
-                generations=config.generations,
+                copies=config.generations,
                 batch_size=max(1, config.batch_size // config.generations),
                 max_new_tokens=config.max_new_tokens,
                 temperature=config.temperature,
                 seed=seed,
                 what="mining again",
             )
-            found = [judge(sample.id, sample.truth, texts, config.hard_below) for sample, texts in rollouts]
+        found = [
+            judge(sample.id, sample.truth, texts, config.hard_below)
+            for sample, texts in zip(own, rollouts, strict=True)
+        ]
         by_id = {case.id: case for case in gather_object(found)}
         if accelerator.is_main_process:
             part = file.with_suffix(".part")
@@ -107,6 +109,10 @@ def _arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpoConfig:
         max_completion_length=config.max_new_tokens,
         temperature=config.temperature,
         beta=config.beta,
+        num_iterations=config.updates,
+        use_vllm=config.engine == "vllm",
+        vllm_mode="colocate",
+        vllm_gpu_memory_utilization=config.vllm_memory,
         scale_rewards="none",  # the spread of a group says how hard it is: dividing by it would undo the mining
         loss_type="dapo",
     )

@@ -62,7 +62,10 @@ def start_model(
         InputError: the checkpoint cannot be loaded.
     """
     if config.checkpoint is not None:
-        return load_model(config.checkpoint, config.revision, dtype)
+        model, processor = load_model(config.checkpoint, config.revision, dtype)
+        if config.max_tiles is not None:
+            processor.image_processor.max_patches = config.max_tiles
+        return model, processor
     assert config.tiny is not None
     return build_tiny(config.tiny, texts, seed)
 
@@ -129,6 +132,14 @@ def build_tiny(
     return model, processor
 
 
+def load_processor(checkpoint: str | Path, revision: str | None = None) -> ProcessorMixin:
+    """The processor of a model in a folder or on the hub."""
+    config = AutoConfig.from_pretrained(checkpoint, revision=revision)
+    reader = InternVLImageProcessor if isinstance(config, InternVLConfig) else AutoProcessor
+    processor: ProcessorMixin = reader.from_pretrained(checkpoint, revision=revision)
+    return processor
+
+
 def load_model(
     checkpoint: str | Path, revision: str | None = None, dtype: str | None = None
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -144,9 +155,7 @@ def load_model(
     """
     dtype = dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
     try:
-        config = AutoConfig.from_pretrained(checkpoint, revision=revision)
-        reader = InternVLImageProcessor if isinstance(config, InternVLConfig) else AutoProcessor
-        processor = reader.from_pretrained(checkpoint, revision=revision)
+        processor = load_processor(checkpoint, revision)
         model = AutoModelForImageTextToText.from_pretrained(
             checkpoint, revision=revision, dtype=dtype, use_safetensors=True
         )

@@ -1,9 +1,10 @@
 """Hard Cases Mining (arXiv 2511.10055, section 4): find what the model gets wrong, and train on it more often.
 
 The paper's threshold and ratio are not public; this is our reading, chosen by ablation (docs/decisions/0007). A case
-teaches most when its rollouts earn unlike rewards: a group that earns all the same has no advantage to learn from. So a
-sample is drawn in proportion to the variance of its mined rewards, which is p(1 - p) where only exact answers are
-rewarded; what was never solved (a *suspect*, likely mislabelled) is left out.
+teaches most when its rollouts earn unlike rewards: a group that earns all the same has no advantage to learn from. So
+hard cases get a share of the draws, among them by the variance of their mined rewards, which is p(1 - p) where only
+exact answers are rewarded. The rest is drawn alike from all, also what was never solved (a *suspect*, perhaps
+mislabelled): leaving it out teaches a model to answer as it already does.
 """
 
 import logging
@@ -26,7 +27,6 @@ from hardcase.task.sample import LETTERS, Sample
 logger = logging.getLogger(__name__)
 Weights = npt.NDArray[np.float64]
 
-LEAST_SPREAD: Final = 0.95 * 0.05  # what was always solved is still seen now and then
 SCHEMA: Final = pa.schema(
     [
         ("id", pa.string()),
@@ -92,21 +92,20 @@ def _spread(case: MinedCase, truth: frozenset[str], kind: RewardKind) -> float:
 def mined_weights(cases: Sequence[MinedCase], samples: Sequence[Sample], config: GrpoConfig) -> Weights:
     """How often to draw each case, as chances that add up to 1; `samples` are the cases' own, in order.
 
-    The variance of the case's rewards of `config.reward`, with a floor; 0 for what was never solved.
-    `config.hard_share` then sets how much of all goes to hard cases. Where no case was ever solved there is nothing to
-    tell them apart by, and all are drawn alike.
+    `config.hard_share` of the draws goes to hard cases, among them by the variance of the rewards of `config.reward`;
+    the rest goes to all cases alike, without the suspects if `config.suspects` says so. Where there is no hard case, or
+    nothing but suspects, all are drawn alike.
     """
-    if config.sampling == "uniform":
-        return np.full(len(cases), 1 / len(cases))
     hard, suspect = np.array([(case.hard, case.suspect) for case in cases], dtype=bool).T
-    if suspect.all():
-        logger.warning("mining: no case was ever solved; drawing all alike")
-        return np.full(len(cases), 1 / len(cases))
+    rest: Weights = np.where(suspect & (not config.suspects and not suspect.all()), 0.0, 1.0)
+    rest = rest / rest.sum()
+    if not config.hard_share or not hard.any():
+        if config.hard_share:
+            logger.warning("mining: no case is hard; drawing all alike")
+        return rest
     spreads = [_spread(case, sample.truth, config.reward) for case, sample in zip(cases, samples, strict=True)]
-    weights = np.where(suspect, 0.0, np.maximum(spreads, LEAST_SPREAD))
-    weights /= weights.sum()
-    if config.hard_share is not None and 0 < (share := weights[hard].sum()) < 1:
-        weights *= np.where(hard, config.hard_share / share, (1 - config.hard_share) / (1 - share))
+    often = np.where(hard, spreads, 0.0)
+    weights: Weights = config.hard_share * often / often.sum() + (1 - config.hard_share) * rest
     return weights
 
 

@@ -9,14 +9,12 @@ tokens in the cache.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from hardcase.data.images import decode
-from hardcase.progress import track
 from hardcase.task.prompt import messages
 from hardcase.task.sample import Sample
 
@@ -98,40 +96,3 @@ def prompt_inputs(processor: ProcessorMixin, samples: Sequence[Sample], device: 
     batch = processor(text=prompts, images=images, padding=True, padding_side="left", return_tensors="pt")
     keys = ("input_ids", "attention_mask", "pixel_values")
     return {key: batch[key].to(device) for key in keys}
-
-
-def answers(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    samples: Sequence[Sample],
-    *,
-    generations: int,
-    batch_size: int,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    what: str,
-) -> Iterator[tuple[Sample, list[str]]]:
-    """Every sample with its `generations` completions as text, in the order given.
-
-    Args:
-        model: judge of the samples.
-        processor: the model's.
-        samples: what to judge.
-        generations: completions a sample.
-        batch_size: samples at a time.
-        max_new_tokens: longest completion.
-        temperature: 0 for the likeliest answer.
-        seed: of the sampling; each batch has its own stream, so work can go on from any batch.
-        what: the name of this work in progress reports.
-    """
-    tokenizer: Any = processor.tokenizer
-    starts = range(0, len(samples), batch_size)
-    for start in track(starts, what, len(starts)):
-        batch = samples[start : start + batch_size]
-        generator = torch.Generator(model.device).manual_seed(seed * 1_000_003 + start)
-        inputs = prompt_inputs(processor, batch, model.device)
-        ids = generate(model, inputs, generations, max_new_tokens, temperature, generator)
-        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        for index, sample in enumerate(batch):
-            yield sample, texts[index * generations : (index + 1) * generations]

@@ -61,43 +61,44 @@ def grpo(**options: Any) -> GrpoConfig:
 SOLVED_0_TO_8 = [["AC"] * right + ["B"] * (8 - right) for right in range(9)]
 
 
-def test_what_was_never_solved_is_never_drawn_and_what_disagrees_most() -> None:
-    weights = mined_weights(*mined(*SOLVED_0_TO_8), grpo())
-    assert weights[0] == 0
-    assert weights[4] == weights.max()
-    assert 0 < weights[8] < weights[7] < weights[4]
-    assert weights[2] / weights[4] == pytest.approx(0.25 * 0.75 / 0.25)
+def test_hard_cases_get_their_share_of_the_draws_by_how_much_they_disagree() -> None:
+    cases, samples = mined(*SOLVED_0_TO_8)
+    hard = [case.hard for case in cases]
+    assert hard == [False, True, True, True] + [False] * 5
+    weights = mined_weights(cases, samples, grpo(hard_share=0.7))
+    rest = 0.3 / 9
+    assert weights[hard].sum() == pytest.approx(0.7 + 3 * rest)
     assert weights.sum() == pytest.approx(1)
+    assert (weights[1] - rest) / (weights[3] - rest) == pytest.approx((1 * 7) / (3 * 5))
+    assert weights[[0, 4, 8]] == pytest.approx([rest] * 3)
 
 
 def test_partial_credit_counts_in_the_spread_where_it_is_rewarded() -> None:
     unlike, alike = ["AC", "A", "B", "D"], ["AC", "A", "C", "A"]
-    assert len(set(mined_weights(*mined(unlike, alike), grpo(reward="exact")))) == 1
-    weights = mined_weights(*mined(unlike, alike), grpo(reward="penalised"))
+    assert len(set(mined_weights(*mined(unlike, alike), grpo(reward="exact", hard_share=1)))) == 1
+    weights = mined_weights(*mined(unlike, alike), grpo(reward="penalised", hard_share=1))
     assert weights[0] > 2 * weights[1]
 
 
-def test_hard_cases_get_their_share_of_the_draws() -> None:
-    cases, samples = mined(*SOLVED_0_TO_8)
-    hard = [case.hard for case in cases]
-    weights = mined_weights(cases, samples, grpo(hard_share=0.7))
-    assert weights[hard].sum() == pytest.approx(0.7)
-    assert weights.sum() == pytest.approx(1)
+def test_suspects_are_left_out_where_their_labels_are_in_doubt() -> None:
+    weights = mined_weights(*mined(*SOLVED_0_TO_8), grpo(hard_share=0.5, suspects=False))
     assert weights[0] == 0
-    assert weights[2] / weights[3] == pytest.approx((2 * 6) / (3 * 5)), "within them, as the spread says"
-
-
-def test_a_share_of_hard_cases_asks_nothing_where_there_are_none() -> None:
-    weights = mined_weights(*mined(["AC"] * 4, ["AC", "AC", "AC", "B"]), grpo(hard_share=0.7))
+    assert weights[8] == pytest.approx(0.5 / 8)
     assert weights.sum() == pytest.approx(1)
+
+
+def test_a_share_of_hard_cases_asks_nothing_where_there_are_none(caplog: pytest.LogCaptureFixture) -> None:
+    assert mined_weights(*mined(["AC"] * 4, ["AC", "AC", "AC", "B"]), grpo()).tolist() == [0.5] * 2
+    assert "no case is hard" in caplog.text
 
 
 def test_a_pool_that_was_never_solved_is_drawn_alike() -> None:
-    assert mined_weights(*mined(["B"], ["D"], [None], ["none"]), grpo()).tolist() == [0.25] * 4
+    pool = mined(["B"], ["D"], [None], ["none"])
+    assert mined_weights(*pool, grpo(suspects=False)).tolist() == [0.25] * 4
 
 
-def test_uniform_sampling_knows_nothing_of_mining() -> None:
-    assert mined_weights(*mined(*SOLVED_0_TO_8), grpo(sampling="uniform")) == pytest.approx([1 / 9] * 9)
+def test_without_a_share_of_hard_cases_all_are_drawn_alike() -> None:
+    assert mined_weights(*mined(*SOLVED_0_TO_8), grpo(hard_share=0)) == pytest.approx([1 / 9] * 9)
 
 
 def always(*weights: float) -> Callable[[int], Weights]:

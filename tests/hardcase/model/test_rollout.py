@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from hardcase.model import rollout
-from hardcase.model.rollout import answers, generate, prompt_inputs
+from hardcase.model.rollout import generate, prompt_inputs
 from hardcase.task.sample import Sample
 
 Build = Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
@@ -53,27 +53,6 @@ def test_completions_of_a_prompt_do_not_see_each_other(
     ours = torch.stack(seen, 2).flatten(0, 1)
     stock[..., model.config.image_token_id] = -torch.inf
     torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-5)
-
-
-def test_a_batch_is_sampled_alike_wherever_the_work_begins(fresh_model: Build, samples: list[Sample]) -> None:
-    model, processor = fresh_model()
-
-    def texts(batch_size: int) -> list[list[str]]:
-        rollouts = answers(
-            model,
-            processor,
-            samples[:4],
-            generations=2,
-            batch_size=batch_size,
-            max_new_tokens=6,
-            temperature=1.0,
-            seed=3,
-            what="test",
-        )
-        return [text for _, text in rollouts]
-
-    assert texts(2) == texts(2)
-    assert texts(2)[:2] == texts(2)[:2] != texts(2)[2:]
 
 
 def test_the_models_mode_is_left_as_found(fresh_model: Build, samples: list[Sample]) -> None:

@@ -1,0 +1,269 @@
+"""What each part of HCM-GRPO is worth: seven arms at equal optimiser steps and rollouts, judged on samples nobody saw.
+
+For each SFT seed the pipeline makes a pool of training samples with a long tail of hard cases, an SFT model and what
+mining says of the pool; each arm trains from there with each GRPO seed. `more_sft` has the processor time of a GRPO
+run. Every finished training is kept in the work folder, so that a run which was stopped goes on.
+
+Judged on 1,200 samples drawn as the pools are and 600 more of the tail; all tuning was done on another SFT seed and
+another set (`--dev`). Intervals: 95%, bootstrap over samples and, within each SFT seed, over GRPO seeds; paired by
+sample.
+Writes benchmarks/results/ablation.json and docs/pictures/ablation.png.
+
+    python benchmarks/ablation.py [--dev] [--steps N] [--seeds N] [--processes N] [--work FOLDER]
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib import pyplot as plt
+
+from hardcase.config import load_profile
+from hardcase.data.scenes import TAIL_SHARE, draw_scene, encode
+from hardcase.data.snapshot import Snapshot
+from hardcase.model.engine import LocalEngine, answers
+from hardcase.model.grpo import improve
+from hardcase.model.internvl import load_model, set_up_torch, start_model
+from hardcase.model.mining import read_cases
+from hardcase.model.sft import fine_tune, known_texts
+from hardcase.task.answer import parse_answer
+from hardcase.task.reward import KINDS, dpa
+from hardcase.task.sample import ASPECTS, Sample
+
+HERE = Path(__file__).parent
+POOL, MORE_TAIL = 1200, 600
+MINED = {"hard_share": 0.3}
+# What differs from the profile's GRPO; None: no GRPO.
+ARMS: dict[str, dict[str, Any] | None] = {
+    "base": None,
+    "sft": None,
+    "more_sft": None,
+    "grpo": {"reward": "exact", "hard_share": 0.0},
+    "grpo_dpa": {"reward": "penalised", "hard_share": 0.0},
+    "grpo_mining": {"reward": "exact", **MINED},
+    "hcm_grpo": {"reward": "penalised", **MINED},
+}
+UNTRAINED = ("base", "sft")
+# Both took .54 s and .074 s a step on the same busy core; a little more for SFT.
+SFT_STEPS_A_GRPO_STEP = 7.5
+MORE_SFT = {"warm_up": None, "reading": None, "learning_rate": 1e-3, "threads": 1}
+
+
+@cache
+def fresh(dev: bool) -> list[Sample]:
+    """Samples outside every pool: as the pools are drawn, then more of the tail."""
+    rng, drawn = random.Random(f"ablation {'dev' if dev else 'confirm'}"), []
+    for index in range(POOL + MORE_TAIL):
+        tail = index >= POOL or rng.random() < TAIL_SHARE
+        scene = draw_scene(rng, tail=tail)
+        images = tuple(encode(image, ".jpg" if place else ".png") for place, image in enumerate(scene.images))
+        name = f"{'tail' if tail else 'bulk'}-{index}"
+        drawn.append(Sample(name, scene.aspect, frozenset(scene.truth), None, name, images))
+    return drawn
+
+
+def prepared(home: Path, seed: int) -> Path:
+    """The run of the pipeline with that seed: its snapshot, SFT model and mined table. GRPO in it is short."""
+    if not list(home.glob("runs/*/artifacts/*/mine/mined")):
+        command = ["hardcase", "run", "--source", f"procedural://?samples=5000&seed={seed}", "--set", f"seed={seed}"]
+        command = [sys.executable, "-m", "pipelines.cli", *command[1:], "--set", "grpo.steps=1"]
+        subprocess.run(command, env={**os.environ, "HARDCASE_HOME": str(home)}, check=False, stdout=sys.stderr)
+    (mined,) = home.glob("runs/*/artifacts/*/mine/mined")
+    return mined.parents[3]
+
+
+def artifact(run: Path, name: str) -> Path:
+    """A step's output in a run's folder."""
+    (path,) = run.glob(f"artifacts/*/{name}")
+    return path
+
+
+def trained(job: tuple[Path, Path, str, int, int, bool]) -> None:
+    """One arm with one seed: from the SFT model of a run to answers on the fresh set, kept in a file."""
+    out, run, arm, seed, steps, dev = job
+    profile = load_profile(str(run / "config.yaml"))
+    set_up_torch(seed, 1)
+    store = (run.parent.parent / "store").absolute().as_uri()
+    pool = Snapshot.open(artifact(run, "ingest/snapshot"), store).load("train")
+    model, processor = load_model(artifact(run, "sft/trained"))
+    if arm == "base":
+        model, processor = start_model(profile.model, known_texts(pool, warm_up=True), profile.seed)
+    log: list[dict[str, Any]] = []
+    start, changes = time.process_time(), ARMS[arm]
+    with tempfile.TemporaryDirectory() as folder:
+        if changes is not None:
+            config = profile.grpo.model_copy(update={"threads": 1, "steps": steps, **changes})
+            log = improve(model, processor, pool, read_cases(artifact(run, "mine/mined")), config, seed, Path(folder))
+        elif arm not in UNTRAINED:
+            more = profile.sft.model_copy(update={**MORE_SFT, "steps": round(steps * SFT_STEPS_A_GRPO_STEP)})
+            log = fine_tune(model, processor, pool, more, seed, Path(folder))
+    seconds, samples = time.process_time() - start, fresh(dev)
+    texts = answers(
+        LocalEngine(model, processor),
+        samples,
+        copies=1,
+        batch_size=64,
+        max_new_tokens=40,
+        temperature=0,
+        seed=0,
+        what="judging",
+    )
+    earned = {
+        kind: [dpa(parse_answer(text), sample.truth, kind) for sample, (text,) in zip(samples, texts, strict=True)]
+        for kind in KINDS
+    }
+    result = {"arm": arm, "sft_seed": profile.seed, "seed": seed, "seconds": seconds, "earned": earned, "log": log}
+    out.with_suffix(".part").write_text(json.dumps(result), encoding="utf-8")
+    out.with_suffix(".part").rename(out)
+    exact = np.mean(earned["exact"][:POOL])
+    print(f"{out.stem}: exact match {exact:.3f}, {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+Values = npt.NDArray[np.float64]
+
+
+def measures(dev: bool) -> dict[str, tuple[str, Values]]:
+    """By name: the kind of reward, and the weight of each sample in the mean, times 100 for scores."""
+    samples = fresh(dev)
+    pool = np.arange(len(samples)) < POOL
+    aspects = np.array([sample.aspect for sample in samples])
+    tail = np.array([sample.id.startswith("tail") for sample in samples])
+    found = {name: ("penalised", 100 * _mean(pool & (aspects == name))) for name in ASPECTS}
+    overall = np.mean([weights for _, weights in found.values()], axis=0)
+    return {
+        "overall": ("penalised", overall),
+        "exact_match": ("exact", _mean(pool)),
+        "tail_overall": ("penalised", 100 * _mean(tail)),
+        "tail_exact_match": ("exact", _mean(tail)),
+        **found,
+    }
+
+
+def _mean(chosen: npt.NDArray[np.bool_]) -> Values:
+    return chosen / chosen.sum()
+
+
+def interval(differences: Values, weights: Values, rng: np.random.Generator) -> dict[str, float]:
+    """Mean of `differences` (SFT seeds, GRPO seeds, samples) and its 95% interval."""
+    first, seeds, samples = differences.shape
+    drawn = []
+    for _ in range(2000):
+        counts = rng.multinomial(seeds, [1 / seeds] * seeds, size=first) / seeds
+        by_sample = np.einsum("ijk,ij->k", differences, counts) / first
+        again = rng.multinomial(samples, [1 / samples] * samples) * weights
+        # A measure is a mean, or a mean of means: drawn samples share its weight.
+        drawn.append(float(by_sample @ again) * weights.sum() / again.sum())
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {"value": float(differences.mean((0, 1)) @ weights), "low": float(low), "high": float(high)}
+
+
+def table(results: Sequence[dict[str, Any]], dev: bool) -> list[dict[str, Any]]:
+    """One row an arm: its measures, and its gain over SFT, over more SFT and over plain GRPO."""
+    rng, rows = np.random.default_rng(0), []
+    by_arm = {name: [each for each in results if each["arm"] == name] for name in ARMS}
+    by_arm = {name: mine for name, mine in by_arm.items() if mine}
+
+    def earned(name: str, kind: str) -> Values:
+        seeds = sorted({each["sft_seed"] for each in by_arm[name]})
+        return np.array([[each["earned"][kind] for each in by_arm[name] if each["sft_seed"] == seed] for seed in seeds])
+
+    for name, mine in by_arm.items():
+        row: dict[str, Any] = {"arm": name, "runs": len(mine)}
+        row["seconds"] = float(np.mean([each["seconds"] for each in mine]))
+        row["exact_match_by_run"] = {
+            f"{each['sft_seed']}-{each['seed']}": round(float(np.mean(each["earned"]["exact"][:POOL])), 4)
+            for each in mine
+        }
+        for key in ("frac_reward_zero_std", "hard_share", "entropy"):
+            found = [np.mean([entry[key] for entry in each["log"]]) for each in mine if key in (each["log"] or [{}])[0]]
+            row[key] = float(np.mean(found)) if found and name != "more_sft" else None
+        for measure, (kind, weights) in measures(dev).items():
+            row[measure] = interval(earned(name, kind), weights, rng)
+            for other in ("sft", "more_sft", "grpo"):
+                if name not in (*UNTRAINED, other) and other in by_arm:
+                    gain = earned(name, kind) - earned(other, kind)
+                    row.setdefault(f"over_{other}", {})[measure] = interval(gain, weights, rng)
+        rows.append(row)
+    return rows
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Overall and hard tail against the processor time that came after SFT, by arm with intervals."""
+    mpl.use("Agg")
+    shown = [row for row in rows if row["arm"] != "base"]
+    figure, panes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    titles = {"overall": "overall", "exact_match": "exact match", "tail_overall": "overall, hard tail"}
+    for pane, (measure, title) in zip(panes, titles.items(), strict=True):
+        for place, row in enumerate(shown):
+            found = row[measure]
+            spread = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
+            pane.errorbar(row["seconds"] + place, found["value"], spread, fmt="o", capsize=3, label=row["arm"])
+        pane.set(title=title, xlabel="processor seconds after SFT")
+    panes[0].legend(fontsize="small")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def main() -> None:
+    """Run what is missing, then make table and plot of all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dev", action="store_true", help="SFT seed 3 and the development set, for tuning")
+    parser.add_argument("--steps", type=int, default=125, help="optimiser steps of GRPO, half the profile's by default")
+    parser.add_argument("--seeds", type=int, default=5, help="GRPO seeds")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--work", type=Path, default=Path(".hardcase/ablation"))
+    options = parser.parse_args()
+    sft_seeds = [3] if options.dev else [0, 1, 2]
+    kept = options.work / f"{'dev' if options.dev else 'confirm'}-{options.steps}"
+    kept.mkdir(parents=True, exist_ok=True)
+    runs = {seed: prepared(options.work / f"sft-{seed}", seed) for seed in sft_seeds}
+    jobs = [
+        (kept / f"{arm}-{first}-{seed}.json", runs[first], arm, seed, options.steps, options.dev)
+        for seed, arm, first in product(range(options.seeds), ARMS, sft_seeds)
+        if arm not in UNTRAINED or seed == 0
+    ]
+    with ProcessPoolExecutor(options.processes) as pool:
+        list(pool.map(trained, [job for job in jobs if not job[0].exists()]))
+    rows = table([json.loads(out.read_text(encoding="utf-8")) for out, *_ in jobs], options.dev)
+    for row in rows:
+        over = row.get("over_grpo", {}).get("overall")
+        gain = f"{over['value']:+.2f} [{over['low']:.2f}, {over['high']:.2f}]" if over else ""
+        print(
+            f"{row['arm']:12} overall {row['overall']['value']:.2f} exact {row['exact_match']['value']:.4f} "
+            f"tail {row['tail_overall']['value']:.2f} {row['seconds']:4.0f} s {gain}"
+        )
+    if options.dev:
+        return
+    plain, best = (next(row for row in rows if row["arm"] == name) for name in ("grpo", "hcm_grpo"))
+    value, baseline = best["overall"]["value"], plain["overall"]["value"]
+    result = {
+        "name": "ablation",
+        "value": value,
+        "unit": f"overall of HCM-GRPO on {POOL} fresh samples, {best['runs']} trainings of {options.steps} steps; "
+        f"baseline: GRPO with exact reward and uniform sampling",
+        "baseline": baseline,
+        "ratio": value / baseline,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "command": f"python benchmarks/ablation.py --steps {options.steps} --seeds {options.seeds}",
+        "arms": rows,
+    }
+    (HERE / "results" / "ablation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    plot(rows, HERE.parent / "docs" / "pictures" / "ablation.png")
+
+
+if __name__ == "__main__":
+    main()

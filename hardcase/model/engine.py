@@ -1,0 +1,159 @@
+"""What answers many samples: our shared-prompt rollouts anywhere, vLLM on GPU nodes, behind one interface.
+
+Both compute a prompt once for its k completions. Samples are answered in batches of like length; what a batch answered
+is kept as a file, so that work which was stopped goes on with the batch it was stopped in.
+"""
+
+import json
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from PIL import Image
+from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
+
+from hardcase.config import EngineKind
+from hardcase.data.images import decode
+from hardcase.errors import InputError
+from hardcase.model.internvl import load_model, load_processor
+from hardcase.model.rollout import generate, prompt_inputs
+from hardcase.progress import track
+from hardcase.task.prompt import messages
+from hardcase.task.sample import Sample
+
+PICTURES: Final = 5
+
+
+class Engine(Protocol):
+    """Answers samples."""
+
+    processor: ProcessorMixin
+
+    def complete(
+        self, samples: Sequence[Sample], copies: int, max_new_tokens: int, temperature: float, seed: int
+    ) -> list[list[str]]:
+        """The texts of `copies` completions of each sample, special tokens left out; temperature 0 is greedy."""
+        ...
+
+
+class LocalEngine:
+    """Transformers in this process, each prompt computed once (`rollout.generate`)."""
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
+        self.model, self.processor = model, processor
+
+    def complete(
+        self, samples: Sequence[Sample], copies: int, max_new_tokens: int, temperature: float, seed: int
+    ) -> list[list[str]]:
+        device = self.model.device
+        generator = torch.Generator(device).manual_seed(seed)
+        inputs = prompt_inputs(self.processor, samples, device)
+        ids = generate(self.model, inputs, copies, max_new_tokens, temperature, generator)
+        tokenizer: Any = self.processor.tokenizer
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [texts[start : start + copies] for start in range(0, len(texts), copies)]
+
+
+class VllmEngine:
+    """vLLM on this machine's GPU; its prefix cache computes a prompt once.
+
+    Raises:
+        InputError: vLLM is not installed.
+    """
+
+    def __init__(self, model: Path, seed: int) -> None:
+        try:
+            import vllm
+        except ImportError as error:
+            raise InputError(
+                "engine vllm: vLLM is not installed; use the GPU image, or set `engine: transformers`"
+            ) from error
+        self.vllm, self.processor = vllm, load_processor(model)
+        self.picture: int = AutoConfig.from_pretrained(model).image_token_id
+        self.llm = vllm.LLM(
+            model=str(model), seed=seed, limit_mm_per_prompt={"image": PICTURES}, enable_prefix_caching=True
+        )
+
+    def complete(
+        self, samples: Sequence[Sample], copies: int, max_new_tokens: int, temperature: float, seed: int
+    ) -> list[list[str]]:
+        texts = self.processor.apply_chat_template(
+            [messages(sample.aspect) for sample in samples], add_generation_prompt=True, tokenize=False
+        )
+        pictures = [[decode(data) for data in sample.images] for sample in samples]
+        prompts = [
+            {"prompt": text, "multi_modal_data": {"image": images}}
+            for text, images in zip(texts, pictures, strict=True)
+        ]
+        sampling = self.vllm.SamplingParams(
+            n=copies,
+            temperature=temperature,
+            max_tokens=max_new_tokens,
+            seed=seed,
+            logit_bias={self.picture: -100},  # as in `generate`: it would ask for a picture that no one gave
+        )
+        answered = self.llm.generate(prompts, sampling, use_tqdm=False)
+        return [[completion.text for completion in each.outputs] for each in answered]
+
+
+def open_engine(kind: EngineKind, model: Path, seed: int) -> Engine:
+    """The engine of that kind with the model in that folder."""
+    return VllmEngine(model, seed) if kind == "vllm" else LocalEngine(*load_model(model))
+
+
+def _length(processor: ProcessorMixin, sample: Sample) -> int:
+    """Tiles of a sample's pictures, nearly all of its prompt's tokens."""
+    images: Any = processor.image_processor
+    if not hasattr(images, "get_number_of_image_patches"):
+        return 1
+    sizes = [Image.open(BytesIO(data)).size for data in sample.images]
+    return sum(images.get_number_of_image_patches(height, width, {"crop_to_patches": True}) for width, height in sizes)
+
+
+def answers(
+    engine: Engine,
+    samples: Sequence[Sample],
+    *,
+    copies: int,
+    batch_size: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    what: str,
+    kept: Path | None = None,
+) -> list[list[str]]:
+    """The texts of `copies` completions of each sample, in the order of the samples.
+
+    Args:
+        engine: that answers.
+        samples: what to judge.
+        copies: completions a sample.
+        batch_size: samples at a time.
+        max_new_tokens: longest completion.
+        temperature: 0 for the likeliest answer.
+        seed: of the sampling; each batch has its own stream, so work can go on from any batch.
+        what: the name of this work in progress reports.
+        kept: folder for what each batch answered; what lies there already is not asked again. It belongs to one work.
+    """
+    order = sorted(range(len(samples)), key=lambda index: _length(engine.processor, samples[index]))
+    texts: list[list[str]] = [[]] * len(samples)
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(samples), batch_size)
+    for start in track(starts, what, len(starts)):
+        batch = order[start : start + batch_size]
+        file = kept / f"{start}.json" if kept is not None else None
+        if file is not None and file.exists():
+            answered = json.loads(file.read_text(encoding="utf-8"))
+        else:
+            asked = [samples[index] for index in batch]
+            answered = engine.complete(asked, copies, max_new_tokens, temperature, seed * 1_000_003 + start)
+            if file is not None:
+                part = file.with_suffix(".part")
+                part.write_text(json.dumps(answered), encoding="utf-8")
+                part.rename(file)
+        for index, each in zip(batch, answered, strict=True):
+            texts[index] = each
+    return texts

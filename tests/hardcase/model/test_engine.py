@@ -1,0 +1,121 @@
+"""Answers to many samples: the same whatever is stopped, whatever their lengths, whichever engine."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from transformers import PreTrainedModel, ProcessorMixin
+
+from hardcase.data.images import decode
+from hardcase.data.scenes import encode
+from hardcase.errors import InputError
+from hardcase.model.engine import LocalEngine, VllmEngine, answers, open_engine
+from hardcase.model.internvl import save_model
+from hardcase.task.sample import Sample
+
+Build = Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
+OPTIONS: dict[str, Any] = {"copies": 2, "max_new_tokens": 6, "temperature": 1.0, "seed": 3, "what": "test"}
+
+
+class Watched(LocalEngine):
+    """Notes what it is asked, and breaks when told to."""
+
+    asked: list[list[str]]
+    breaks_after: int | None = None
+
+    def complete(self, samples: Sequence[Sample], *args: Any, **kwargs: Any) -> list[list[str]]:
+        self.asked = [*getattr(self, "asked", []), [sample.id for sample in samples]]
+        if len(self.asked) == self.breaks_after:
+            raise KeyboardInterrupt
+        return super().complete(samples, *args, **kwargs)
+
+
+def test_work_that_was_stopped_goes_on_with_the_batch_it_was_stopped_in(
+    fresh_model: Build, samples: list[Sample], tmp_path: Path
+) -> None:
+    whole = answers(Watched(*fresh_model()), samples, batch_size=5, **OPTIONS)
+    stopped, later = Watched(*fresh_model()), Watched(*fresh_model())
+    stopped.breaks_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        answers(stopped, samples, batch_size=5, kept=tmp_path, **OPTIONS)
+    (tmp_path / "10.part").write_text("[[")
+    assert answers(later, samples, batch_size=5, kept=tmp_path, **OPTIONS) == whole
+    assert later.asked == stopped.asked[2:]
+    assert len(whole) == len(samples)
+    assert len({text for texts in whole for text in texts}) > len(samples), "a stream for each batch and completion"
+
+
+def test_prompts_of_like_length_are_answered_together(fresh_model: Build, samples: list[Sample]) -> None:
+    model, processor = fresh_model()
+    processor.image_processor.max_patches = 3
+    wide = [
+        replace(sample, images=(encode(decode(sample.images[0]).resize((64, 32)), ".png"), *sample.images[1:]))
+        if index % 2
+        else sample
+        for index, sample in enumerate(samples[:6])
+    ]
+    engine = Watched(model, processor)
+    greedy = {**OPTIONS, "copies": 1, "temperature": 0}
+    texts = answers(engine, wide, batch_size=3, **greedy)
+    assert engine.asked == [["s0", "s2", "s4"], ["s1", "s3", "s5"]]
+    assert texts == [answers(engine, [sample], batch_size=1, **greedy)[0] for sample in wide], "in the order given"
+
+
+@dataclass
+class Completion:
+    text: str
+
+
+@dataclass
+class Answered:
+    outputs: list[Completion]
+
+
+class SpeaksVllm:
+    """The part of vLLM's interface that is used (its docs, offline inference with several pictures)."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def generate(self, prompts: list[dict[str, Any]], sampling: dict[str, Any], use_tqdm: bool) -> list[Answered]:
+        self.prompts, self.sampling = prompts, sampling
+        return [
+            Answered([Completion(f"{number} {copy}") for copy in range(sampling["n"])])
+            for number in range(len(prompts))
+        ]
+
+
+def test_vllm_is_asked_for_the_same(
+    fresh_model: Build, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vllm = ModuleType("vllm")
+    vllm.LLM, vllm.SamplingParams = SpeaksVllm, dict  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    model, processor = fresh_model()
+    save_model(model, processor, tmp_path)
+    engine = open_engine("vllm", tmp_path, seed=1)
+    assert isinstance(engine, VllmEngine)
+    assert engine.llm.options["model"] == str(tmp_path)
+    assert engine.llm.options["limit_mm_per_prompt"] == {"image": 5}
+    assert answers(engine, samples[:2], batch_size=2, **OPTIONS) == [["0 0", "0 1"], ["1 0", "1 1"]]
+    picture = model.config.image_token_id
+    assert engine.llm.sampling == {
+        "n": 2,
+        "temperature": 1.0,
+        "max_tokens": 6,
+        "seed": 3 * 1_000_003,
+        "logit_bias": {picture: -100},
+    }
+    for prompt in engine.llm.prompts:
+        pictures = prompt["multi_modal_data"]["image"]
+        assert prompt["prompt"].count(processor.tokenizer.decode([picture])) == len(pictures) == 5
+
+
+def test_without_vllm_the_error_says_what_to_do(fresh_model: Build, tmp_path: Path) -> None:
+    save_model(*fresh_model(), tmp_path)
+    with pytest.raises(InputError, match="vLLM is not installed; use the GPU image, or set `engine: transformers`"):
+        open_engine("vllm", tmp_path, seed=1)
