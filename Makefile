@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench lock clean
+.PHONY: help run test lint format bench ablation lock clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
@@ -34,6 +34,9 @@ format: $(READY) ## Format the code
 
 bench: $(READY) ## Measure speed and memory against stock TRL, on one thread; results in benchmarks/results/
 	@$(BIN)/python benchmarks/grpo_speed.py $(ARGS)
+
+ablation: $(READY) ## Train HCM-GRPO's parts apart, some 80 trainings in an hour or two; goes on where it was stopped
+	@$(BIN)/python benchmarks/ablation.py $(ARGS)
 
 lock: $(READY) ## Resolve requirements.lock anew; packages of CUDA are left to torch's own requirements
 	echo 'torch==2.13.0' > .venv/constraints.txt

@@ -47,16 +47,16 @@ from hardcase.task.sample import ASPECTS, Sample
 
 HERE = Path(__file__).parent
 POOL, MORE_TAIL = 1200, 600
-MINED = {"hard_share": 0.3}
+EXACT, DPA, MINED = {"reward": "exact"}, {"reward": "penalised", "partial_credit": 0.25}, {"hard_share": 0.3}
 # What differs from the profile's GRPO; None: no GRPO.
 ARMS: dict[str, dict[str, Any] | None] = {
     "base": None,
     "sft": None,
     "more_sft": None,
-    "grpo": {"reward": "exact", "hard_share": 0.0},
-    "grpo_dpa": {"reward": "penalised", "hard_share": 0.0},
-    "grpo_mining": {"reward": "exact", **MINED},
-    "hcm_grpo": {"reward": "penalised", **MINED},
+    "grpo": {**EXACT, "hard_share": 0.0},
+    "grpo_dpa": {**DPA, "hard_share": 0.0},
+    "grpo_mining": {**EXACT, **MINED},
+    "hcm_grpo": {**DPA, **MINED},
 }
 UNTRAINED = ("base", "sft")
 # Both took .54 s and .074 s a step on the same busy core; a little more for SFT.
@@ -96,7 +96,7 @@ def artifact(run: Path, name: str) -> Path:
 def trained(job: tuple[Path, Path, str, int, int, bool]) -> None:
     """One arm with one seed: from the SFT model of a run to answers on the fresh set, kept in a file."""
     out, run, arm, seed, steps, dev = job
-    profile = load_profile(str(run / "config.yaml"))
+    profile = load_profile("tiny", {"seed": int(run.parent.parent.name.removeprefix("sft-"))})
     set_up_torch(seed, 1)
     store = (run.parent.parent / "store").absolute().as_uri()
     pool = Snapshot.open(artifact(run, "ingest/snapshot"), store).load("train")

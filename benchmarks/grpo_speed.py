@@ -4,6 +4,7 @@ Processor seconds on one thread, so that what else runs on the machine counts li
 its own, so that peaks of memory do not mix. `tiny` is the model of profiles/tiny.yaml; `mid` has 25 million parameters
 and prompts of about 1,300 tokens (5 pictures of 256), completions of at most 64, G = 8. Random weights, since only
 shapes matter. Writes one file a name under benchmarks/results/; `ratio` says how many times less ours takes.
+`loss_backward_scaling` goes over G and the length of the prompt on a smaller model (6 million).
 
     python benchmarks/grpo_speed.py [NAME …]
 """
@@ -31,11 +32,13 @@ NAMES = {
     "generation_mid": ("mid", "generation", 1, "processor seconds to generate 8 completions"),
     "peak_memory_mid": ("mid", "memory", 1, "GiB that loss and backward of 8 completions add to the peak"),
     "mining_mid": ("mid", "mining", 2, "processor seconds to mine 2 samples, 8 rollouts each"),
+    "loss_backward_scaling": ("small", "loss", 1, "processor seconds for loss and backward, all of the cells together"),
 }
-G, COMPLETION = 8, {"tiny": 40, "mid": 64}
+SCALING = [(side, generations) for side in (112, 224, 448) for generations in (2, 4, 8, 16)]
+G, COMPLETION = 8, {"tiny": 40, "mid": 64, "small": 64}
 
 
-def measured(size: str, what: str, prompts: int, kind: str) -> float:
+def measured(size: str, what: str, prompts: int, kind: str, side: int = 448, generations: int = G) -> float:
     """One figure of one trainer; `kind` is `stock` or `ours`."""
     import torch
     from trl import GRPOConfig, GRPOTrainer
@@ -58,18 +61,21 @@ def measured(size: str, what: str, prompts: int, kind: str) -> float:
         scene = draw_scene(rng)
         images = tuple(encode(image, ".png") for image in scene.images)
         samples.append(Sample(str(index), scene.aspect, frozenset(scene.truth), scene.reasoning, "", images))
-    shape = {"image_size": 448, "patch_size": 14, "vision_hidden": 256, "vision_layers": 6}
-    shape |= {"text_hidden": 512, "text_layers": 8, "heads": 8}
-    model, processor = build_tiny(
-        TinyModelConfig(**(shape if size == "mid" else {})), known_texts(samples, warm_up=True), 0
-    )
+    pictures = {"image_size": side, "patch_size": 14}
+    shapes: dict[str, dict[str, int]] = {
+        "tiny": {},
+        "small": pictures
+        | {"vision_hidden": 128, "vision_layers": 2, "text_hidden": 256, "text_layers": 6, "heads": 4},
+        "mid": pictures | {"vision_hidden": 256, "vision_layers": 6, "text_hidden": 512, "text_layers": 8, "heads": 8},
+    }
+    model, processor = build_tiny(TinyModelConfig(**shapes[size]), known_texts(samples, warm_up=True), 0)
     if what == "mining":
         return _seconds(_mining(kind, LocalEngine(model, processor), samples[:prompts], prompt_inputs))
     with tempfile.TemporaryDirectory() as folder:
         arguments = GRPOConfig(
             output_dir=folder,
-            per_device_train_batch_size=prompts * G,
-            num_generations=G,
+            per_device_train_batch_size=prompts * generations,
+            num_generations=generations,
             max_completion_length=COMPLETION[size],
             max_steps=5 if size == "tiny" else 1,
             gradient_checkpointing=False,
@@ -91,7 +97,7 @@ def measured(size: str, what: str, prompts: int, kind: str) -> float:
             return _seconds(trainer.train)
         trainer.model.train()
         trainer.current_gradient_accumulation_steps = 1
-        rows = [prompt_row(sample) for sample in samples[:prompts] for _ in range(G)]
+        rows = [prompt_row(sample) for sample in samples[:prompts] for _ in range(generations)]
         if what == "generation":
             spent: list[float] = []
             whole = trainer._generate_single_turn
@@ -101,7 +107,7 @@ def measured(size: str, what: str, prompts: int, kind: str) -> float:
         trainer.max_completion_length = 1
         batch = trainer._generate_and_score_completions(rows)
         width = COMPLETION[size]
-        lengths = width - torch.arange(len(rows)) % G * width // (2 * G)  # as uneven as answers are
+        lengths = width - torch.arange(len(rows)) % generations * width // (2 * generations)  # as uneven as answers are
         batch["completion_ids"] = torch.randint(20, len(processor.tokenizer), (len(rows), width))
         batch["completion_mask"] = (torch.arange(width) < lengths[:, None]).long()
         batch["advantages"] = torch.linspace(-1, 1, len(rows))
@@ -145,7 +151,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         name, kind = options.one
-        print(json.dumps(measured(*NAMES[name][:3], kind)))
+        cells = SCALING if name == "loss_backward_scaling" else [(448, G)]
+        print(json.dumps([measured(*NAMES[name][:3], kind, *cell) for cell in cells]))
         return
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"{', '.join(sorted(unknown))}: not measured here; name some of {', '.join(NAMES)}")
@@ -157,18 +164,24 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 sys.exit(f"{name}, {kind}: {done.stderr[-2000:]}")
-            found[kind] = float(done.stdout.splitlines()[-1])
-        result = {
+            found[kind] = json.loads(done.stdout.splitlines()[-1])
+        stock, ours = sum(found["stock"]), sum(found["ours"])
+        result: dict[str, Any] = {
             "name": name,
-            "value": found["ours"],
+            "value": ours,
             "unit": f"{NAMES[name][3]}; baseline: stock TRL 1.16, ratio: baseline / value",
-            "baseline": found["stock"],
-            "ratio": found["stock"] / found["ours"],
+            "baseline": stock,
+            "ratio": stock / ours,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
             "command": f"python benchmarks/grpo_speed.py {name}",
         }
+        if len(found["ours"]) > 1:
+            result["cells"] = [
+                {"picture_side": side, "generations": generations, "stock": theirs, "ours": own, "ratio": theirs / own}
+                for (side, generations), theirs, own in zip(SCALING, found["stock"], found["ours"], strict=True)
+            ]
         (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        print(f"{name:20} {found['stock']:8.2f} → {found['ours']:8.2f}   {result['ratio']:.1f}×", flush=True)
+        print(f"{name:20} {stock:8.2f} → {ours:8.2f}   {result['ratio']:.1f}×", flush=True)
 
 
 if __name__ == "__main__":

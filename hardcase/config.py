@@ -174,7 +174,8 @@ class GrpoConfig(TrainConfig, SampleConfig):
     vllm_memory: float = Field(default=0.3, gt=0, lt=1, description="share of the GPU that vllm takes")
     generations: int = Field(default=8, ge=2, description="G, completions a prompt")
     updates: int = Field(default=1, ge=1, description="passes over the same rollouts")
-    reward: RewardKind = Field(default="exact", description="what measured best in training: docs/decisions/0001")
+    reward: RewardKind = Field(default="penalised", description="partial credit of a wrong answer: docs/decisions/0001")
+    partial_credit: float = Field(default=0.25, ge=0, le=1, description="its worth beside an exact answer's 1")
     hard_share: float = Field(
         default=0.3, ge=0, le=1, description="of the draws that go to hard cases; the rest is drawn alike from all"
     )

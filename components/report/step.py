@@ -106,8 +106,8 @@ def _mined_facts(path: Path | None) -> dict[str, Any] | None:
     return {
         "training samples": len(rows),
         "solved in every rollout": always,
-        "hard (solved in less than half)": sum(row["hard"] for row in rows),
-        "suspects (never solved; left out of GRPO)": sum(row["suspect"] for row in rows),
+        "hard (solved now and then)": sum(row["hard"] for row in rows),
+        "suspects (never solved)": sum(row["suspect"] for row in rows),
     }
 
 

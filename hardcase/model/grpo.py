@@ -56,7 +56,7 @@ def improve(
 
     trainer = HCMGRPOTrainer(
         model,
-        reward_funcs=partial(dpa_reward, kind=config.reward),
+        reward_funcs=partial(dpa_reward, kind=config.reward, worth=config.partial_credit),
         args=_arguments(config, seed, checkpoints),
         train_dataset=lazy_rows(len(samples), lambda index: {**prompt(index), "hard": float(cases[index].hard)}),
         processing_class=processor,

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch.utils.data import Sampler
 
-from hardcase.config import GrpoConfig, RewardKind
+from hardcase.config import GrpoConfig
 from hardcase.task.answer import format_answer, parse_answer
 from hardcase.task.reward import DEFAULT_KIND, dpa
 from hardcase.task.sample import LETTERS, Sample
@@ -84,15 +84,15 @@ def read_cases(path: Path) -> list[MinedCase]:
     return [MinedCase(**row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
 
 
-def _spread(case: MinedCase, truth: frozenset[str], kind: RewardKind) -> float:
+def _spread(case: MinedCase, truth: frozenset[str], config: GrpoConfig) -> float:
     answered = [None if answer is None else frozenset(answer) & set(LETTERS) for answer in case.answers]
-    return float(np.var([dpa(answer, truth, kind) for answer in answered]))
+    return float(np.var([dpa(answer, truth, config.reward, config.partial_credit) for answer in answered]))
 
 
 def mined_weights(cases: Sequence[MinedCase], samples: Sequence[Sample], config: GrpoConfig) -> Weights:
     """How often to draw each case, as chances that add up to 1; `samples` are the cases' own, in order.
 
-    `config.hard_share` of the draws goes to hard cases, among them by the variance of the rewards of `config.reward`;
+    `config.hard_share` of the draws goes to hard cases, among them by the variance of the rewards that they would earn;
     the rest goes to all cases alike, without the suspects if `config.suspects` says so. Where there is no hard case, or
     nothing but suspects, all are drawn alike.
     """
@@ -103,7 +103,7 @@ def mined_weights(cases: Sequence[MinedCase], samples: Sequence[Sample], config:
         if config.hard_share:
             logger.warning("mining: no case is hard; drawing all alike")
         return rest
-    spreads = [_spread(case, sample.truth, config.reward) for case, sample in zip(cases, samples, strict=True)]
+    spreads = [_spread(case, sample.truth, config) for case, sample in zip(cases, samples, strict=True)]
     often = np.where(hard, spreads, 0.0)
     weights: Weights = config.hard_share * often / often.sum() + (1 - config.hard_share) * rest
     return weights

@@ -26,7 +26,9 @@ KINDS: Final = tuple(PARTIAL)
 DEFAULT_KIND: Final = "penalised"
 
 
-def dpa(predicted: Collection[str] | None, truth: Collection[str], kind: "RewardKind" = DEFAULT_KIND) -> float:
+def dpa(
+    predicted: Collection[str] | None, truth: Collection[str], kind: "RewardKind" = DEFAULT_KIND, worth: float = 1.0
+) -> float:
     """Partial credit of an answer, in [0, 1], and 1.0 if and only if it is the truth.
 
     An empty set on either side has no proportion: `none` is worth 1.0 where it is the truth and 0.0 elsewhere, and
@@ -37,6 +39,7 @@ def dpa(predicted: Collection[str] | None, truth: Collection[str], kind: "Reward
         truth: the letters that show the flaw.
         kind: `exact` gives no partial credit; `subset` |P|/|T| while nothing wrong is named; `penalised` takes one
             share of |T| off for each wrong letter; `jaccard` |P∩T|/|P∪T|.
+        worth: factor of what a wrong answer earns; 0 makes every kind `exact`.
 
     Raises:
         InputError: no such kind.
@@ -50,7 +53,7 @@ def dpa(predicted: Collection[str] | None, truth: Collection[str], kind: "Reward
         return 1.0
     if not answered or not flawed:
         return 0.0
-    return PARTIAL[kind](answered, flawed)
+    return worth * PARTIAL[kind](answered, flawed)
 
 
 def completion_text(completion: Any) -> str | None:
@@ -69,7 +72,11 @@ def completion_text(completion: Any) -> str | None:
 
 
 def dpa_reward(
-    completions: Sequence[Any], answer: Sequence[Collection[str]], kind: "RewardKind" = DEFAULT_KIND, **kwargs: Any
+    completions: Sequence[Any],
+    answer: Sequence[Collection[str]],
+    kind: "RewardKind" = DEFAULT_KIND,
+    worth: float = 1.0,
+    **kwargs: Any,
 ) -> list[float]:
     """Reward function for TRL: the partial credit of each completion, 0.0 where it is invalid.
 
@@ -79,6 +86,7 @@ def dpa_reward(
         completions: texts, or conversational completions.
         answer: the true letters of each completion's sample (a column of the data set).
         kind: the definition of partial credit.
+        worth: factor of partial credit.
         **kwargs: the data set's other columns and the trainer's own arguments, unused.
 
     Raises:
@@ -86,7 +94,7 @@ def dpa_reward(
         ValueError: not one answer for each completion.
     """
     return [
-        dpa(parse_answer(completion_text(completion)), truth, kind)
+        dpa(parse_answer(completion_text(completion)), truth, kind, worth)
         for completion, truth in zip(completions, answer, strict=True)
     ]
 

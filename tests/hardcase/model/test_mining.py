@@ -65,7 +65,7 @@ def test_hard_cases_get_their_share_of_the_draws_by_how_much_they_disagree() -> 
     cases, samples = mined(*SOLVED_0_TO_8)
     hard = [case.hard for case in cases]
     assert hard == [False, True, True, True] + [False] * 5
-    weights = mined_weights(cases, samples, grpo(hard_share=0.7))
+    weights = mined_weights(cases, samples, grpo(reward="exact", hard_share=0.7))
     rest = 0.3 / 9
     assert weights[hard].sum() == pytest.approx(0.7 + 3 * rest)
     assert weights.sum() == pytest.approx(1)
@@ -76,7 +76,7 @@ def test_hard_cases_get_their_share_of_the_draws_by_how_much_they_disagree() -> 
 def test_partial_credit_counts_in_the_spread_where_it_is_rewarded() -> None:
     unlike, alike = ["AC", "A", "B", "D"], ["AC", "A", "C", "A"]
     assert len(set(mined_weights(*mined(unlike, alike), grpo(reward="exact", hard_share=1)))) == 1
-    weights = mined_weights(*mined(unlike, alike), grpo(reward="penalised", hard_share=1))
+    weights = mined_weights(*mined(unlike, alike), grpo(partial_credit=1, hard_share=1))
     assert weights[0] > 2 * weights[1]
 
 

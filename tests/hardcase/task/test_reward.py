@@ -57,6 +57,45 @@ def test_no_constant_answer_pays_under_the_default(constant: frozenset[str]) -> 
     assert sum(dpa(constant, truth) for truth in SUBSETS) / 16 <= 0.30
 
 
+def think(answer: str) -> str:
+    return f"<think>looks fine</think>{answer}"
+
+
+# From users' reports on GRPO for pictures (findings: every option named, an empty answer that scores; Visual-RFT's
+# issues: tags repeated until something counts).
+HACKS = {
+    "every option named": think("<answer>ABCD</answer>"),
+    "every option and none": think("<answer>ABCD none</answer>"),
+    "every option twice": think("<answer>AABBCCDD</answer>"),
+    "an empty answer": think("<answer></answer>"),
+    "a blank answer": think("<answer> </answer>"),
+    "no answer": think(""),
+    "nothing": "",
+    "only tags": "<think></think><answer>A</answer>",
+    "two answers": think("<answer>A</answer><answer>BCD</answer>"),
+    "every answer in turn": think("".join(f"<answer>{letter}</answer>" for letter in "ABCD")),
+    "the answer in the reasoning": "<think><answer>A</answer></think>",
+    "reasoning repeated": 2 * think("") + "<answer>ABCD</answer>",
+    "tags left open": "<think>x<answer>ABCD",
+    "a hedge": think("<answer>A or B</answer>"),
+    "a quoted grammar": think("<answer>A|B|C|D|none</answer>"),
+}
+
+
+@pytest.mark.parametrize("kind", ["exact", "penalised"])
+@pytest.mark.parametrize("hack", HACKS)
+def test_no_hack_earns_what_an_honest_answer_does(hack: str, kind: RewardKind) -> None:
+    """Honest: every letter judged by itself, and rightly three times in four; every truth equally likely."""
+
+    def honest(truth: frozenset[str]) -> float:
+        wrong = {each: len(each ^ truth) for each in SUBSETS}
+        return sum(0.75 ** (4 - wrong[each]) * 0.25 ** wrong[each] * dpa(each, truth, kind) for each in SUBSETS)
+
+    earned = dpa_reward([HACKS[hack]] * len(SUBSETS), SUBSETS, kind)
+    assert sum(earned) < sum(honest(truth) for truth in SUBSETS)
+    assert any(earned) == (hack == "every option named")
+
+
 def test_jaccard_would_pay_half_for_always_naming_every_letter() -> None:
     assert sum(dpa("ABCD", truth, "jaccard") for truth in SUBSETS) / 16 == 0.5
 
@@ -137,6 +176,12 @@ def test_trl_may_hand_over_text_or_conversations(form: Any) -> None:
 def test_a_completion_of_another_shape_earns_nothing_and_breaks_nothing(completion: Any) -> None:
     assert dpa_reward([completion], [["A", "C"]]) == [0.0]
     assert format_reward([completion]) == [0.0]
+
+
+def test_partial_credit_may_be_worth_less_and_the_truth_never() -> None:
+    answered = ["AC", "A", "BD", None]
+    texts = [think(f"<answer>{answer}</answer>") if answer else "" for answer in answered]
+    assert dpa_reward(texts, ["AC"] * 4, worth=0.25) == [1.0, 0.125, 0.0, 0.0]
 
 
 def test_a_kind_is_bound_for_trl_by_partial_and_keeps_its_name_in_the_logs() -> None:
