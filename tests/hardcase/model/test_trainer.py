@@ -145,6 +145,24 @@ def test_every_loss_of_trl_is_the_same(
     assert_loss_equals_trls(lambda kind: trainer_of(kind, fresh_model, samples, tmp_path, arguments), batch)
 
 
+def test_prompts_with_unlike_numbers_of_pictures(fresh_model: Build, samples: list[Sample], tmp_path: Path) -> None:
+    whole = prompt_row(samples[0])
+    (turn,) = whole["prompt"]
+    placeholders = [part for part in turn["content"] if part["type"] == "image"]
+    content = [part for part in turn["content"] if part is not placeholders[-1]]
+    fewer = {**whole, "prompt": [{**turn, "content": content}], "images": whole["images"][:4]}
+    assert len(content) == len(turn["content"]) - 1
+    made = trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path)
+    seen: list[int] = []
+    made.model.model.vision_tower.register_forward_hook(lambda _, args, out: seen.append(len(out[0])))
+    made.model.train()
+    batch = made._generate_and_score_completions([row for row in (whole, fewer) for _ in range(4)])
+    assert seen == [9]
+    batch["advantages"] = torch.linspace(-1, 1, 8)
+    batch = unsplit_pixel_values_by_grid(shuffle_sequence_dict(split_pixel_values_by_grid(batch)))
+    assert_loss_equals_trls(lambda kind: trainer_of(kind, fresh_model, samples, tmp_path), batch)
+
+
 LORA = LoraConfig(rank=4, alpha=8)
 
 
