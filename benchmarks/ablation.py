@@ -1,8 +1,8 @@
 """What each part of HCM-GRPO is worth: seven arms at equal optimiser steps and rollouts, judged on samples nobody saw.
 
-For each SFT seed the pipeline makes a pool of training samples with a long tail of hard cases, an SFT model and what
-mining says of the pool; each arm trains from there with each GRPO seed. `more_sft` has the processor time of a GRPO
-run. Every finished training is kept in the work folder, so that a run which was stopped goes on.
+For each SFT seed the steps of the pipeline make a pool of training samples with a long tail of hard cases, an SFT model
+and what mining says of the pool; each arm trains from there with each GRPO seed. `more_sft` has the processor time of a
+GRPO run. Every finished training is kept in the work folder, so that a run which was stopped goes on.
 
 Judged on 1,200 samples drawn as the pools are and 600 more of the tail; all tuning was done on another SFT seed and
 another set (`--dev`). Intervals: 95%, bootstrap over samples and, within each SFT seed, over GRPO seeds; paired by
@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +32,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import pyplot as plt
 
+from components.ingest.step import run as ingest_step
+from components.mine.step import run as mine_step
+from components.sft.step import run as sft_step
 from hardcase.config import load_profile
 from hardcase.data.scenes import TAIL_SHARE, draw_scene, encode
 from hardcase.data.snapshot import Snapshot
@@ -67,7 +69,7 @@ MORE_SFT = {"warm_up": None, "reading": None, "learning_rate": 1e-3, "threads": 
 @cache
 def fresh(dev: bool) -> list[Sample]:
     """Samples outside every pool: as the pools are drawn, then more of the tail."""
-    rng, drawn = random.Random(f"ablation {'dev' if dev else 'confirm'}"), []
+    rng, drawn = random.Random(f"ablation {'dev' if dev else 'untouched'}"), []
     for index in range(POOL + MORE_TAIL):
         tail = index >= POOL or rng.random() < TAIL_SHARE
         scene = draw_scene(rng, tail=tail)
@@ -77,42 +79,44 @@ def fresh(dev: bool) -> list[Sample]:
     return drawn
 
 
-def prepared(home: Path, seed: int) -> Path:
-    """The run of the pipeline with that seed: its snapshot, SFT model and mined table. GRPO in it is short."""
-    if not list(home.glob("runs/*/artifacts/*/mine/mined")):
-        command = ["hardcase", "run", "--source", f"procedural://?samples=5000&seed={seed}", "--set", f"seed={seed}"]
-        command = [sys.executable, "-m", "pipelines.cli", *command[1:], "--set", "grpo.steps=1"]
-        subprocess.run(command, env={**os.environ, "HARDCASE_HOME": str(home)}, check=False, stdout=sys.stderr)
-    (mined,) = home.glob("runs/*/artifacts/*/mine/mined")
-    return mined.parents[3]
-
-
-def artifact(run: Path, name: str) -> Path:
-    """A step's output in a run's folder."""
-    (path,) = run.glob(f"artifacts/*/{name}")
-    return path
+def prepared(job: tuple[Path, int]) -> None:
+    """Into a folder: the snapshot of that seed, its SFT model, and what mining says of its pool."""
+    folder, seed = job
+    profile = load_profile("tiny", {"seed": seed})
+    store, scratch = (folder / "store").absolute().as_uri(), folder / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    snapshot, quarantine, model = folder / "snapshot", folder / "quarantine", folder / "sft"
+    if not snapshot.exists():
+        source = f"procedural://?samples=5000&seed={seed}"
+        ingest_step(source, store, profile.ingest, snapshot, quarantine, scratch)
+    if not (folder / "sft.log").exists():
+        sft_step(snapshot, store, profile.model, profile.sft, seed, scratch, model, folder / "sft.part")
+        (folder / "sft.part").rename(folder / "sft.log")
+    if not (folder / "mined").exists():
+        mine_step(snapshot, store, model, profile.mine, seed, scratch, folder / "mined.part")
+        (folder / "mined.part").rename(folder / "mined")
+    print(f"{folder.name}: prepared", file=sys.stderr, flush=True)
 
 
 def trained(job: tuple[Path, Path, str, int, int, bool]) -> None:
-    """One arm with one seed: from the SFT model of a run to answers on the fresh set, kept in a file."""
-    out, run, arm, seed, steps, dev = job
-    profile = load_profile("tiny", {"seed": int(run.parent.parent.name.removeprefix("sft-"))})
+    """One arm with one seed: from a prepared SFT model to answers on the fresh set, kept in a file."""
+    out, start, arm, seed, steps, dev = job
+    profile = load_profile("tiny", {"seed": int(start.name.removeprefix("sft-"))})
     set_up_torch(seed, 1)
-    store = (run.parent.parent / "store").absolute().as_uri()
-    pool = Snapshot.open(artifact(run, "ingest/snapshot"), store).load("train")
-    model, processor = load_model(artifact(run, "sft/trained"))
+    pool = Snapshot.open(start / "snapshot", (start / "store").absolute().as_uri()).load("train")
+    model, processor = load_model(start / "sft")
     if arm == "base":
         model, processor = start_model(profile.model, known_texts(pool, warm_up=True), profile.seed)
     log: list[dict[str, Any]] = []
-    start, changes = time.process_time(), ARMS[arm]
+    began, changes = time.process_time(), ARMS[arm]
     with tempfile.TemporaryDirectory() as folder:
         if changes is not None:
             config = profile.grpo.model_copy(update={"threads": 1, "steps": steps, **changes})
-            log = improve(model, processor, pool, read_cases(artifact(run, "mine/mined")), config, seed, Path(folder))
+            log = improve(model, processor, pool, read_cases(start / "mined"), config, seed, Path(folder))
         elif arm not in UNTRAINED:
             more = profile.sft.model_copy(update={**MORE_SFT, "steps": round(steps * SFT_STEPS_A_GRPO_STEP)})
             log = fine_tune(model, processor, pool, more, seed, Path(folder))
-    seconds, samples = time.process_time() - start, fresh(dev)
+    seconds, samples = time.process_time() - began, fresh(dev)
     texts = answers(
         LocalEngine(model, processor),
         samples,
@@ -222,21 +226,22 @@ def main() -> None:
     """Run what is missing, then make table and plot of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dev", action="store_true", help="SFT seed 3 and the development set, for tuning")
-    parser.add_argument("--steps", type=int, default=125, help="optimiser steps of GRPO, half the profile's by default")
+    parser.add_argument("--steps", type=int, default=100, help="optimiser steps of GRPO")
     parser.add_argument("--seeds", type=int, default=5, help="GRPO seeds")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--work", type=Path, default=Path(".hardcase/ablation"))
     options = parser.parse_args()
     sft_seeds = [3] if options.dev else [0, 1, 2]
-    kept = options.work / f"{'dev' if options.dev else 'confirm'}-{options.steps}"
+    kept = options.work / f"{'dev' if options.dev else 'untouched'}-{options.steps}"
     kept.mkdir(parents=True, exist_ok=True)
-    runs = {seed: prepared(options.work / f"sft-{seed}", seed) for seed in sft_seeds}
+    starts = {seed: options.work / f"sft-{seed}" for seed in sft_seeds}
     jobs = [
-        (kept / f"{arm}-{first}-{seed}.json", runs[first], arm, seed, options.steps, options.dev)
+        (kept / f"{arm}-{first}-{seed}.json", starts[first], arm, seed, options.steps, options.dev)
         for seed, arm, first in product(range(options.seeds), ARMS, sft_seeds)
         if arm not in UNTRAINED or seed == 0
     ]
     with ProcessPoolExecutor(options.processes) as pool:
+        list(pool.map(prepared, [(folder, seed) for seed, folder in starts.items()]))
         list(pool.map(trained, [job for job in jobs if not job[0].exists()]))
     rows = table([json.loads(out.read_text(encoding="utf-8")) for out, *_ in jobs], options.dev)
     for row in rows:

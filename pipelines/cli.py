@@ -26,6 +26,9 @@ app = typer.Typer(
 )
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ProfileName = Annotated[str, typer.Option("--profile", help="Name in profiles/, or path of a YAML file.")]
+StoreUri = Annotated[
+    str | None, typer.Option("--store", envvar="HARDCASE_STORE", help="Object store: a folder or s3://bucket/prefix.")
+]
 ModelSpec = Annotated[str, typer.Option("--model", help="Folder, NAME@ALIAS or NAME:VERSION.")]
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
@@ -84,6 +87,7 @@ def run(
     source: Annotated[str | None, typer.Option(help="Where the samples are; the profile's by default.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A key of the profile: sft.steps=100.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.")] = None,
+    store: StoreUri = None,
     as_json: AsJson = False,
 ) -> None:
     """Retrain end to end; what was done before is not done again."""
@@ -91,7 +95,7 @@ def run(
         chosen = configured(profile, source, seed, settings or [])
         from pipelines.local import run as run_locally
 
-        outcome = run_locally(chosen, Path(profile).stem, Home.here())
+        outcome = run_locally(chosen, Path(profile).stem, Home.here(store))
     if as_json:
         typer.echo(json.dumps(outcome.summary))
     else:
@@ -107,12 +111,13 @@ def run(
 def ingest(
     source: Annotated[str, typer.Option(help="Where the samples are.")],
     profile: ProfileName = "tiny",
+    store: StoreUri = None,
     as_json: AsJson = False,
 ) -> None:
     """Read a source into a snapshot, and nothing more."""
     with reported(as_json):
         chosen = configured(profile, source, None, [])
-        home = Home.here()
+        home = Home.here(store)
         with home.locked():
             folder, result = ingested(chosen.source, chosen.ingest, home, Path(profile).stem)
     show.ingested({**result, "quarantine": str(folder / "quarantine.parquet")}, as_json)
@@ -214,6 +219,23 @@ def model_folder(spec: str, home: Home, scratch: Path) -> Path:
     folder = scratch / "model"
     Registry(home.tracking_uri, home.store).fetch_model(spec, folder)
     return folder
+
+
+stores = typer.Typer(help="The object store.", no_args_is_help=True)
+app.add_typer(stores, name="store")
+
+
+@stores.command()
+def check(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="A folder or s3://bucket/prefix.")], as_json: AsJson = False
+) -> None:
+    """Try what we rely on in a store, and refuse one that fails."""
+    with reported(as_json):
+        from hardcase.data.conformance import check_store, refused
+
+        found = check_store(uri)
+        show.checked(found, as_json)
+        refused(uri, found)
 
 
 @app.command(name="compile")

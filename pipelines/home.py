@@ -37,19 +37,26 @@ def write_atomically(path: Path, text: str) -> None:
 
 @dataclass(frozen=True)
 class Home:
-    """The folder and what lies where in it."""
+    """The folder and what lies where in it.
+
+    Attributes:
+        root: the folder.
+        place: URI of the object store, if it lies elsewhere.
+    """
 
     root: Path
+    place: str = ""
 
     @classmethod
-    def here(cls) -> "Home":
-        """Of `$HARDCASE_HOME`, `./.hardcase` by default."""
-        return cls(Path(os.environ.get("HARDCASE_HOME") or ".hardcase").absolute())
+    def here(cls, store: str | None = None) -> "Home":
+        """Of `$HARDCASE_HOME`, `./.hardcase` by default; the store named, or of `$HARDCASE_STORE`, or in the folder."""
+        root = Path(os.environ.get("HARDCASE_HOME") or ".hardcase").absolute()
+        return cls(root, store or os.environ.get("HARDCASE_STORE") or "")
 
     @property
     def store(self) -> str:
         """URI of the object store."""
-        return (self.root / "store").as_uri()
+        return self.place or (self.root / "store").as_uri()
 
     @property
     def tracking_uri(self) -> str:

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from hardcase.data.conformance import Check
 from hardcase.task.prompt import ASPECT_NAMES
 
 COLUMNS = {"chance": "chance", "sft": "SFT", "grpo": "final", "model": "model"}
@@ -26,6 +28,17 @@ def run_result(summary: Mapping[str, Any]) -> None:
         console.print(f"drift: {'yes' if summary['drift']['drifted'] else 'none'}")
     if summary["report"]:
         console.print(f"report: {summary['report']}")
+
+
+def checked(checks: Sequence[Check], as_json: bool) -> None:
+    """What a store can do."""
+    if as_json:
+        typer.echo(json.dumps({"checks": [asdict(check) for check in checks]}))
+        return
+    table = Table("property", "needed", "", "seen")
+    for check in checks:
+        table.add_row(check.name, "yes" if check.required else "", check.verdict, check.detail)
+    Console(soft_wrap=True, highlight=False).print(table)
 
 
 def scored(result: Mapping[str, Any], as_json: bool) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hardcase.config import RegisterConfig
-from hardcase.data.store import Store, open_store
+from hardcase.data.store import Store, local_path, open_store
 from hardcase.errors import HardcaseError, InputError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version: its number, and its tags.
+    """A registered version: its number, its tags, and the URI of the store that keeps its files.
 
     The tags: `digest` (of the model's folder), `evaluation` (sha256 of the table), `fingerprint` (of source,
     configuration, seed and code), `reference` (number of the version it was judged against, or empty),
@@ -58,6 +58,7 @@ class Version:
 
     number: int
     tags: Mapping[str, str]
+    store: str
 
     def __getitem__(self, tag: str) -> str:
         return self.tags.get(tag, "")
@@ -132,7 +133,7 @@ class Registry:
         if not SHA256.fullmatch(found["evaluation"]):
             raise HardcaseError(f"champion {name}:{version} carries no evaluation to compare with; {mend}")
         try:
-            return self._store.get_object(found["evaluation"])
+            return self._store_of(found).get_object(found["evaluation"])
         except HardcaseError as error:
             raise HardcaseError(f"champion {name}:{version}: its evaluation is lost: {error}; {mend}") from error
 
@@ -162,7 +163,7 @@ class Registry:
         if not self._client.search_registered_models(f"name='{name}'"):
             self._client.create_registered_model(name)
         made = self._client.create_model_version(name, source=f"{self._store.uri}#{digest}", tags=tags)
-        return Version(int(made.version), tags)
+        return Version(int(made.version), tags, self._store.uri)
 
     def point(self, name: str, alias: str, version: int) -> None:
         """Let an alias name a version; a champion is no challenger any more."""
@@ -180,9 +181,10 @@ class Registry:
         found = self._entry(name).version(number) if self.database.is_file() else None
         if found is None or any(found[tag] != registered[tag] for tag in ("digest", "verdict")):
             raise HardcaseError(f"{name}:{number} is not in {self.database} as it was; run again to register it anew")
-        listing = json.loads(self._store.get_object(found["digest"]))
+        store = self._store_of(found)
+        listing = json.loads(store.get_object(found["digest"]))
         for digest in (found["evaluation"], *listing.values()):
-            self._store.get_object(digest)
+            store.get_object(digest)
 
     def fetch_model(self, spec: str, dest: Path) -> None:
         """Write a registered model's files as the folder `dest`, every digest verified.
@@ -195,13 +197,14 @@ class Registry:
             InputError: the registry holds no such model.
             HardcaseError: its files are not in the store as they were.
         """
-        digest = self._find(spec)["digest"]
+        found = self._find(spec)
+        digest = found["digest"]
         if not SHA256.fullmatch(digest):
             raise InputError(f"model {spec!r}: it was not registered by hardcase and carries no digest; name another")
         draft = dest.with_name(f".{dest.name}.draft")
         shutil.rmtree(draft, ignore_errors=True)
         try:
-            self._store.get_folder(digest, draft)
+            self._store_of(found).get_folder(digest, draft)
             draft.replace(dest)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -229,9 +232,15 @@ class Registry:
             raise InputError(f"model name {name!r}: not letters, digits and `._-`; mend `register.name`")
         models = self._client.search_registered_models(f"name='{name}'")
         found = self._client.search_model_versions(f"name='{name}'") if models else []
-        versions = sorted((Version(int(v.version), dict(v.tags)) for v in found), key=lambda v: v.number, reverse=True)
+        versions = [Version(int(v.version), dict(v.tags), (v.source or "").rpartition("#")[0]) for v in found]
+        versions.sort(key=lambda version: version.number, reverse=True)
         aliases = {alias: int(number) for model in models for alias, number in model.aliases.items()}
         return _Entry(versions, aliases)
+
+    def _store_of(self, version: Version) -> Store:
+        """Where the version was kept, be it another store than today's; a folder may have been moved with its home."""
+        kept = version.store.startswith("s3://") or (version.store and local_path(version.store).is_dir())
+        return open_store(version.store) if kept else self._store
 
     @cached_property
     def _store(self) -> Store:

@@ -1,17 +1,18 @@
 """The object store: content by sha256, written once and verified on every read, through obstore.
 
-`file://…` or a plain path. Keys are `objects/<first two digits>/<sha256>`, written put-if-absent, so writers never race
-and nothing is ever half there.
+`file://…`, a plain path, or `s3://bucket/prefix` at AWS or any S3-compatible endpoint. Keys are
+`objects/<first two digits>/<sha256>`, written put-if-absent, so writers never race and nothing is ever half there.
 """
 
 import json
 import os
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore
+from obstore.store import LocalStore, ObjectStore, S3Store
 
 from hardcase.data.digest import bytes_digest, canonical_json
 from hardcase.errors import HardcaseError, InputError
@@ -25,13 +26,7 @@ class Store:
     """
 
     def __init__(self, uri: str) -> None:
-        path = local_path(uri)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"store {uri}: cannot be made a folder: {error.strerror}; name another place") from error
-        self.uri = path.as_uri()
-        self._objects = LocalStore(path)
+        self.uri, self._objects = open_objects(uri)
 
     def put_object(self, data: bytes) -> str:
         """Keep `data`, unless it is there already; its sha256.
@@ -96,9 +91,60 @@ def open_store(uri: str) -> Store:
     """The store at `uri`.
 
     Raises:
-        InputError: not a place on local files.
+        InputError: not a place that can be opened.
     """
     return Store(uri)
+
+
+def open_objects(uri: str) -> tuple[str, ObjectStore]:
+    """The place of that URI as obstore takes it, and its full URI.
+
+    On S3 the endpoint, region and credentials are those of the AWS chain, as boto3 finds them (environment, profile,
+    role of the pod or the machine; `AWS_ENDPOINT_URL` for another endpoint). Server errors, time-outs and refusals to
+    go so fast are tried again, waiting longer each time.
+
+    Raises:
+        InputError: no such kind of place, or it cannot be opened.
+    """
+    if not uri.startswith("s3://"):
+        path = local_path(uri)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"store {uri}: cannot be made a folder: {error.strerror}; name another place") from error
+        return path.as_uri(), LocalStore(path)
+    bucket, prefix = split_s3(uri)
+    import boto3  # not needed for local files, and slow to import
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    session = boto3.Session()
+    if session.get_credentials() is None:
+        raise InputError(f"store {uri}: no AWS credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret")
+    client = session.client("s3", region_name=session.region_name or "us-east-1")
+    endpoint = client.meta.endpoint_url
+    return f"s3://{bucket}/{prefix}".rstrip("/"), S3Store(
+        bucket,
+        prefix=prefix or None,
+        region=client.meta.region_name,
+        credential_provider=Boto3CredentialProvider(session),
+        retry_config={"max_retries": 8, "retry_timeout": timedelta(minutes=3)},
+        client_options={"timeout": timedelta(minutes=5), "allow_http": endpoint.startswith("http://")},
+        **(
+            {} if endpoint.endswith(".amazonaws.com") else {"endpoint": endpoint, "virtual_hosted_style_request": False}
+        ),
+    )
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Bucket and prefix of `s3://bucket/prefix`.
+
+    Raises:
+        InputError: it names no bucket.
+    """
+    parts = urlsplit(uri)
+    if not parts.netloc or parts.query or parts.fragment:
+        raise InputError(f"store {uri}: not of the form s3://bucket/prefix")
+    return parts.netloc, parts.path.strip("/")
 
 
 def local_path(uri: str) -> Path:
@@ -110,7 +156,7 @@ def local_path(uri: str) -> Path:
     if uri.startswith(("file:///", "file://localhost/")):
         return Path(unquote(urlsplit(uri).path))
     if "://" in uri:
-        raise InputError(f"{uri}: this version reads and writes local files only; name a folder or file://…")
+        raise InputError(f"{uri}: not a place on local files; name a folder or file://…")
     return Path(os.path.abspath(uri))
 
 

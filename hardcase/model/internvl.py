@@ -189,5 +189,6 @@ def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) 
     """Write model (safetensors), config and processor into `folder`; of several processes the main one does."""
     with whole(model):
         if PartialState().is_main_process:
-            model.save_pretrained(folder, safe_serialization=True)
+            # Files of a size that a store takes in one piece, and a reader holds in memory.
+            model.save_pretrained(folder, safe_serialization=True, max_shard_size="1GB")
             processor.save_pretrained(folder)

@@ -1,0 +1,116 @@
+"""The store on S3, and what an endpoint must be able to do."""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import pytest
+
+from hardcase.data.conformance import check_store, refused
+from hardcase.data.digest import path_digest
+from hardcase.data.store import open_store
+from hardcase.errors import HardcaseError, InputError
+from tests.s3 import moto_bucket, sloppy_endpoint
+
+URI = "s3://models/team a/hardcase"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bucket() -> Iterator[None]:
+    with moto_bucket("models", versioned=True):
+        yield
+
+
+def test_objects_lie_under_the_prefix_by_their_sha256() -> None:
+    store = open_store(URI + "/")
+    assert store.uri == URI
+    for data in (b"", b"x", bytes(range(256)) * 40_000):
+        digest = store.put_object(data)
+        assert digest == hashlib.sha256(data).hexdigest()
+        key = f"team a/hardcase/objects/{digest[:2]}/{digest}"
+        assert boto3.client("s3").get_object(Bucket="models", Key=key)["Body"].read() == data
+        assert open_store(URI).get_object(digest) == data
+
+
+def test_many_writers_of_one_object_write_one_version() -> None:
+    data = b"y" * 10**6
+    with ThreadPoolExecutor(16) as pool:
+        (digest,) = set(pool.map(lambda _: open_store(URI).put_object(data), range(16)))
+    key = f"team a/hardcase/objects/{digest[:2]}/{digest}"
+    versions = boto3.client("s3").list_object_versions(Bucket="models", Prefix=key)["Versions"]
+    assert len(versions) == 1
+
+
+def test_altered_and_missing_objects_are_named() -> None:
+    store, client = open_store(URI), boto3.client("s3")
+    digest = store.put_object(b"right")
+    key = f"team a/hardcase/objects/{digest[:2]}/{digest}"
+    client.put_object(Bucket="models", Key=key, Body=b"wrong")
+    with pytest.raises(HardcaseError, match=f"{digest} was altered"):
+        store.get_object(digest)
+    client.delete_object(Bucket="models", Key=key)
+    with pytest.raises(HardcaseError, match=f"{digest} is missing"):
+        store.get_object(digest)
+
+
+def test_a_folder_comes_back_whole(tmp_path: Path) -> None:
+    (tmp_path / "model" / "deep").mkdir(parents=True)
+    (tmp_path / "model" / "deep" / "ü 🫖.bin").write_bytes(bytes(1000))
+    digest = open_store(URI).put_folder(tmp_path / "model")
+    open_store(URI).get_folder(digest, tmp_path / "back")
+    assert path_digest(tmp_path / "back") == digest
+
+
+def test_a_bucket_that_is_not_there_is_one_clear_error() -> None:
+    with pytest.raises(HardcaseError, match="s3://nowhere: cannot keep objects/"):
+        open_store("s3://nowhere").put_object(b"x")
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///x", "s3://b/x?y=1"])
+def test_a_uri_without_a_bucket_is_refused(uri: str) -> None:
+    with pytest.raises(InputError, match="not of the form s3://bucket/prefix"):
+        open_store(uri)
+
+
+def test_without_credentials_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(InputError, match="no AWS credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID"):
+        open_store("s3://models")
+
+
+@pytest.mark.parametrize("place", ["s3", "files"])
+def test_a_good_place_passes_every_check_and_is_left_clean(place: str, tmp_path: Path) -> None:
+    uri = URI if place == "s3" else tmp_path.as_uri()
+    checks = {check.name: check for check in check_store(uri)}
+    refused(uri, list(checks.values()))
+    assert {name for name, check in checks.items() if check.required} == {
+        "read after write",
+        "put if absent, 16 writers",
+        "listing",
+        "ranges",
+        "multipart",
+    }
+    if place == "s3":
+        assert checks["versioning"].verdict == "ok"
+        assert checks["object lock"].verdict == "off"
+        assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="models", Prefix="team a/hardcase/check")
+    else:
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_an_endpoint_that_ignores_conditions_is_refused_and_one_that_is_busy_is_asked_again() -> None:
+    with sloppy_endpoint():
+        store = open_store("s3://bucket")
+        assert store.get_object(store.put_object(b"x")) == b"x"
+        checks = check_store("s3://bucket")
+        verdicts = {check.name: check.verdict for check in checks}
+        assert verdicts["read after write"] == "ok"
+        assert verdicts["put if absent, 16 writers"] == verdicts["listing"] == "failed"
+        with pytest.raises(InputError, match=r"fails put if absent, 16 writers \(16 of 16 writers won"):
+            refused("s3://bucket", checks)
