@@ -161,7 +161,7 @@ def _still_kept(home: Home) -> Callable[[str, dict[str, Path]], None]:
     def whole(step: str, outputs: dict[str, Path]) -> None:
         if step == "ingest":
             for shard in Snapshot.open(outputs["snapshot"], home.store).manifest["shards"]:
-                open_store(home.store).get_object(shard["sha256"])
+                open_store(home.store).check_object(shard["sha256"])
         if step == "register":
             Registry(home.tracking_uri, home.store).check(json.loads(outputs["result"].read_text(encoding="utf-8")))
 

@@ -184,7 +184,7 @@ class Registry:
         store = self._store_of(found)
         listing = json.loads(store.get_object(found["digest"]))
         for digest in (found["evaluation"], *listing.values()):
-            store.get_object(digest)
+            store.check_object(digest)
 
     def fetch_model(self, spec: str, dest: Path) -> None:
         """Write a registered model's files as the folder `dest`, every digest verified.

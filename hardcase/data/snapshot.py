@@ -98,6 +98,6 @@ class Snapshot:
         return pa.concat_tables(tables)
 
     def _shards(self, split: str) -> Iterator[pq.ParquetFile]:
-        for shard in self.manifest["shards"]:
-            if shard["split"] == split:
-                yield pq.ParquetFile(pa.BufferReader(self._store.get_object(shard["sha256"])))
+        digests = [shard["sha256"] for shard in self.manifest["shards"] if shard["split"] == split]
+        for data in self._store.get_objects(digests):
+            yield pq.ParquetFile(pa.BufferReader(data))

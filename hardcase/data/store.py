@@ -6,16 +6,24 @@
 
 import json
 import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
+from hardcase.data.cache import cache_of_this_machine
 from hardcase.data.digest import bytes_digest, canonical_json
 from hardcase.errors import HardcaseError, InputError
+from hardcase.progress import track
+
+AHEAD: Final = 4  # objects on their way at once; each is in memory whole
 
 
 class Store:
@@ -27,6 +35,7 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         self.uri, self._objects = open_objects(uri)
+        self._cache = cache_of_this_machine() if self.uri.startswith("s3://") else None
 
     def put_object(self, data: bytes) -> str:
         """Keep `data`, unless it is there already; its sha256.
@@ -54,24 +63,60 @@ class Store:
         Raises:
             HardcaseError: they are missing or altered.
         """
+        if self._cache is not None and (near := self._cache.get(digest)) is not None:
+            if bytes_digest(near) == digest:
+                return near
+            self._cache.drop(digest)
+        data = self._fetch(digest)
+        if bytes_digest(data) != digest:
+            raise HardcaseError(f"store {self.uri}: {_key(digest)} was altered; remove it and run again")
+        if self._cache is not None:
+            self._cache.put(digest, data)
+        return data
+
+    def check_object(self, digest: str) -> None:
+        """Find that the store itself holds that object; on local files, whose disk may err, unaltered too.
+
+        Raises:
+            HardcaseError: it does not.
+        """
+        if self._cache is None:
+            self.get_object(digest)
+            return
         try:
-            data = bytes(obstore.get(self._objects, _key(digest)).bytes())
+            obstore.head(self._objects, _key(digest))
+        except (FileNotFoundError, BaseError) as error:
+            raise HardcaseError(f"store {self.uri}: {_key(digest)} is missing; run again to make it anew") from error
+
+    def get_objects(self, digests: Sequence[str]) -> Iterator[bytes]:
+        """The bytes of each of those sha256, in order, a few fetched ahead."""
+        with ThreadPoolExecutor(AHEAD) as pool:
+            ahead: deque[Future[bytes]] = deque()
+            for digest in digests:
+                if len(ahead) == AHEAD:
+                    yield ahead.popleft().result()
+                ahead.append(pool.submit(self.get_object, digest))
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _fetch(self, digest: str) -> bytes:
+        try:
+            return bytes(obstore.get(self._objects, _key(digest)).bytes())
         except FileNotFoundError as error:
             raise HardcaseError(f"store {self.uri}: {_key(digest)} is missing; run again to make it anew") from error
         except (BaseError, OSError) as error:
             raise HardcaseError(
                 f"store {self.uri}: cannot read {_key(digest)}: {str(error)[:200]}; mend its rights, or remove it"
             ) from error
-        if bytes_digest(data) != digest:
-            raise HardcaseError(f"store {self.uri}: {_key(digest)} was altered; remove it and run again")
-        return data
 
     def put_folder(self, folder: Path) -> str:
         """Keep every file of a folder; the digest of the folder, as `path_digest` gives it."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return self.put_object(
-            canonical_json({path.relative_to(folder).as_posix(): self.put_object(path.read_bytes()) for path in files})
-        )
+        names = [path.relative_to(folder).as_posix() for path in files]
+        with ThreadPoolExecutor(AHEAD) as pool:
+            kept = pool.map(lambda path: self.put_object(path.read_bytes()), files)
+            listing = dict(zip(names, track(kept, f"keeping {folder.name}", len(files)), strict=True))
+        return self.put_object(canonical_json(listing))
 
     def get_folder(self, digest: str, folder: Path) -> None:
         """Write the files of a kept folder under `folder`.
@@ -79,12 +124,14 @@ class Store:
         Raises:
             HardcaseError: a file is missing or altered, or the listing names a place outside the folder.
         """
-        for name, file_digest in json.loads(self.get_object(digest)).items():
-            path = folder / name
-            if not path.resolve().is_relative_to(folder.resolve()):
+        listing = json.loads(self.get_object(digest))
+        for name in listing:
+            if not (folder / name).resolve().is_relative_to(folder.resolve()):
                 raise HardcaseError(f"store {self.uri}: {_key(digest)} lists {name!r}, outside its folder")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, self.get_object(file_digest))
+        fetched = track(self.get_objects(list(listing.values())), f"fetching {folder.name}", len(listing))
+        for name, data in zip(listing, fetched, strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / name, data)
 
 
 def open_store(uri: str) -> Store:

@@ -22,7 +22,8 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "HARDCASE_HOME": str(self.home), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+        own = {"HARDCASE_HOME": str(self.home), "HARDCASE_CACHE": str(self.home.parent / "cache")}
+        return {**os.environ, **own, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(

@@ -23,6 +23,12 @@ def bucket() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("HARDCASE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 def test_objects_lie_under_the_prefix_by_their_sha256() -> None:
     store = open_store(URI + "/")
     assert store.uri == URI
@@ -61,6 +67,29 @@ def test_a_folder_comes_back_whole(tmp_path: Path) -> None:
     digest = open_store(URI).put_folder(tmp_path / "model")
     open_store(URI).get_folder(digest, tmp_path / "back")
     assert path_digest(tmp_path / "back") == digest
+
+
+def test_what_was_fetched_once_is_near_and_still_verified(cache: Path) -> None:
+    store, client = open_store(URI), boto3.client("s3")
+    digest = store.put_object(b"far away")
+    assert store.get_object(digest) == b"far away"
+    client.delete_object(Bucket="models", Key=f"team a/hardcase/objects/{digest[:2]}/{digest}")
+    assert open_store(URI).get_object(digest) == b"far away"
+    with pytest.raises(HardcaseError, match=f"{digest} is missing"):
+        store.check_object(digest)
+    (cache / digest).write_bytes(b"near but wrong")
+    with pytest.raises(HardcaseError, match="missing"):
+        store.get_object(digest)
+    store.put_object(b"far away")
+    store.check_object(digest)
+    assert store.get_object(digest) == b"far away"
+    assert (cache / digest).read_bytes() == b"far away"
+
+
+def test_many_objects_come_in_order() -> None:
+    store = open_store(URI)
+    data = [bytes([number]) * 10 for number in range(20)]
+    assert list(store.get_objects([store.put_object(each) for each in data])) == data
 
 
 def test_a_bucket_that_is_not_there_is_one_clear_error() -> None:
