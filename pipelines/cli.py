@@ -14,9 +14,10 @@ import yaml
 from rich.console import Console
 
 from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
+from hardcase.data.store import write_whole
 from hardcase.errors import HardcaseError, InputError
 from pipelines import show
-from pipelines.home import QUIET, Home, source_digest, write_atomically
+from pipelines.home import QUIET, Home, source_digest
 
 app = typer.Typer(
     help="Retrain a small vision-language model that screens generated images.",
@@ -137,7 +138,7 @@ def ingested(source: str, config: IngestConfig, home: Home, profile: str) -> tup
         )
     result = {"snapshot": done.snapshot_id, "accepted": done.accepted, "quarantined": dict(done.quarantined)}
     summary = {"run_id": folder.name, "profile": profile, "status": "ingested", **result}
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
     return folder, result
 
 

@@ -25,16 +25,6 @@ QUIET = {
 }
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is either the old one or the new one, whatever happens."""
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
 @dataclass(frozen=True)
 class Home:
     """The folder and what lies where in it.

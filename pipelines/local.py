@@ -22,10 +22,10 @@ from components.report.step import run as write_report
 from hardcase.config import Profile
 from hardcase.data.digest import bytes_digest, canonical_json, path_digest
 from hardcase.data.snapshot import Snapshot
-from hardcase.data.store import open_store
+from hardcase.data.store import open_store, write_whole
 from hardcase.errors import InputError
 from pipelines.display import Bars
-from pipelines.home import QUIET, Home, source_digest, write_atomically
+from pipelines.home import QUIET, Home, source_digest
 from pipelines.recording import RecordingCache, Router
 from pipelines.retraining import STEPS, retraining
 from pipelines.summary import artifact_paths, summarise
@@ -63,7 +63,7 @@ def run(profile: Profile, name: str, home: Home) -> Outcome:
         arguments = _arguments(profile, name, home)
         folder = home.new_run(arguments["fingerprint"])
         resolved = yaml.safe_dump(profile.model_dump(mode="json", by_alias=True), sort_keys=False)
-        write_atomically(folder / "config.yaml", resolved)
+        write_whole(folder / "config.yaml", resolved.encode())
         with Bars() as bars, _environment(_child_environment(profile, folder)):
             cache = RecordingCache(home.cache, STEPS, bars, _still_kept(home))
             return _run(arguments, folder, name, home, cache, bars)
@@ -88,7 +88,7 @@ def _run(
             shutil.copyfile(table, folder / "quarantine.parquet")
         report = _report(cache, folder, arguments, error)
         summary = summarise(folder.name, profile, cache.records, report, error)
-        write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
     exit_code = error["exit_code"] if error else 3 if summary["status"] == "held" else 0
     return Outcome(folder, summary, exit_code)
 

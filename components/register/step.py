@@ -4,7 +4,6 @@ Done again, after a kill at any point or not, it finds what is there and comes t
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from components.register.gate import decide
 from components.register.registry import CHALLENGER, CHAMPION, Registry, as_tag
 from hardcase.config import RegisterConfig
+from hardcase.data.store import write_whole
 from hardcase.errors import InputError
 
 
@@ -75,7 +75,8 @@ def run(
         "against": int(champion) if champion else None,
         "differences": decision.differences,
     }
-    _write(result, json.dumps(registered, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    result.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(result, (json.dumps(registered, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -93,13 +94,3 @@ def _table(data: bytes, what: str) -> pa.Table:
         return pq.read_table(pa.BufferReader(data), columns=["id", "aspect", "group", "truth", "dpa", "exact"])
     except pa.ArrowException as error:
         raise InputError(f"evaluation {what}: not a table of evaluate ({error}); hand in evaluation.parquet") from error
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -7,7 +7,6 @@ Both outputs are a function of the snapshot and the bounds alone.
 
 import json
 import math
-import os
 import shutil
 from itertools import combinations
 from pathlib import Path
@@ -22,6 +21,7 @@ from hardcase.data.digest import canonical_json
 from hardcase.data.images import MAX_PIXELS, MAX_RATIO, MAX_SIDE, MIN_SIDE
 from hardcase.data.snapshot import FACTS, SCHEMA, SPLITS, Snapshot
 from hardcase.data.source import MAX_REASONING
+from hardcase.data.store import write_whole
 from hardcase.errors import InputError
 from hardcase.task.sample import ASPECTS, LETTERS
 
@@ -56,11 +56,11 @@ def run(snapshot: Path, store: str, config: ValidateConfig, result: Path, docs: 
         if not each["success"]
     ]
     content = {"success": not failures, "rows": table.num_rows, "expectations": expectations}
-    _write(result, canonical_json(content))
+    write_whole(result, canonical_json(content))
     partial = docs.with_name(docs.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write(partial / "index.html", page(checked, opened.id, table.num_rows, failures).encode())
+    write_whole(partial / "index.html", page(checked, opened.id, table.num_rows, failures).encode())
     shutil.rmtree(docs, ignore_errors=True)
     partial.replace(docs)
     if failures:
@@ -265,12 +265,3 @@ def _failure(found: dict[str, Any], mend: str) -> str:
     bounds = ", ".join(f"{key} {value}" for key, value in (found["bounds"] or {}).items())
     asked = f" ({bounds})" if bounds else ""
     return f"{found['column']}: {found['type']}{asked}, observed {found['observed']}; {mend}"
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
 from hardcase.config import EngineKind
 from hardcase.data.images import decode
+from hardcase.data.store import write_whole
 from hardcase.errors import InputError
 from hardcase.model.internvl import load_model, load_processor
 from hardcase.model.rollout import generate, prompt_inputs
@@ -151,9 +152,7 @@ def answers(
             asked = [samples[index] for index in batch]
             answered = engine.complete(asked, copies, max_new_tokens, temperature, seed * 1_000_003 + start)
             if file is not None:
-                part = file.with_suffix(".part")
-                part.write_text(json.dumps(answered), encoding="utf-8")
-                part.rename(file)
+                write_whole(file, json.dumps(answered).encode())
         for index, each in zip(batch, answered, strict=True):
             texts[index] = each
     return texts

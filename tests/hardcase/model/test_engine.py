@@ -42,7 +42,7 @@ def test_work_that_was_stopped_goes_on_with_the_batch_it_was_stopped_in(
     stopped.breaks_after = 3
     with pytest.raises(KeyboardInterrupt):
         answers(stopped, samples, batch_size=5, kept=tmp_path, **OPTIONS)
-    (tmp_path / "10.part").write_text("[[")
+    (tmp_path / ".10.json.draft").write_text("[[")
     assert answers(later, samples, batch_size=5, kept=tmp_path, **OPTIONS) == whole
     assert later.asked == stopped.asked[2:]
     assert len(whole) == len(samples)
