@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hardcase.data.remote import remote_digest
 from hardcase.data.store import local_path
 from hardcase.errors import InputError
 
@@ -118,12 +119,14 @@ class Home:
 
 
 def source_digest(source: str, home: Path) -> str:
-    """What a source on this machine's disk holds, by path, size and time of change; empty for any other.
+    """What a source holds: on disk by path, size and time of change, on S3 by key, size and ETag; else empty.
 
     Args:
         source: a URI, a folder, or a manifest file (its folder then counts).
         home: left out where it lies inside the source.
     """
+    if source.startswith("s3://"):
+        return remote_digest(source)
     if "://" in source and not source.startswith("file://"):
         return ""
     path = local_path(source)

@@ -29,6 +29,7 @@ from hardcase.data.accept import Facts, Place, accept
 from hardcase.data.digest import bytes_digest, canonical_json
 from hardcase.data.images import BadImage, inspect
 from hardcase.data.quarantine import BadRow, Reason, write_quarantine
+from hardcase.data.remote import fetch_source
 from hardcase.data.snapshot import SCHEMA, SPLITS
 from hardcase.data.source import BadPath, Row, Source
 from hardcase.data.store import Store, local_path, open_store, write_whole
@@ -72,12 +73,12 @@ def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantin
     """Take a source in.
 
     Args:
-        source: `procedural://?samples=…&seed=…`, a folder, or a manifest file.
+        source: `procedural://?samples=…&seed=…`, a folder or a manifest file, on this machine or on S3.
         store: where shards are kept.
         config: shares, distances, sizes.
         snapshot: the manifest, written last.
         quarantine: Parquet table, written always.
-        scratch: folder for procedural pictures.
+        scratch: folder for pictures that are drawn or fetched.
 
     Raises:
         InputError: no source, no rows, or too many bad ones.
@@ -129,7 +130,9 @@ def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantin
 
 
 def _materialised(source: str, scratch: Path) -> Path:
-    """The path of the source; a procedural one is drawn first."""
+    """The path of the source; one on S3 is fetched first, a procedural one drawn."""
+    if source.startswith("s3://"):
+        return fetch_source(source, scratch / "fetched")
     if not source.startswith("procedural:"):
         return local_path(source)
     from hardcase.data.scenes import write_source
