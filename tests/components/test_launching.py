@@ -20,6 +20,7 @@ from hardcase.model.internvl import build_tiny, load_model, save_model
 from hardcase.model.mining import judge, write_cases
 from hardcase.model.sft import fine_tune, known_texts
 from hardcase.task.prompt import completion
+from tests.components import leaving
 
 SMALL = TinyModelConfig(image_size=32, vision_hidden=32, vision_layers=1, text_hidden=32, text_layers=2, heads=2)
 CONFIG: dict[str, Any] = {
@@ -99,3 +100,13 @@ def test_a_gradient_that_is_not_finite_stops_deepspeed_before_the_update(given: 
     with pytest.raises(HardcaseError, match="sft: the gradient of step 2 is not finite, so nothing was updated"):
         in_processes(sft, config, tmp_path, **arguments, model=start, **places)
     assert not (tmp_path / "model").exists()
+
+
+def test_an_abort_counts_before_the_work_is_done_and_not_at_the_way_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = GrpoConfig.model_validate(CONFIG | {"zero": 2})
+    in_processes(leaving.run, config, tmp_path, after_work=True)
+    assert "all work was done, but a training process ended with" in caplog.text
+    with pytest.raises(HardcaseError, match="a training process ended with 1; its last lines"):
+        in_processes(leaving.run, config, tmp_path, after_work=False)
