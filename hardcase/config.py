@@ -174,10 +174,10 @@ class GrpoConfig(TrainConfig, SampleConfig):
     vllm_memory: float = Field(default=0.3, gt=0, lt=1, description="share of the GPU that vllm takes")
     generations: int = Field(default=8, ge=2, description="G, completions a prompt")
     updates: int = Field(default=1, ge=1, description="passes over the same rollouts")
-    reward: RewardKind = Field(default="penalised", description="partial credit of a wrong answer: docs/decisions/0001")
-    partial_credit: float = Field(default=0.25, ge=0, le=1, description="its worth beside an exact answer's 1")
+    reward: RewardKind = Field(default="exact", description="what measured best: docs/decisions/0007")
+    partial_credit: float = Field(default=0.25, ge=0, le=1, description="worth of a wrong answer's share of the reward")
     hard_share: float = Field(
-        default=0.3, ge=0, le=1, description="of the draws that go to hard cases; the rest is drawn alike from all"
+        default=0.0, ge=0, le=1, description="of the draws that go to hard cases; the rest is drawn alike from all"
     )
     suspects: bool = Field(default=True, description="whether what was never solved is drawn among the rest")
     most_draws: int | None = Field(default=None, ge=1, description="of one case, while there are enough others")

@@ -32,6 +32,7 @@ CONFIG: dict[str, Any] = {
     "max_new_tokens": 40,
     "threads": 1,
     "rounds": 2,
+    "hard_share": 0.3,
     "beta": 0.1,
     "processes": 2,
 }

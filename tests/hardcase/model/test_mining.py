@@ -76,7 +76,7 @@ def test_hard_cases_get_their_share_of_the_draws_by_how_much_they_disagree() -> 
 def test_partial_credit_counts_in_the_spread_where_it_is_rewarded() -> None:
     unlike, alike = ["AC", "A", "B", "D"], ["AC", "A", "C", "A"]
     assert len(set(mined_weights(*mined(unlike, alike), grpo(reward="exact", hard_share=1)))) == 1
-    weights = mined_weights(*mined(unlike, alike), grpo(partial_credit=1, hard_share=1))
+    weights = mined_weights(*mined(unlike, alike), grpo(reward="penalised", partial_credit=1, hard_share=1))
     assert weights[0] > 2 * weights[1]
 
 
@@ -88,13 +88,13 @@ def test_suspects_are_left_out_where_their_labels_are_in_doubt() -> None:
 
 
 def test_a_share_of_hard_cases_asks_nothing_where_there_are_none(caplog: pytest.LogCaptureFixture) -> None:
-    assert mined_weights(*mined(["AC"] * 4, ["AC", "AC", "AC", "B"]), grpo()).tolist() == [0.5] * 2
+    assert mined_weights(*mined(["AC"] * 4, ["AC", "AC", "AC", "B"]), grpo(hard_share=0.3)).tolist() == [0.5] * 2
     assert "no case is hard" in caplog.text
 
 
 def test_a_pool_that_was_never_solved_is_drawn_alike() -> None:
     pool = mined(["B"], ["D"], [None], ["none"])
-    assert mined_weights(*pool, grpo(suspects=False)).tolist() == [0.25] * 4
+    assert mined_weights(*pool, grpo(hard_share=0.3, suspects=False)).tolist() == [0.25] * 4
 
 
 def test_without_a_share_of_hard_cases_all_are_drawn_alike() -> None:

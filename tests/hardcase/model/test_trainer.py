@@ -309,7 +309,7 @@ def test_grpo_goes_on_from_its_checkpoint_to_the_same_bytes(
     fresh_model: Build, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
     common = {"batch_size": 8, "generations": 4, "learning_rate": 1e-3, "max_new_tokens": 6, "threads": 1}
-    config = GrpoConfig(steps=5, save_steps=2, rounds=rounds, **common)
+    config = GrpoConfig(steps=5, save_steps=2, rounds=rounds, hard_share=0.5, **common)
 
     def grpo(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
         model, processor = fresh_model()
