@@ -47,8 +47,11 @@ def training_figure(log: Sequence[Mapping[str, Any]], curves: Mapping[str, str])
     figure = Figure(figsize=(2.5 * max(1, len(shown)), 2.2), layout="constrained")
     for place, (key, title) in enumerate(shown.items(), start=1):
         axes = figure.add_subplot(1, len(shown), place)
-        points = [(entry["step"], entry[key]) for entry in log if key in entry]
-        axes.plot([step for step, _ in points], [value for _, value in points], color=COLOURS["grpo"])
+        steps, values = zip(*((entry["step"], entry[key]) for entry in log if key in entry), strict=True)
+        axes.plot(steps, values, color=COLOURS["chance"], linewidth=0.5)
+        # One batch is small: what shows where training goes is the mean of the last twenty.
+        means = [sum(values[max(0, at - 19) : at + 1]) / min(20, at + 1) for at in range(len(values))]
+        axes.plot(steps, means, color=COLOURS["grpo"])
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
