@@ -2,10 +2,13 @@
 
 `file://…`, a plain path, or `s3://bucket/prefix` at AWS or any S3-compatible endpoint. Keys are
 `objects/<first two digits>/<sha256>`, written put-if-absent, so writers never race and nothing is ever half there.
+What must be found without knowing its digest (ledgers, dossiers, public keys, runs) lies under a readable name, also
+written once; whoever reads it verifies a signature, or a digest that something signed names.
 """
 
 import json
 import os
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +26,7 @@ from hardcase.data.digest import bytes_digest, canonical_json
 from hardcase.errors import HardcaseError, InputError
 from hardcase.progress import track
 
+NAME: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)*[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 AHEAD: Final = 4  # objects on their way at once; each is in memory whole
 
 
@@ -133,6 +137,49 @@ class Store:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_whole(folder / name, data)
 
+    def put_named(self, name: str, data: bytes) -> bool:
+        """Keep `data` under a readable name; False if something is kept there already, which stays.
+
+        Raises:
+            HardcaseError: the place takes no more.
+        """
+        try:
+            obstore.put(self._objects, _checked(name), data, mode="create")
+        except AlreadyExistsError:
+            return False
+        except (BaseError, OSError) as error:
+            raise HardcaseError(
+                f"store {self.uri}: cannot keep {name}: {str(error)[:200]}; make room there, or mend its rights"
+            ) from error
+        return True
+
+    def get_named(self, name: str) -> bytes | None:
+        """What is kept under a readable name, unverified; None if nothing is.
+
+        Raises:
+            HardcaseError: it cannot be read.
+        """
+        try:
+            return bytes(obstore.get(self._objects, _checked(name)).bytes())
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError) as error:
+            raise HardcaseError(f"store {self.uri}: cannot read {name}: {str(error)[:200]}; mend its rights") from error
+
+    def names(self, prefix: str) -> list[str]:
+        """All readable names in the folder `prefix`, sorted.
+
+        Raises:
+            HardcaseError: the place cannot be listed.
+        """
+        try:
+            pages = obstore.list(self._objects, prefix=_checked(prefix))
+            return sorted(entry["path"] for page in pages for entry in page)
+        except (BaseError, OSError) as error:
+            raise HardcaseError(
+                f"store {self.uri}: cannot list {prefix}: {str(error)[:200]}; mend its rights"
+            ) from error
+
 
 def open_store(uri: str) -> Store:
     """The store at `uri`.
@@ -219,3 +266,9 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def _key(digest: str) -> str:
     return f"objects/{digest[:2]}/{digest}"
+
+
+def _checked(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise InputError(f"store: {name!r} is no name for an object; use letters, digits, `._-`, in folders by `/`")
+    return name
