@@ -94,7 +94,7 @@ class Keyring:
 
 
 def make_key(folder: Path) -> None:
-    """Make an ed25519 key in `folder` unless there is one: `signing.pem`, readable by its owner alone, and its `.pub`."""
+    """Make an ed25519 key in `folder` unless there is one: `signing.pem`, for its owner's eyes, and its `.pub`."""
     path = folder / SIGNING_FILE
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
