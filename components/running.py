@@ -1,8 +1,8 @@
 """What every step does around its work when it runs in a process of its own, under kfp.local or in a pod.
 
-It checks the files it is given against the sha256 in their metadata and seals those it makes (KFP's cache knows
-artifacts by place, not by content), keeps a private folder from which a stopped step goes on, says its progress and its
-errors in a form the launcher reads, and never outlives the launcher.
+It checks the files it is given against the sha256 and the signature in their metadata, and seals and signs those it
+makes (KFP's cache knows artifacts by place, not by content). It keeps a private folder from which a stopped step goes
+on, says its progress and its errors in a form the launcher reads, and never outlives the launcher.
 """
 
 import ctypes
@@ -17,11 +17,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
+from hardcase.audit.links import Link, open_link
+from hardcase.audit.signing import DistrustError, Keyring, open_keyring
 from hardcase.data.digest import bytes_digest, canonical_json, path_digest
 from hardcase.errors import HardcaseError
 
@@ -45,16 +49,22 @@ class Artifact(Protocol):
 
 @contextmanager
 def running(
-    step: str, scratch: str, inputs: Sequence[Artifact], outputs: Sequence[Artifact], **identity: Any
+    step: str,
+    scratch: str,
+    inputs: Mapping[str, Artifact],
+    outputs: Mapping[str, Artifact],
+    sources: Mapping[str, str] = MappingProxyType({}),
+    **parameters: Any,
 ) -> Iterator[Path]:
     """Surround a step's work.
 
     Args:
         step: its name.
         scratch: folder of all private folders.
-        inputs: artifacts that it reads; checked.
-        outputs: artifacts that it writes; sealed.
-        identity: whatever else makes this work this work (configuration, seed, code).
+        inputs: artifacts that it reads, by name; checked.
+        outputs: artifacts that it writes, by name; sealed and signed.
+        sources: digests of what it takes in from outside, by name; filled in by the work itself.
+        parameters: whatever else makes this work this work (configuration, seed, code).
 
     Yields:
         The private folder: the same one for the same work, empty the first time, gone after success.
@@ -65,12 +75,16 @@ def running(
     _die_with_launcher()
     set_up_logging()
     try:
-        digests = [verified(artifact) for artifact in inputs]
-        work = bytes_digest(canonical_json({"step": step, "inputs": digests, **identity}))
+        keys = keyring()
+        materials = {name: verified(artifact, keys) for name, artifact in inputs.items()}
+        digests = list(materials.values())
+        work = bytes_digest(canonical_json({"step": step, "inputs": digests, **parameters}))
         with _private_folder(Path(scratch) / f"{step}-{work[:16]}") as folder:
             yield folder
-        for artifact in outputs:
-            artifact.metadata["sha256"] = path_digest(Path(artifact.path))
+        products = {name: path_digest(Path(artifact.path)) for name, artifact in outputs.items()}
+        link = Link(step, {**materials, **sources}, products, parameters, circumstances()).signed(keys).decode()
+        for name, artifact in outputs.items():
+            artifact.metadata.update({"sha256": products[name], "link": link})
     except HardcaseError as error:
         _record_error(step, error.exit_code, str(error))
         logger.exception("%s failed", step)
@@ -80,17 +94,46 @@ def running(
         raise
 
 
-def verified(artifact: Artifact) -> str:
-    """The sha256 of the artifact's file or folder, found equal to the one in its metadata.
+def keyring() -> Keyring:
+    """What this process signs with and whom it trusts: `HARDCASE_SIGNING_KEY`, and folders in `HARDCASE_TRUSTED_KEYS`.
 
     Raises:
-        HardcaseError: it is missing or altered.
+        HardcaseError: it was given no key.
+    """
+    if not (signing := os.environ.get("HARDCASE_SIGNING_KEY")):
+        raise HardcaseError("no signing key: set HARDCASE_SIGNING_KEY to a private key in PEM, or awskms:ID")
+    return _keyring(signing, os.environ.get("HARDCASE_TRUSTED_KEYS", ""))
+
+
+@cache
+def _keyring(signing: str, trusted: str) -> Keyring:
+    return open_keyring(signing, [Path(place) for place in trusted.split(os.pathsep) if place])
+
+
+def circumstances() -> dict[str, str]:
+    """Where and of what this process runs, as far as its environment says."""
+    names = ("run", "who", "commit", "clean", "image")
+    return {name: os.environ[key] for name in names if os.environ.get(key := f"HARDCASE_{name.upper()}")}
+
+
+def verified(artifact: Artifact, keys: Keyring) -> str:
+    """The sha256 of the artifact's file or folder, found equal to the one in its metadata, and that signed.
+
+    Raises:
+        HardcaseError: it is missing or altered, or no step that is trusted made it.
     """
     path = Path(artifact.path)
     digest = path_digest(path) if path.exists() else "missing"
     if digest != artifact.metadata.get("sha256"):
         raise HardcaseError(f"{path}: artifact {artifact.name!r} is missing or altered; run again to make it anew")
+    if digest not in link_of(artifact, keys).products.values():
+        raise DistrustError(f"{path}: artifact {artifact.name!r} is not what its step signed; run again")
     return digest
+
+
+def link_of(artifact: Artifact, keys: Keyring) -> Link:
+    """The signed record of the step that made an artifact."""
+    return open_link(artifact.metadata.get("link", "").encode(), keys, f"artifact {artifact.name!r}")
 
 
 @contextmanager

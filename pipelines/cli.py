@@ -13,8 +13,9 @@ import typer
 import yaml
 from rich.console import Console
 
+from hardcase.audit.ledger import fetch_model
 from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
-from hardcase.data.store import write_whole
+from hardcase.data.store import open_store, write_whole
 from hardcase.errors import HardcaseError, InputError
 from pipelines import show
 from pipelines.home import QUIET, Home, source_digest
@@ -60,7 +61,7 @@ def fail(error: dict[str, Any], as_json: bool) -> None:
 
 def absolute(source: str) -> str:
     """A path given relative to here, made independent of here; a URI as it is."""
-    return source if "://" in source else str(Path(source).absolute())
+    return source if "://" in source or source.startswith("snapshot:") else str(Path(source).absolute())
 
 
 def configured(profile: str, source: str | None, seed: int | None, settings: list[str]) -> Profile:
@@ -215,11 +216,66 @@ def model_folder(spec: str, home: Home, scratch: Path) -> Path:
     """The model's folder: the one named, or a copy of the registered one."""
     if Path(spec).is_dir():
         return Path(spec)
-    from components.register.registry import Registry
-
     folder = scratch / "model"
-    Registry(home.tracking_uri, home.store).fetch_model(spec, folder)
+    fetch_model(open_store(home.store), home.verifier(), spec, folder)
     return folder
+
+
+@app.command()
+def audit(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="NAME (its champion), NAME@ALIAS or NAME:VERSION.")],
+    store: StoreUri = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Public key to trust, in PEM, instead of this machine's.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the graph as a picture there.")] = None,
+    diff: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="V1 V2", help="Say what changed between versions.")
+    ] = None,
+    replay: Annotated[bool, typer.Option("--replay", help="Run the recorded steps again and compare digests.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Write MLflow's entries anew from the store first.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove what a model was made of: rehash everything, verify every signature; exit 1 at a broken link."""
+    from hardcase.audit.ledger import split_spec
+    from pipelines import auditing
+
+    with reported(as_json):
+        home = Home.here(store)
+        if rebuild:
+            auditing.rebuild(model, home)
+        if diff is not None:
+            show.changed(auditing.compared(split_spec(model), *diff, home, key or []), *diff, as_json)
+            return
+        found = auditing.audited(model, home, key or [])
+        if html is not None:
+            from hardcase.audit.page import page
+
+            write_whole(html, page(found).encode())
+        again = auditing.replay(found, home) if replay and not found.first else {}
+        show.audited(found, again, as_json)
+        broken = [found.first.problem] if found.first else auditing.other(again)
+    if broken:
+        errors.print("error: broken:", " ".join(broken[0].split()))
+        raise typer.Exit(1)
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="NAME of the registered model.")],
+    why: Annotated[str, typer.Option(help="Goes into the signed record.")] = "rolled back by hand",
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let the champion before this one serve again."""
+    from pipelines.auditing import rolled_back
+
+    with reported(as_json):
+        version = rolled_back(model, Home.here(store), why)
+    fact = {"name": model, "version": version.number, "alias": "champion", "digest": version.digest}
+    typer.echo(json.dumps(fact) if as_json else f"{model}@champion is :{version.number} again, digest {version.digest}")
 
 
 stores = typer.Typer(help="The object store.", no_args_is_help=True)

@@ -6,14 +6,15 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hardcase.audit.signing import SIGNING_FILE, Keyring, make_key, open_keyring, public_keys, stored_keys
 from hardcase.data.remote import remote_digest
-from hardcase.data.store import local_path
+from hardcase.data.store import local_path, open_store
 from hardcase.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,48 @@ class Home:
     def tracking_uri(self) -> str:
         """URI of MLflow's database."""
         return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def keys(self) -> Path:
+        """The signing key that is made at the first run, and the public keys of others who are trusted."""
+        return self.root / "keys"
+
+    def signing_environment(self) -> dict[str, str]:
+        """What tells a step whom to sign as and whom to trust; the key is made if there is none."""
+        if not (signing := os.environ.get("HARDCASE_SIGNING_KEY")):
+            make_key(self.keys)
+            signing = str(self.keys / SIGNING_FILE)
+        places = [
+            *filter(None, [os.environ.get("HARDCASE_TRUSTED_KEYS")]),
+            *([str(self.keys)] if self.keys.is_dir() else []),
+        ]
+        return {"HARDCASE_SIGNING_KEY": signing, "HARDCASE_TRUSTED_KEYS": os.pathsep.join(places)}
+
+    def keyring(self) -> Keyring:
+        """To sign with."""
+        environment = self.signing_environment()
+        trusted = environment["HARDCASE_TRUSTED_KEYS"].split(os.pathsep)
+        return open_keyring(environment["HARDCASE_SIGNING_KEY"], [Path(place) for place in trusted if place])
+
+    def verifier(self, named: Sequence[Path] = ()) -> Keyring:
+        """To verify with: the keys named, or those that this machine trusts, or, where it knows none, the store's."""
+        if named:
+            return Keyring(public_keys(named))
+        if os.environ.get("HARDCASE_SIGNING_KEY") or (self.keys / SIGNING_FILE).is_file():
+            return self.keyring()
+        trusted = (os.environ.get("HARDCASE_TRUSTED_KEYS") or "").split(os.pathsep)
+        if found := public_keys(
+            [Path(place) for place in [*trusted, str(self.keys)] if place and Path(place).exists()]
+        ):
+            return Keyring(found)
+        found = stored_keys(open_store(self.store))
+        if found:
+            logger.warning(
+                "no key of this machine's own: trusting %s, found in the store; put the right one into %s",
+                ", ".join(keyid[:12] for keyid in found),
+                self.keys,
+            )
+        return Keyring(found)
 
     @property
     def cache(self) -> Path:
@@ -127,6 +170,8 @@ def source_digest(source: str, home: Path) -> str:
     """
     if source.startswith("s3://"):
         return remote_digest(source)
+    if source.startswith("snapshot:"):  # its id says it
+        return ""
     if "://" in source and not source.startswith("file://"):
         return ""
     path = local_path(source)

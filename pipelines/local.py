@@ -4,6 +4,7 @@ A run killed at any moment is simply run again: what was complete comes from the
 on from the checkpoints in its private folder.
 """
 
+import getpass
 import json
 import logging
 import os
@@ -17,13 +18,14 @@ from typing import Any
 import yaml
 from kfp import local
 
-from components.register.registry import Registry
 from components.report.step import run as write_report
+from hardcase.audit.code import code_digest, git_environment
+from hardcase.audit.ledger import read_ledger
 from hardcase.config import Profile
-from hardcase.data.digest import bytes_digest, canonical_json, path_digest
+from hardcase.data.digest import bytes_digest, canonical_json
 from hardcase.data.snapshot import Snapshot
 from hardcase.data.store import open_store, write_whole
-from hardcase.errors import InputError
+from hardcase.errors import HardcaseError, InputError
 from pipelines.display import Bars
 from pipelines.home import QUIET, Home, source_digest
 from pipelines.recording import RecordingCache, Router
@@ -31,7 +33,6 @@ from pipelines.retraining import STEPS, retraining
 from pipelines.summary import artifact_paths, summarise
 
 logger = logging.getLogger(__name__)
-ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,6 @@ class Outcome:
     folder: Path
     summary: dict[str, Any]
     exit_code: int
-
-
-def code_digest() -> str:
-    """sha256 over the sources of the library and the components, and the versions they were locked to."""
-    files = [ROOT / "requirements.lock"]
-    for package in ("hardcase", "components"):
-        files += [path for path in (ROOT / package).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    return bytes_digest(canonical_json({path.relative_to(ROOT).as_posix(): path_digest(path) for path in files}))
 
 
 def run(profile: Profile, name: str, home: Home) -> Outcome:
@@ -64,7 +57,7 @@ def run(profile: Profile, name: str, home: Home) -> Outcome:
         folder = home.new_run(arguments["fingerprint"])
         resolved = yaml.safe_dump(profile.model_dump(mode="json", by_alias=True), sort_keys=False)
         write_whole(folder / "config.yaml", resolved.encode())
-        with Bars() as bars, _environment(_child_environment(profile, folder)):
+        with Bars() as bars, environment(child_environment(profile, folder, home)):
             cache = RecordingCache(home.cache, STEPS, bars, _still_kept(home))
             return _run(arguments, folder, name, home, cache, bars)
 
@@ -74,7 +67,7 @@ def _run(
 ) -> Outcome:
     error: dict[str, Any] | None = None
     try:
-        _execute(arguments, folder, home, cache, bars)
+        execute(lambda: retraining(**arguments), folder, home, cache, bars)
     except RuntimeError as failure:  # all that kfp.local says of a failed task
         error = _what_failed(cache, folder, failure)
     except BaseException as failure:
@@ -93,7 +86,12 @@ def _run(
     return Outcome(folder, summary, exit_code)
 
 
-def _execute(arguments: dict[str, Any], folder: Path, home: Home, cache: RecordingCache, bars: Bars) -> None:
+def execute(pipeline: Callable[[], Any], folder: Path, home: Home, cache: RecordingCache, bars: Bars) -> None:
+    """Call a pipeline, which is to run it, with that cache; artifacts and logs go into `folder`.
+
+    Raises:
+        RuntimeError: a step failed; all that kfp.local says.
+    """
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(folder / "artifacts"),
@@ -105,7 +103,7 @@ def _execute(arguments: dict[str, Any], folder: Path, home: Home, cache: Recordi
     logging.captureWarnings(True)
     try:
         with Router(cache, folder / "logs", bars) as router, redirect_stdout(router):
-            retraining(**arguments)
+            pipeline()
     finally:
         logging.captureWarnings(False)
 
@@ -116,7 +114,8 @@ def _arguments(profile: Profile, name: str, home: Home) -> dict[str, Any]:
     code, listing = code_digest(), source_digest(source, home.root)
     identity = {"source": source, "source_digest": listing, "config": config, "seed": seed, "code": code}
     fingerprint = bytes_digest(canonical_json(identity))
-    pin = Registry(home.tracking_uri, home.store).pin(profile.registration.name, fingerprint)
+    ledger = read_ledger(open_store(home.store), profile.registration.name, home.keyring())
+    champion, reference = ledger.pin(fingerprint)
     return {
         "source": source,
         "source_digest": listing,
@@ -125,27 +124,33 @@ def _arguments(profile: Profile, name: str, home: Home) -> dict[str, Any]:
         "scratch": str(home.scratch),
         "code": code,
         "seed": seed,
-        "champion": pin.champion,
-        "reference": pin.reference,
+        "champion": champion,
+        "reference": reference,
         "fingerprint": fingerprint,
         "facts": {"profile": name, "source": source, "seed": str(seed), "fingerprint": fingerprint},
         **config,
     }
 
 
-def _child_environment(profile: Profile, folder: Path) -> dict[str, str]:
+def child_environment(profile: Profile, folder: Path, home: Home) -> dict[str, str]:
+    """What steps find in their environment."""
     checkpoint = profile.model.checkpoint
     offline = checkpoint is None or Path(checkpoint).exists()
     return {
         "HARDCASE_LAUNCHER_PID": str(os.getpid()),
         "HARDCASE_RUN_DIR": str(folder),
+        "HARDCASE_RUN": folder.name,
+        "HARDCASE_WHO": os.environ.get("HARDCASE_WHO") or getpass.getuser(),
+        **home.signing_environment(),
+        **git_environment(),
         **QUIET,
         **({"HF_HUB_OFFLINE": "1"} if offline else {}),
     }
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set them in this process, for a while."""
     before = dict(os.environ)
     os.environ.update(values)
     try:
@@ -163,9 +168,25 @@ def _still_kept(home: Home) -> Callable[[str, dict[str, Path]], None]:
             for shard in Snapshot.open(outputs["snapshot"], home.store).manifest["shards"]:
                 open_store(home.store).check_object(shard["sha256"])
         if step == "register":
-            Registry(home.tracking_uri, home.store).check(json.loads(outputs["result"].read_text(encoding="utf-8")))
+            _check_registered(json.loads(outputs["result"].read_text(encoding="utf-8")), home)
 
     return whole
+
+
+def _check_registered(registered: Mapping[str, Any], home: Home) -> None:
+    """Find that what `register.json` names is in ledger, store and MLflow; aliases may have moved on since."""
+    store = open_store(home.store)
+    ledger = read_ledger(store, registered["name"], home.keyring())
+    version = ledger.versions.get(registered["version"])
+    if version is None or (version.digest, version.verdict) != (registered["digest"], registered["verdict"]):
+        raise HardcaseError(
+            f"{registered['name']}:{registered['version']} is not in the ledger of {store.uri} as it was"
+        )
+    if not Path(home.tracking_uri.removeprefix("sqlite:///")).is_file():
+        raise HardcaseError(f"{home.tracking_uri}: gone; run again to make it anew")
+    listings = [json.loads(store.get_object(digest)) for digest in (version.digest, version.dossier)]
+    for digest in (version.statement, version.evaluation, *(each for listing in listings for each in listing.values())):
+        store.check_object(digest)
 
 
 def _what_failed(cache: RecordingCache, folder: Path, failure: RuntimeError) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TextIO
 from kfp import dsl
 from kfp.local import cache as kfp_cache
 
-from components.running import PROGRESS_MARK, verified
+from components.running import PROGRESS_MARK, keyring, verified
 from hardcase.errors import HardcaseError
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         if outputs is not None:
             try:
                 for artifact in outputs.values():
-                    verified(artifact)
+                    verified(artifact, keyring())
                 self._whole(step, _paths(outputs))
             except HardcaseError as error:
                 logger.warning("%s: not served from the cache: %s", step, error)

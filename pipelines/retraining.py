@@ -18,7 +18,7 @@ from components.sft.component import sft as sft_step
 from components.validate.component import validate as validate_step
 
 STEPS = ("ingest", "validate", "sft", "mine", "grpo", "evaluate", "drift", "register", "report")
-# The report's name of each artifact: the step that makes it, and its name there.
+# The name of each artifact for report and register: the step that makes it, and its name there.
 ARTIFACTS = {
     "snapshot": ("ingest", "snapshot"),
     "quarantine": ("ingest", "quarantine"),
@@ -30,8 +30,53 @@ ARTIFACTS = {
     "baseline": ("evaluate", "baseline"),
     "scores": ("evaluate", "scores"),
     "drift": ("drift", "result"),
-    "register": ("register", "result"),
 }
+# What register is given besides.
+MODELS = {"sft_model": ("sft", "trained"), "model": ("grpo", "trained"), "drift_report": ("drift", "html")}
+
+
+def _chain(
+    source: Any,
+    source_digest: Any,
+    store: Any,
+    scratch: Any,
+    code: Any,
+    seed: Any,
+    reference: Any,
+    ingest: Any,
+    validate: Any,
+    model: Any,
+    sft: Any,
+    mine: Any,
+    grpo: Any,
+    evaluate: Any,
+    drift: Any,
+) -> dict[str, Any]:
+    """From the source to the drift report; the tasks by step."""
+    place = {"store": store, "scratch": scratch, "code": code}
+    read = ingest_step(source=source, source_digest=source_digest, config=ingest, **place)
+    snapshot = read.outputs["snapshot"]
+    checked = validate_step(snapshot=snapshot, config=validate, **place)
+    tuned = sft_step(
+        snapshot=snapshot, validation=checked.outputs["result"], seed=seed, model=model, config=sft, **place
+    )
+    sft_model = tuned.outputs["trained"]
+    mined = mine_step(snapshot=snapshot, model=sft_model, seed=seed, config=mine, **place)
+    improved = grpo_step(
+        snapshot=snapshot, model=sft_model, mined=mined.outputs["mined"], seed=seed, config=grpo, **place
+    )
+    final = improved.outputs["trained"]
+    judged = evaluate_step(snapshot=snapshot, sft_model=sft_model, model=final, seed=seed, config=evaluate, **place)
+    compared = drift_step(evaluation=judged.outputs["evaluation"], reference=reference, config=drift, **place)
+    return {
+        "ingest": read,
+        "validate": checked,
+        "sft": tuned,
+        "mine": mined,
+        "grpo": improved,
+        "evaluate": judged,
+        "drift": compared,
+    }
 
 
 @dsl.pipeline(name="hardcase-retraining")
@@ -81,26 +126,26 @@ def retraining(
         champion: version to beat; empty for none.
         reference: sha256 of the evaluation to compare with; empty for none.
     """
+    tasks = _chain(
+        source,
+        source_digest,
+        store,
+        scratch,
+        code,
+        seed,
+        reference,
+        ingest,
+        validate,
+        model,
+        sft,
+        mine,
+        grpo,
+        evaluate,
+        drift,
+    )
     place = {"store": store, "scratch": scratch, "code": code}
-    read = ingest_step(source=source, source_digest=source_digest, config=ingest, **place)
-    snapshot = read.outputs["snapshot"]
-    checked = validate_step(snapshot=snapshot, config=validate, **place)
-    tuned = sft_step(
-        snapshot=snapshot, validation=checked.outputs["result"], seed=seed, model=model, config=sft, **place
-    )
-    sft_model = tuned.outputs["trained"]
-    mined = mine_step(snapshot=snapshot, model=sft_model, seed=seed, config=mine, **place)
-    improved = grpo_step(
-        snapshot=snapshot, model=sft_model, mined=mined.outputs["mined"], seed=seed, config=grpo, **place
-    )
-    final = improved.outputs["trained"]
-    judged = evaluate_step(snapshot=snapshot, sft_model=sft_model, model=final, seed=seed, config=evaluate, **place)
-    compared = drift_step(evaluation=judged.outputs["evaluation"], reference=reference, config=drift, **place)
     registered = register_step(
-        model=final,
-        evaluation=judged.outputs["evaluation"],
-        scores=judged.outputs["scores"],
-        drift=compared.outputs["result"],
+        **{name: tasks[step].outputs[output] for name, (step, output) in {**ARTIFACTS, **MODELS}.items()},
         champion=champion,
         tracking_uri=tracking_uri,
         seed=seed,
@@ -108,15 +153,26 @@ def retraining(
         config=register,
         **place,
     )
-    tasks = {
-        "ingest": read,
-        "validate": checked,
-        "sft": tuned,
-        "mine": mined,
-        "grpo": improved,
-        "evaluate": judged,
-        "drift": compared,
-        "register": registered,
-    }
     artifacts = {name: tasks[step].outputs[output] for name, (step, output) in ARTIFACTS.items()}
-    report_step(facts=facts, **artifacts, **place)
+    report_step(facts=facts, register=registered.outputs["result"], **artifacts, **place)
+
+
+@dsl.pipeline(name="hardcase-replay")
+def replaying(
+    source: str,
+    store: str,
+    scratch: str,
+    code: str,
+    seed: int,
+    ingest: dict[str, Any],
+    validate: dict[str, Any],
+    model: dict[str, Any],
+    sft: dict[str, Any],
+    mine: dict[str, Any],
+    grpo: dict[str, Any],
+    evaluate: dict[str, Any],
+    drift: dict[str, Any],
+    reference: str = "",
+) -> None:
+    """The same without registering: what `hardcase audit --replay` does again."""
+    _chain(source, "", store, scratch, code, seed, reference, ingest, validate, model, sft, mine, grpo, evaluate, drift)

@@ -8,10 +8,14 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from rich.tree import Tree
 
+from hardcase.audit.examine import Audit, Finding
+from hardcase.audit.examine import as_json as audit_as_json
 from hardcase.data.conformance import Check
 from hardcase.task.prompt import ASPECT_NAMES
 
+SHOWN = 10
 COLUMNS = {"chance": "chance", "sft": "SFT", "grpo": "final", "model": "model"}
 
 
@@ -90,6 +94,64 @@ def screened(answers: Mapping[str, Mapping[str, str | None]], as_json: bool) -> 
     for aspect, found in answers.items():
         table.add_row(ASPECT_NAMES[aspect], found["answer"] or "invalid answer")
     Console().print(table)
+
+
+def audited(found: Audit, again: Mapping[str, tuple[str, str]], as_json: bool) -> None:
+    """The tree of what was found, and of a replay which digests are the same."""
+    if as_json:
+        replay = {name: {"recorded": pair[0], "again": pair[1]} for name, pair in again.items()}
+        typer.echo(json.dumps(audit_as_json(found) | ({"replay": replay} if again else {})))
+        return
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.width = max(console.width, 132)  # names of objects are not cut off
+    console.print(_branch(found.tree))
+    if again:
+        table = Table("replay", "recorded", "again", "")
+        for name, (recorded, new) in again.items():
+            table.add_row(name, recorded[:12], new[:12], "✓ same" if recorded == new else "✗ other")
+        console.print(table)
+    if not found.first:
+        count = len({finding.place for finding in found.tree.walk() if finding.place.startswith("objects/")})
+        console.print(f"whole: {count} objects rehashed, {len(found.ledger.moves)} signed ledger entries, chain closed")
+
+
+def _branch(finding: Finding, into: Tree | None = None) -> Tree:
+    mark = "✗" if finding.broken else "✓"
+    line = f"{mark} {finding.what}  {finding.place}".rstrip() + (f"\n  {finding.problem}" if finding.problem else "")
+    branch = Tree(line) if into is None else into.add(line)
+    # Of many parts, those that are whole are counted.
+    whole = [part for part in finding.parts if not part.broken]
+    several = len(whole) > 12 and into is not None
+    for part in finding.parts:
+        if part.broken or not several:
+            _branch(part, branch)
+    if several:
+        branch.add(f"✓ {len(whole)} objects: {whole[0].what} … {whole[-1].what}")
+    return branch
+
+
+def changed(found: Mapping[str, Any], before: str, after: str, as_json: bool) -> None:
+    """What differs between two versions."""
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for section, changes in found.items():
+        if section in ("data", "code"):
+            counted = ", ".join(f"{len(items)} {how}" for how, items in changes.items())
+            console.print(f"{section}: {counted}")
+            for how, items in changes.items():
+                for item in items[:SHOWN]:
+                    console.print(f"  {how} {item}")
+                if len(items) > SHOWN:
+                    console.print(f"  {how} … and {len(items) - SHOWN} more (all by --json)")
+        elif changes:
+            table = Table(section, before, after)
+            for key, pair in changes.items():
+                table.add_row(key, *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in pair))
+            console.print(table)
+        else:
+            console.print(f"{section}: no difference")
 
 
 def _score_table(scores: Mapping[str, Any]) -> Table:

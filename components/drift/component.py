@@ -28,8 +28,15 @@ def drift(
     from hardcase.data.store import open_store
 
     settings = DriftConfig.model_validate(config)
-    identity = {"code": code, "reference": reference, "config": config}
-    with running("drift", scratch, [evaluation], [result, html], **identity) as private:
+    with running(
+        "drift",
+        scratch,
+        {"evaluation": evaluation},
+        {"result": result, "html": html},
+        code=code,
+        reference=reference,
+        config=config,
+    ) as private:
         before = None
         if reference:
             before = private / "reference.parquet"

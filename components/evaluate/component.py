@@ -30,7 +30,10 @@ def evaluate(
     from hardcase.config import EvaluateConfig
 
     settings = EvaluateConfig.model_validate(config)
-    inputs, outputs = [snapshot, sft_model, model], [evaluation, baseline, scores]
+    inputs, outputs = (
+        {"snapshot": snapshot, "sft_model": sft_model, "model": model},
+        {"evaluation": evaluation, "baseline": baseline, "scores": scores},
+    )
     with running("evaluate", scratch, inputs, outputs, code=code, seed=seed, config=config) as private:
         run(
             Path(snapshot.path),

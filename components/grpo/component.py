@@ -30,7 +30,7 @@ def grpo(
     from hardcase.config import GrpoConfig
 
     settings = GrpoConfig.model_validate(config)
-    inputs, outputs = [snapshot, model, mined], [trained, log]
+    inputs, outputs = {"snapshot": snapshot, "model": model, "mined": mined}, {"trained": trained, "log": log}
     with running("grpo", scratch, inputs, outputs, code=code, seed=seed, config=config) as private:
         in_processes(
             run,

@@ -27,6 +27,6 @@ def ingest(
     from hardcase.config import IngestConfig
 
     settings = IngestConfig.model_validate(config)
-    outputs = [snapshot, quarantine]
-    with running("ingest", scratch, [], outputs, code=code, config=config, source=[source, source_digest]) as private:
+    outputs = {"snapshot": snapshot, "quarantine": quarantine}
+    with running("ingest", scratch, {}, outputs, code=code, config=config, source=[source, source_digest]) as private:
         run(source, store, settings, Path(snapshot.path), Path(quarantine.path), private)

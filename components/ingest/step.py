@@ -30,13 +30,14 @@ from hardcase.data.digest import bytes_digest, canonical_json
 from hardcase.data.images import BadImage, inspect
 from hardcase.data.quarantine import BadRow, Reason, write_quarantine
 from hardcase.data.remote import fetch_source
-from hardcase.data.snapshot import SCHEMA, SPLITS
+from hardcase.data.snapshot import SCHEMA, SPLITS, Snapshot
 from hardcase.data.source import BadPath, Row, Source
 from hardcase.data.store import Store, local_path, open_store, write_whole
 from hardcase.errors import HardcaseError, InputError
 from hardcase.progress import report, track
 
 CHUNK = 512
+TAKEN = "snapshot:"
 PROCEDURAL = {"samples": int, "seed": int, "views_a_product": int}
 LEVELS = np.arange(256)
 logger = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantin
     """Take a source in.
 
     Args:
-        source: `procedural://?samples=…&seed=…`, a folder or a manifest file, on this machine or on S3.
+        source: `procedural://?samples=…&seed=…`, a folder or a manifest file, on this machine or on S3; `snapshot:` and
+            the id of one that is in the store already.
         store: where shards are kept.
         config: shares, distances, sizes.
         snapshot: the manifest, written last.
@@ -84,6 +86,8 @@ def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantin
         InputError: no source, no rows, or too many bad ones.
         HardcaseError: a picture changed while it was read, or a worker died.
     """
+    if source.startswith(TAKEN):
+        return _taken_over(source.removeprefix(TAKEN), store, snapshot, quarantine)
     opened = Source(_materialised(source, scratch))
     rows: dict[int, tuple[Row, list[Picture]]] = {}
     bad: list[BadRow] = []
@@ -125,8 +129,23 @@ def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantin
             "unknown_keys": sorted(opened.unknown_keys),
         }
     )
+    kept.put_object(manifest)
     write_whole(snapshot, manifest)
     return IngestResult(bytes_digest(manifest), len(accepted), reasons)
+
+
+def _taken_over(snapshot_id: str, store: str, snapshot: Path, quarantine: Path) -> IngestResult:
+    """A snapshot made before, found whole."""
+    kept = open_store(store)
+    try:
+        write_whole(snapshot, kept.get_object(snapshot_id))
+    except HardcaseError as error:
+        raise InputError(f"source {TAKEN}{snapshot_id}: no such snapshot: {error}") from error
+    opened = Snapshot.open(snapshot, store)
+    for shard in track(opened.manifest["shards"], "checking shards"):
+        kept.check_object(shard["sha256"])
+    write_quarantine([], quarantine)
+    return IngestResult(snapshot_id, opened.manifest["rows"], {})
 
 
 def _materialised(source: str, scratch: Path) -> Path:

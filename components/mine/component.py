@@ -27,5 +27,7 @@ def mine(
     from hardcase.config import MineConfig
 
     settings = MineConfig.model_validate(config)
-    with running("mine", scratch, [snapshot, model], [mined], code=code, seed=seed, config=config) as private:
+    with running(
+        "mine", scratch, {"snapshot": snapshot, "model": model}, {"mined": mined}, code=code, seed=seed, config=config
+    ) as private:
         run(Path(snapshot.path), store, Path(model.path), settings, seed, private, Path(mined.path))

@@ -3,17 +3,26 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Model, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output
 
 from components.running import LIGHT_IMAGE
 
 
 @dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
 def register(
+    snapshot: Input[Dataset],
+    quarantine: Input[Dataset],
+    validation: Input[Artifact],
+    sft_model: Input[Model],
+    sft_log: Input[Artifact],
+    mined: Input[Dataset],
     model: Input[Model],
+    grpo_log: Input[Artifact],
     evaluation: Input[Dataset],
+    baseline: Input[Dataset],
     scores: Input[Artifact],
     drift: Input[Artifact],
+    drift_report: Input[HTML],
     champion: str,
     store: str,
     tracking_uri: str,
@@ -24,26 +33,42 @@ def register(
     config: dict[str, Any],
     result: Output[Artifact],
 ) -> None:
-    """Register the model, and make it the champion if it passes the gate."""
+    """Register the model with the record of what it was made of, and make it the champion if it passes the gate."""
     from pathlib import Path
 
+    from components.register.account import Launch
     from components.register.step import run
-    from components.running import running
+    from components.running import circumstances, keyring, running
     from hardcase.config import RegisterConfig
 
     settings = RegisterConfig.model_validate(config)
-    inputs = [model, evaluation, scores, drift]
-    with running("register", scratch, inputs, [result], code=code, champion=champion, fingerprint=fingerprint):
-        run(
-            Path(model.path),
-            Path(evaluation.path),
-            Path(scores.path),
-            Path(drift.path),
-            champion,
-            store,
-            tracking_uri,
-            settings,
-            fingerprint,
-            seed,
-            Path(result.path),
-        )
+    inputs = {
+        "snapshot": snapshot,
+        "quarantine": quarantine,
+        "validation": validation,
+        "sft_model": sft_model,
+        "sft_log": sft_log,
+        "mined": mined,
+        "model": model,
+        "grpo_log": grpo_log,
+        "evaluation": evaluation,
+        "baseline": baseline,
+        "scores": scores,
+        "drift": drift,
+        "drift_report": drift_report,
+    }
+    with running(
+        "register",
+        scratch,
+        inputs,
+        {"result": result},
+        code=code,
+        seed=seed,
+        champion=champion,
+        fingerprint=fingerprint,
+        config=config,
+    ):
+        paths = {name: Path(artifact.path) for name, artifact in inputs.items()}
+        links = [str(artifact.metadata["link"]) for artifact in inputs.values()]
+        launch = Launch(circumstances(), champion, fingerprint, code, seed)
+        run(paths, links, launch, keyring(), store, tracking_uri, settings, Path(result.path))

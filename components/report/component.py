@@ -46,5 +46,5 @@ def report(
         "drift": drift,
         "register": register,
     }
-    with running("report", scratch, list(inputs.values()), [html], code=code, facts=facts):
+    with running("report", scratch, inputs, {"html": html}, code=code, facts=facts):
         run({name: Path(artifact.path) for name, artifact in inputs.items()}, facts, store, Path(html.path))

@@ -28,10 +28,15 @@ def sft(
     from components.running import running
     from components.sft.step import run
     from hardcase.config import ModelConfig, SftConfig
+    from hardcase.data.store import open_store
+    from hardcase.model.internvl import checkpoint_folder
 
     start, settings = ModelConfig.model_validate(model), SftConfig.model_validate(config)
-    inputs, outputs = [snapshot, validation], [trained, log]
-    with running("sft", scratch, inputs, outputs, code=code, seed=seed, model=model, config=config) as private:
+    inputs, outputs = {"snapshot": snapshot, "validation": validation}, {"trained": trained, "log": log}
+    base: dict[str, str] = {}
+    with running("sft", scratch, inputs, outputs, base, code=code, seed=seed, model=model, config=config) as private:
+        if (folder := checkpoint_folder(start)) is not None:
+            base["base_model"] = open_store(store).put_folder(folder)
         in_processes(
             run,
             settings,

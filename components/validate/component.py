@@ -26,5 +26,7 @@ def validate(
     from hardcase.config import ValidateConfig
 
     settings = ValidateConfig.model_validate(config)
-    with running("validate", scratch, [snapshot], [result, docs], code=code, config=config):
+    with running(
+        "validate", scratch, {"snapshot": snapshot}, {"result": result, "docs": docs}, code=code, config=config
+    ):
         run(Path(snapshot.path), store, settings, Path(result.path), Path(docs.path))

@@ -6,6 +6,7 @@ moment leaves a whole entry or none. MLflow only shows what stands here.
 """
 
 import datetime
+import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +27,8 @@ from hardcase.errors import InputError
 ENTRY: Final = "urn:hardcase:ledger:v1"
 MODELS: Final = "models"
 Alias = Literal["champion", "challenger"]
-CHAMPION: Final = "champion"
-CHALLENGER: Final = "challenger"
+CHAMPION: Final[Alias] = "champion"
+CHALLENGER: Final[Alias] = "challenger"
 SPEC: Final = re.compile(
     rf"(?P<name>{RegisterConfig.NAME})(?:@(?P<alias>[\w-]+)|:(?P<version>[0-9]{{1,9}}))?", re.ASCII
 )
@@ -127,8 +128,8 @@ class Ledger:
     def aliases(self) -> dict[str, int]:
         """Where they point."""
         held = [move.version for move in self.moves if move.alias == CHALLENGER]
-        champion = {CHAMPION: self.champion.number} if self.champion else {}
-        return champion | ({CHALLENGER: held[-1]} if held else {})
+        places: dict[str, int] = {CHAMPION: self.champion.number} if self.champion else {}
+        return places | ({CHALLENGER: held[-1]} if held else {})
 
     def find(self, spec: str) -> Version:
         """The version that `NAME`, `NAME@ALIAS` or `NAME:VERSION` names; the champion if neither is said.
@@ -206,8 +207,8 @@ def read_ledger(store: Store, name: str, keys: Keyring) -> Ledger:
     moves: list[Move] = []
     digests: list[str] = []
     for place, (key, envelope) in enumerate(zip(keys_there, envelopes, strict=True), start=1):
-        if key != _entry_name(name, place):
-            raise DistrustError(f"{_entry_name(name, place)}: missing, while {key} is there; bring back the original")
+        if key != entry_name(name, place):
+            raise DistrustError(f"{entry_name(name, place)}: missing, while {key} is there; bring back the original")
         sequence, previous, move = _opened(envelope or b"", keys, key, name)
         if sequence != place or previous != (digests[-1] if digests else ""):
             raise DistrustError(f"{key}: an entry of another place or chain; bring back the original")
@@ -233,7 +234,18 @@ def append(store: Store, keys: Keyring, ledger: Ledger, move: Move) -> bool:
         },
     }
     keys.publish(store)
-    return store.put_named(_entry_name(ledger.name, sequence), keys.sign(statement))
+    return store.put_named(entry_name(ledger.name, sequence), keys.sign(statement))
+
+
+def publish_dossier(store: Store, name: str, version: Version) -> None:
+    """Lay a version's dossier where people find it, `models/<name>/<version>/`; what lies there already stays."""
+    for file, digest in json.loads(store.get_object(version.dossier)).items():
+        store.put_named(dossier_name(name, version.number, file), store.get_object(digest))
+
+
+def dossier_name(name: str, version: int, file: str) -> str:
+    """Where a file of a version's dossier lies in the store."""
+    return f"{MODELS}/{name}/{version}/{file}"
 
 
 def roll_back(store: Store, keys: Keyring, name: str, who: str, why: str, whole: Callable[[Version], None]) -> Version:
@@ -307,7 +319,8 @@ def now_utc() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _entry_name(name: str, sequence: int) -> str:
+def entry_name(name: str, sequence: int) -> str:
+    """Where an entry lies in the store."""
     return f"{MODELS}/{name}/ledger/{sequence:06}.dsse.json"
 
 

@@ -1,0 +1,169 @@
+"""What a model was made of: put together from the signed records of the steps, and kept in the store."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hardcase.audit.sbom import sbom
+
+from hardcase.audit.code import LOCK, code_digest, keep_code
+from hardcase.audit.ledger import Version
+from hardcase.audit.links import Link, gaps, open_link
+from hardcase.audit.provenance import ENVELOPE, FILE, FOLDER, SNAPSHOT, Provenance, Resource, named
+from hardcase.audit.signing import Keyring
+from hardcase.data.store import Store
+from hardcase.errors import HardcaseError
+
+STEPS: Final = ("ingest", "validate", "sft", "mine", "grpo", "evaluate", "drift")
+KINDS: Final = {"snapshot": SNAPSHOT, "sft_model": FOLDER, "model": FOLDER}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the launcher says of a run.
+
+    Attributes:
+        circumstances: of this step: run, git commit, container image.
+        champion: the one to beat when the run was launched; empty for none.
+        fingerprint: of source, configuration, seed and code.
+        code: sha256 of the code.
+        seed: of everything that is drawn.
+    """
+
+    circumstances: Mapping[str, str]
+    champion: str
+    fingerprint: str
+    code: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """Everything that a model was made of and that was made on the way, kept in the store.
+
+    Attributes:
+        links: by step.
+        objects: by name.
+        launch: of the run.
+        config: by step.
+    """
+
+    links: Mapping[str, Link]
+    objects: Mapping[str, Resource]
+    launch: Launch
+    config: Mapping[str, Any]
+
+    @property
+    def model(self) -> str:
+        """Digest of the model's folder."""
+        return self.objects["model"].digest
+
+    @property
+    def evaluation(self) -> str:
+        """sha256 of the table it was judged by."""
+        return self.objects["evaluation"].digest
+
+    @property
+    def reference(self) -> str:
+        """sha256 of the evaluation that drift compared with, or empty."""
+        return str(self.links["drift"].parameters["reference"])
+
+    @property
+    def source(self) -> str:
+        """URI of the data."""
+        return str(self.links["ingest"].parameters["source"][0])
+
+    def provenance(self, name: str, champion: Version | None, gate: str) -> Provenance:
+        """The whole of it.
+
+        Args:
+            name: of the registered model.
+            champion: the version that it was judged against.
+            gate: sha256 of the gate's record.
+        """
+        trained = self.links["grpo"].circumstances
+        code = {key: trained[key] for key in ("commit", "clean") if key in trained}
+        reference = [Resource("reference evaluation", self.reference)] if self.reference else []
+        image = [Resource("container image", "", notes={"image": trained["image"]})] if "image" in trained else []
+        beaten = []
+        if champion:
+            beaten = [Resource("champion", champion.digest, FOLDER, {"version": f"{name}:{champion.number}"})]
+        dependencies = [
+            self.objects["snapshot"],
+            *([self.objects["base_model"]] if "base_model" in self.objects else []),
+            self.objects["code"],
+            Resource("git commit", "", notes=code),
+            self.objects[LOCK],
+            *image,
+            *beaten,
+            *reference,
+        ]
+        taken = {each.name for each in dependencies} | {"model"}
+        byproducts = [each for name, each in self.objects.items() if name not in taken]
+        run = self.launch.circumstances.get("run", "")
+        return Provenance(
+            subject=self.model,
+            parameters={"config": self.config, "source": self.source, "seed": self.launch.seed},
+            internal={"fingerprint": self.launch.fingerprint, "reference": self.reference},
+            dependencies=named(dependencies),
+            byproducts=named([*byproducts, Resource("gate", gate)]),
+            run=run,
+            parents=tuple(sorted({link.run for link in self.links.values()} - {run, ""})),
+        )
+
+
+def account(
+    artifacts: Mapping[str, Path], envelopes: Iterable[str], launch: Launch, keys: Keyring, config: Any, store: Store
+) -> Account:
+    """Put together what made a model, and keep it.
+
+    Args:
+        artifacts: files and folders, by name.
+        envelopes: the signed links of the steps that made them.
+        launch: of the run.
+        keys: who is trusted.
+        config: of the step register itself.
+        store: where it is kept.
+
+    Raises:
+        HardcaseError: something cannot be accounted for; nothing is registered then.
+    """
+    opened = {envelope: open_link(envelope.encode(), keys, "a step's record") for envelope in envelopes}
+    links = {link.step: link for link in opened.values()}
+    base = (
+        {name: digest for name, digest in links["sft"].materials.items() if name == "base_model"}
+        if "sft" in links
+        else {}
+    )
+    unknown = [f"no record of the step {step}" for step in STEPS if step not in links]
+    unknown += [f"two records of the step {step}" for step in links if _count(opened.values(), step) > 1]
+    unknown += gaps(list(links.values()), base.values())
+    if {str(link.parameters.get("code")) for link in links.values()} | {code_digest()} != {launch.code}:
+        unknown.append("the code changed since the run was launched")
+    if unknown:
+        raise HardcaseError(
+            f"cannot account for the model: {'; '.join(unknown)}; nothing was registered, run again to make it anew"
+        )
+    if keep_code(store) != launch.code:
+        raise HardcaseError("the code changed while it was kept; nothing was registered, run again")
+    objects = [Resource(name, _kept(path, store), KINDS.get(name, FILE)) for name, path in artifacts.items()]
+    objects += [Resource(name, digest, FOLDER) for name, digest in base.items()]
+    objects += [Resource("code", launch.code, FOLDER), Resource("sbom", store.put_object(sbom()))]
+    objects += [Resource(LOCK, json.loads(store.get_object(launch.code))[LOCK])]
+    objects += [
+        Resource(f"record of {link.step}", store.put_object(envelope.encode()), ENVELOPE)
+        for envelope, link in opened.items()
+    ]
+    configuration = {step: link.parameters["config"] for step, link in links.items() if "config" in link.parameters}
+    configuration |= {"model": links["sft"].parameters["model"], "register": config.model_dump(mode="json")}
+    return Account(links, {each.name: each for each in objects}, launch, configuration)
+
+
+def _count(links: Iterable[Link], step: str) -> int:
+    return sum(link.step == step for link in links)
+
+
+def _kept(path: Path, store: Store) -> str:
+    return store.put_folder(path) if path.is_dir() else store.put_object(path.read_bytes())
