@@ -3,13 +3,14 @@
 import getpass
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from components.register.mirror import Mirror
 from hardcase.audit.diff import differences
 from hardcase.audit.examine import Audit, examine
-from hardcase.audit.ledger import Ledger, Version, publish_dossier, read_ledger, roll_back, split_spec
+from hardcase.audit.ledger import Version, publish_dossier, read_ledger, roll_back, split_spec
 from hardcase.data.store import open_store
 from hardcase.errors import HardcaseError, InputError
 from pipelines.display import showing
@@ -30,7 +31,7 @@ def compared(name: str, first: str, second: str, home: Home, keys: Sequence[Path
     return differences(open_store(home.store), *audits)
 
 
-def rebuild(spec: str, home: Home) -> Ledger:
+def rebuild(spec: str, home: Home) -> None:
     """Write what only shows the ledger anew from it: MLflow's entries and the published dossiers."""
     store, keys = open_store(home.store), home.verifier()
     ledger = read_ledger(store, split_spec(spec), keys)
@@ -38,8 +39,7 @@ def rebuild(spec: str, home: Home) -> Ledger:
         raise InputError(f"model {spec!r}: not registered in {store.uri}")
     for version in ledger.versions.values():
         publish_dossier(store, ledger.name, version)
-    Mirror(home.tracking_uri).show(ledger, store.uri)
-    return ledger
+    Mirror(home.tracking_uri).show(partial(read_ledger, store, ledger.name, keys), store.uri)
 
 
 def rolled_back(name: str, home: Home, why: str) -> Version:
@@ -54,7 +54,7 @@ def rolled_back(name: str, home: Home, why: str) -> Version:
     who = os.environ.get("HARDCASE_WHO") or getpass.getuser()
     with showing("rollback"):
         version = roll_back(store, keys, split_spec(name), who, why, whole)
-        Mirror(home.tracking_uri).show(read_ledger(store, name, keys), store.uri)
+        Mirror(home.tracking_uri).show(partial(read_ledger, store, name, keys), store.uri)
     return version
 
 

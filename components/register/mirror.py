@@ -7,7 +7,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -40,15 +40,15 @@ class Mirror:
     def __init__(self, tracking_uri: str) -> None:
         if not tracking_uri.startswith("sqlite:////"):
             raise InputError(f"registry {tracking_uri}: this version keeps it in SQLite; name sqlite:////absolute/path")
-        self.database = Path(tracking_uri.removeprefix("sqlite:///"))
+        self.database = Path(tracking_uri.removeprefix("sqlite:///")).resolve()
 
-    def show(self, ledger: Ledger, store: str) -> None:
+    def show(self, read: Callable[[], Ledger], store: str) -> None:
         """Let MLflow say what the ledger says.
 
         Versions there that are not the ledger's (of another store, or made by hand) are kept under another name.
 
         Args:
-            ledger: of one model.
+            read: gives the ledger of one model; called when no other process can show a later one.
             store: URI to name as the source of files.
 
         Raises:
@@ -56,6 +56,7 @@ class Mirror:
         """
         with self._locked():
             self._make_database()
+            ledger = read()
             name, client = ledger.name, self._client
             shown = self._versions(name)
             if any(not _same(ledger, number, tags) for number, tags in shown.items()):

@@ -8,16 +8,17 @@ same bytes. A champion made by another run since this one was launched is the on
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hardcase.audit.dossier import DossierFacts, dossier
 
 from components.register.account import Account, Launch, account
 from components.register.gate import Decision, decide
 from components.register.mirror import Mirror
+from hardcase.audit.dossier import DossierFacts, dossier
 from hardcase.audit.ledger import (
     CHALLENGER,
     CHAMPION,
@@ -87,12 +88,12 @@ def run(
         who, why = launch.circumstances.get("who", "hardcase"), "; ".join(decision.reasons)
         move = Move(alias=alias, version=version.number, who=who, when=now_utc(), why=why, made=version)
         if append(kept, keys, ledger, move):
-            ledger, done = read_ledger(kept, config.name, keys), version
+            done = version
             break
         logger.info("another run registered a version first; judging again")
     publish_dossier(kept, config.name, done)
-    mirror.show(ledger, kept.uri)
-    _write(done, ledger, json.loads(kept.get_object(done.gate)), result)
+    mirror.show(partial(read_ledger, kept, config.name, keys), kept.uri)
+    _write(done, config.name, json.loads(kept.get_object(done.gate)), result)
 
 
 def _champion(ledger: Ledger, made: Account) -> Version | None:
@@ -200,11 +201,11 @@ def _counted(mined: Path) -> dict[str, int]:
     }
 
 
-def _write(version: Version, ledger: Ledger, gate: Mapping[str, Any], result: Path) -> None:
+def _write(version: Version, name: str, gate: Mapping[str, Any], result: Path) -> None:
     registered = {
         "verdict": version.verdict,
         "reasons": version.reasons,
-        "name": ledger.name,
+        "name": name,
         "version": version.number,
         "alias": CHAMPION if version.verdict == "promoted" else CHALLENGER,
         "digest": version.digest,

@@ -62,10 +62,11 @@ def _graph(audit: Audit) -> Any:
     assert audit.provenance is not None
     broken = {finding.what for finding in audit.tree.parts if finding.broken}
     graph = nx.DiGraph()
-    by_digest = {resource.digest: resource.name for resource in audit.provenance.resources}
+    resources = audit.provenance.resources
 
     def thing(name: str, digest: str) -> str:
-        label = by_digest.get(digest, name)
+        names = [resource.name for resource in resources if resource.digest == digest]
+        label = name if name in names or not names else names[0]
         edge = BAD if label in broken else GOOD
         graph.add_node(label, label=f"{label}\n{digest[:12]}", fill="white", edge=edge)
         return label
@@ -77,7 +78,7 @@ def _graph(audit: Audit) -> Any:
         for name, digest in link.materials.items():
             graph.add_edge(thing(name, digest), f"step {step}")
         for name, digest in link.products.items():
-            if digest in by_digest:
+            if any(resource.digest == digest for resource in resources):
                 graph.add_edge(f"step {step}", thing(name, digest))
     source = audit.provenance.parameters["source"]
     graph.add_node("source", label=_short(f"source\n{source}"), fill="white", edge="#46607a")

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,23 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from components.register.registry import Pin, Registry
+from components.register.account import Launch
+from components.register.mirror import Mirror
 from components.register.step import run
+from hardcase.audit.code import code_digest
+from hardcase.audit.examine import examine
+from hardcase.audit.ledger import Ledger, read_ledger
+from hardcase.audit.links import Link
+from hardcase.audit.signing import Keyring, make_key, open_keyring
 from hardcase.config import RegisterConfig
+from hardcase.data.digest import path_digest
+from hardcase.data.store import Store, open_store
 from hardcase.task.sample import ASPECTS
 
 CONFIG = RegisterConfig(resamples=400)
 NAME = CONFIG.name
+SCORES = {"grpo": {"overall": 70.0, "exact_match": 0.7}}
+DRIFT = {"drifted": False, "reference": None, "tests": []}
 
 
 def evaluated(
@@ -62,12 +72,25 @@ class House:
     runs: int = 0
 
     @property
-    def uris(self) -> tuple[str, str]:
-        return f"sqlite:///{self.root / 'mlflow.db'}", (self.root / "store").as_uri()
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{self.root / 'mlflow.db'}"
 
     @property
-    def registry(self) -> Registry:
-        return Registry(*self.uris)
+    def store(self) -> Store:
+        return open_store((self.root / "store").as_uri())
+
+    @property
+    def keys(self) -> Keyring:
+        make_key(self.root / "keys")
+        return open_keyring(str(self.root / "keys" / "signing.pem"), [])
+
+    @property
+    def ledger(self) -> Ledger:
+        return read_ledger(self.store, NAME, self.keys)
+
+    @property
+    def mirror(self) -> Mirror:
+        return Mirror(self.tracking_uri)
 
     def launch(
         self,
@@ -76,27 +99,29 @@ class House:
         *,
         scores: dict[str, Any] | None = None,
         drift: dict[str, Any] | None = None,
-        pin: Pin | None = None,
+        pin: tuple[str, str] | None = None,
         config: RegisterConfig = CONFIG,
+        spoil: Callable[[dict[str, Path], dict[str, Link]], None] = lambda artifacts, links: None,
     ) -> dict[str, Any]:
-        """Pin and register; the same fingerprint has the same model."""
+        """Pin and register; the same fingerprint has the same model.
+
+        `spoil` may change artifacts and links before they are signed.
+        """
         self.runs += 1
         folder = self.root / f"run{self.runs}"
-        model, evaluation = model_of(fingerprint, folder / "model"), folder / "evaluation.parquet"
-        pq.write_table(table, evaluation)
-        (folder / "scores.json").write_text(json.dumps(scores or {"grpo": {"overall": 70.0, "exact_match": 0.7}}))
-        (folder / "drift.json").write_text(json.dumps(drift or {"drifted": False, "reference": None, "tests": []}))
+        artifacts = _artifacts(folder, fingerprint, table, scores or SCORES, drift or DRIFT)
+        champion, reference = pin or self.ledger.pin(fingerprint)
+        code = code_digest()
+        links = _links(artifacts, reference, code, f"run{self.runs}")
+        spoil(artifacts, links)
         run(
-            model,
-            evaluation,
-            folder / "scores.json",
-            folder / "drift.json",
-            (pin or self.registry.pin(config.name, fingerprint)).champion,
-            self.uris[1],
-            self.uris[0],
+            artifacts,
+            [link.signed(self.keys).decode() for link in links.values()],
+            Launch({"run": f"run{self.runs}", "who": "tester"}, champion, fingerprint, code, 0),
+            self.keys,
+            self.store.uri,
+            self.tracking_uri,
             config,
-            fingerprint,
-            0,
             folder / "register.json",
         )
         found: dict[str, Any] = json.loads((folder / "register.json").read_text())
@@ -107,10 +132,64 @@ class House:
         return (self.root / f"run{self.runs}" / "register.json").read_bytes()
 
     def state(self) -> tuple[dict[str, int], dict[int, dict[str, str]]]:
-        """Aliases, and every version's tags, as MLflow tells them."""
-        client = self.registry._client
+        """Aliases, and every version's tags, as MLflow tells them; the same as the ledger's."""
+        if not self.mirror.database.is_file():
+            return {}, {}
+        assert self.mirror.differences(self.ledger) == []
+        client = self.mirror._client
         aliases = {k: int(v) for model in client.search_registered_models() for k, v in model.aliases.items()}
         return aliases, {int(v.version): dict(v.tags) for v in client.search_model_versions(f"name='{NAME}'")}
+
+    def audited(self, version: int | str = "") -> list[str]:
+        """What is wrong with a version, by default the champion."""
+        spec = f"{NAME}:{version}" if version else NAME
+        found = examine(self.store, spec, self.keys, self.mirror.differences)
+        return [finding.problem for finding in found.tree.broken]
+
+
+def _artifacts(folder: Path, fingerprint: str, table: pa.Table, scores: Any, drift: Any) -> dict[str, Path]:
+    """What the steps before leave, as small as it gets."""
+    names = ("snapshot", "quarantine", "validation", "sft_log", "mined", "grpo_log", "evaluation", "baseline", "scores")
+    paths = {name: folder / name for name in (*names, "drift", "drift_report")}
+    paths |= {"model": model_of(fingerprint, folder / "model"), "sft_model": model_of("sft", folder / "sft")}
+    contents = {
+        "snapshot": {"schema": 1, "rows": 0, "splits": {"train": 0, "eval": 0}, "shards": [], "unknown_keys": []},
+        "scores": scores,
+        "drift": drift,
+    }
+    for name in ("quarantine", "validation", "sft_log", "grpo_log", "drift_report"):
+        paths[name].write_text(name)
+    for name, content in contents.items():
+        paths[name].write_text(json.dumps(content))
+    for name in ("evaluation", "baseline"):
+        pq.write_table(table, paths[name])
+    pq.write_table(
+        pa.table({"exact_rate": [0.0, 1.0], "hard": [True, False], "suspect": [True, False]}), paths["mined"]
+    )
+    return paths
+
+
+def _links(artifacts: dict[str, Path], reference: str, code: str, run: str) -> dict[str, Link]:
+    """The records of the steps, as `running` makes them."""
+    digests = {name: path_digest(path) for name, path in artifacts.items()}
+
+    def link(step: str, reads: str, products: dict[str, str], **parameters: Any) -> Link:
+        materials = {name: digests[name] for name in reads.split()}
+        made = {name: digests[artifact] for name, artifact in products.items()}
+        return Link(step, materials, made, {"code": code, "config": {}, **parameters}, {"run": run, "clean": "yes"})
+
+    trained = {"trained": "sft_model", "log": "sft_log"}
+    judged = {name: name for name in ("evaluation", "baseline", "scores")}
+    links = [
+        link("ingest", "", {"snapshot": "snapshot", "quarantine": "quarantine"}, source=["procedural://", ""]),
+        link("validate", "snapshot", {"result": "validation"}),
+        link("sft", "snapshot validation", trained, seed=0, model={"tiny": {}}),
+        link("mine", "snapshot sft_model", {"mined": "mined"}, seed=0),
+        link("grpo", "snapshot sft_model mined", {"trained": "model", "log": "grpo_log"}, seed=0),
+        link("evaluate", "snapshot sft_model model", judged, seed=0),
+        link("drift", "evaluation", {"result": "drift", "html": "drift_report"}, reference=reference),
+    ]
+    return {each.step: each for each in links}
 
 
 def model_of(fingerprint: str, folder: Path) -> Path:
@@ -125,7 +204,7 @@ def model_of(fingerprint: str, folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("registry") / "mlflow.db"
-    Registry(f"sqlite:///{path}", (path.parent / "store").as_uri())._make_database()
+    Mirror(f"sqlite:///{path}")._make_database()
     return path
 
 

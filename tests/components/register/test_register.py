@@ -1,56 +1,36 @@
+"""Register: the gate's verdict becomes a version, all that made it is kept, and it is done again to the same end."""
+
 import json
 import logging
+import multiprocessing
 import os
+import random
 import shutil
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
-from components.register import registry as module
-from components.register.registry import Pin
+from hardcase.audit.links import Link
+from hardcase.audit.provenance import read_provenance
 from hardcase.config import RegisterConfig
 from hardcase.data.digest import path_digest
-from hardcase.errors import InputError
+from hardcase.errors import HardcaseError, InputError
+from tests.components.register.conftest import House, evaluated
 
 NAME = RegisterConfig().name
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["tests.components.register.conftest", "mlflow.tracking", "hardcase.audit.examine"])
+KILLS, AT_ONCE = 30, 16
 
 
-class KilledError(BaseException):
-    """Stands for SIGKILL: no handler of ours catches it."""
-
-
-class Mortal:
-    """MLflow's client, killed before or after one of its calls that write: at every state there can be."""
-
-    def __init__(self, client: Any, deadline: list[int]) -> None:
-        self.client, self.deadline = client, deadline
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.client, name)
-        if name.startswith("search_"):
-            return method
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.count()
-            found = method(*args, **kwargs)
-            self.count()
-            return found
-
-        return call
-
-    def count(self) -> None:
-        self.deadline[0] -= 1
-        if self.deadline[0] == 0:
-            raise KilledError
-
-
-def test_first_model_becomes_champion(house: Any, evaluated: Any) -> None:
+def test_first_model_becomes_champion(house: House) -> None:
     found = house.launch("a", evaluated())
-    model, table = house.root / "run1" / "model", house.root / "run1" / "evaluation.parquet"
+    model, table = house.root / "run1" / "model", house.root / "run1" / "evaluation"
     assert found == {
         "verdict": "promoted",
         "reasons": found["reasons"],
@@ -63,20 +43,48 @@ def test_first_model_becomes_champion(house: Any, evaluated: Any) -> None:
     }
     aliases, tags = house.state()
     assert aliases == {"champion": 1}
+    version = house.ledger.versions[1]
     assert tags[1] == {
         "digest": path_digest(model),
         "evaluation": path_digest(table),
         "fingerprint": "a",
+        "pinned": "",
         "reference": "",
         "reference_evaluation": "",
         "verdict": "promoted",
         "reasons": json.dumps(found["reasons"]),
+        "gate": version.gate,
+        "statement": version.statement,
+        "dossier": version.dossier,
     }
-    source = house.registry._client.get_model_version(NAME, "1").source
-    assert source == f"{(house.root / 'store').as_uri()}#{path_digest(model)}"
+    assert house.mirror._client.get_model_version(NAME, "1").source == f"{house.store.uri}#{path_digest(model)}"
+    (move,) = house.ledger.moves
+    assert (move.who, move.why, move.alias) == ("tester", found["reasons"][0], "champion")
+    assert house.audited() == []
 
 
-def test_better_model_replaces_the_champion(house: Any, evaluated: Any) -> None:
+def test_statement_names_all_that_made_the_model(house: House) -> None:
+    house.launch("a", evaluated(0.7))
+    house.launch("b", evaluated(0.8))
+    version = house.ledger.versions[2]
+    provenance = read_provenance(house.keys.opened(house.store.get_object(version.statement), "it"), "it")
+    run = house.root / "run2"
+    made = {**provenance.dependencies, **provenance.byproducts}
+    for name, file in (("snapshot", "snapshot"), ("mined", "mined"), ("sft_model", "sft"), ("drift", "drift")):
+        assert made[name].digest == path_digest(run / file)
+    assert provenance.subject == path_digest(run / "model") == version.digest
+    assert set(provenance.dependencies) == {
+        *("snapshot", "code", "git commit", "requirements.lock", "champion", "reference evaluation")
+    }
+    assert made["champion"].digest == house.ledger.versions[1].digest
+    assert made["reference evaluation"].digest == house.ledger.versions[1].evaluation
+    assert (provenance.run, provenance.parents) == ("run2", ())
+    assert set(provenance.parameters["config"]) >= {"ingest", "sft", "grpo", "model", "register"}
+    names = house.store.names(f"models/{NAME}/2")
+    assert {Path(name).name for name in names} >= {"README.md", "provenance.dsse.json"}
+
+
+def test_better_model_replaces_the_champion(house: House) -> None:
     house.launch("a", evaluated(0.7))
     found = house.launch("b", evaluated(0.8))
     assert (found["verdict"], found["version"], found["against"]) == ("promoted", 2, 1)
@@ -86,7 +94,7 @@ def test_better_model_replaces_the_champion(house: Any, evaluated: Any) -> None:
     assert (tags[2]["reference"], tags[2]["reference_evaluation"]) == ("1", tags[1]["evaluation"])
 
 
-def test_worse_model_is_kept_as_challenger_with_the_reasons(house: Any, evaluated: Any) -> None:
+def test_worse_model_is_kept_as_challenger_with_the_reasons(house: House) -> None:
     house.launch("a", evaluated(0.7))
     found = house.launch("b", evaluated(0.5))
     assert (found["verdict"], found["alias"], found["version"]) == ("held", "challenger", 2)
@@ -94,15 +102,17 @@ def test_worse_model_is_kept_as_challenger_with_the_reasons(house: Any, evaluate
     assert aliases == {"champion": 1, "challenger": 2}
     assert json.loads(tags[2]["reasons"]) == found["reasons"]
     assert "significantly worse" in found["reasons"][0]
+    assert house.audited(2) == []
 
 
-def test_scores_that_are_not_finite_never_reach_champion(house: Any, evaluated: Any) -> None:
+def test_scores_that_are_not_finite_never_reach_champion(house: House) -> None:
     found = house.launch("a", evaluated(), scores={"grpo": {"overall": float("nan"), "exact_match": 0.5}})
     assert found["reasons"] == ["scores: grpo.overall is nan, not finite"]
     assert house.state()[0] == {"challenger": 1}
+    assert house.audited(1) == []
 
 
-def test_same_run_again_changes_nothing(house: Any, evaluated: Any) -> None:
+def test_same_run_again_changes_nothing(house: House) -> None:
     for fingerprint, exact in (("a", 0.7), ("b", 0.5), ("c", 0.8)):
         house.launch(fingerprint, evaluated(exact))
         first, state = house.written(), house.state()
@@ -111,63 +121,105 @@ def test_same_run_again_changes_nothing(house: Any, evaluated: Any) -> None:
         assert house.state() == state
 
 
-def test_old_model_judged_against_a_new_champion_is_a_new_version(house: Any, evaluated: Any) -> None:
+def test_old_model_judged_against_a_new_champion_is_a_new_version(house: House) -> None:
     house.launch("a", evaluated(0.7))
     house.launch("b", evaluated(0.8))
     found = house.launch("a", evaluated(0.7))
     assert (found["verdict"], found["version"], found["against"]) == ("held", 3, 2)
+    assert house.state()[0] == {"champion": 2, "challenger": 3}
+
+
+def test_champion_of_another_run_since_the_launch_is_the_one_to_beat(house: House) -> None:
+    house.launch("a", evaluated(0.7))
+    pin = house.ledger.pin("b")
+    house.launch("c", evaluated(0.9))
+    found = house.launch("b", evaluated(0.8), pin=pin)
+    assert (found["verdict"], found["against"], found["version"]) == ("held", 2, 3)
+    version = house.ledger.versions[3]
+    assert (version.pinned, version.reference) == ("1", "2")
+    assert house.launch("b", evaluated(0.8), pin=pin)["version"] == 3
+    assert house.launch("b", evaluated(0.8))["version"] == 3
+    assert house.audited(3) == []
+
+
+def _killed(root: Path, fingerprint: str, exact: float) -> None:
+    House(root).launch(fingerprint, evaluated(exact, rows=120))
+
+
+def test_killed_at_random_moments_it_ends_as_one_version_complete(house: House) -> None:
+    house.launch("a", evaluated(0.6, rows=120))
+    _rehearsed(house, "first")  # starts the server that forks
+    took = _rehearsed(house, "second")
+    draw, unfinished = random.Random(0), 0
+    for number in range(KILLS):
+        place = House(house.root / f"killed{number}")
+        _copied(house, place)
+        process = FORK.Process(target=_killed, args=(place.root, "n", 0.9))
+        process.start()
+        time.sleep((number + draw.random()) / KILLS * took)
+        process.kill()
+        process.join()
+        unfinished += not (place.root / "run1" / "register.json").exists()
+        shutil.rmtree(place.root / "run1", ignore_errors=True)
+        found = place.launch("n", evaluated(0.9, rows=120))
+        assert (found["version"], found["verdict"]) == (2, "promoted")
+        assert place.state()[0] == {"champion": 2}
+        assert list(place.ledger.versions) == [1, 2]
+        assert place.audited() == []
+    assert unfinished >= KILLS // 3
+
+
+def _rehearsed(house: House, name: str) -> float:
+    """How long it takes when nobody kills it."""
+    place = House(house.root / name)
+    _copied(house, place)
+    process = FORK.Process(target=_killed, args=(place.root, "n", 0.9))
+    began = time.monotonic()
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return time.monotonic() - began
+
+
+def _copied(house: House, place: House) -> None:
+    place.root.mkdir()
+    for name in ("store", "keys"):
+        shutil.copytree(house.root / name, place.root / name)
+    shutil.copyfile(house.root / "mlflow.db", place.root / "mlflow.db")
+
+
+def test_sixteen_registrations_at_once_lose_no_version_and_make_one_champion(house: House) -> None:
+    places = [house.root / f"at-once-{number}" for number in range(AT_ONCE)]
+    for place in places:
+        place.mkdir()
+        for name in ("store", "keys", "mlflow.db"):
+            (place / name).symlink_to(house.root / name)
+    _ = house.keys, house.store
+    processes = [
+        FORK.Process(target=_killed, args=(place, f"n{number}", 0.5 + number / 40))
+        for number, place in enumerate(places)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * AT_ONCE
+    found = [json.loads((place / "run1" / "register.json").read_text()) for place in places]
+    assert sorted(each["version"] for each in found) == list(range(1, AT_ONCE + 1))
+    ledger = house.ledger
+    promoted = [each["version"] for each in found if each["verdict"] == "promoted"]
+    assert ledger.champion is not None
+    assert ledger.champion.number == max(promoted)
+    for version in ledger.versions.values():  # each was judged against the champion of its moment
+        before = [number for number in sorted(promoted) if number < version.number]
+        assert version.reference == (str(before[-1]) if before else "")
     aliases, tags = house.state()
-    assert aliases == {"champion": 2, "challenger": 3}
-    assert tags[1]["verdict"] == "promoted"
+    assert aliases["champion"] == ledger.champion.number
+    assert len(tags) == AT_ONCE
+    assert [house.audited(number) for number in (1, 8, AT_ONCE)] == [[], [], []]
 
 
-def test_champion_is_no_longer_challenger(house: Any, evaluated: Any) -> None:
-    house.launch("a", evaluated())
-    house.registry._client.set_registered_model_alias(NAME, "challenger", "1")
-    house.launch("a", evaluated())
-    assert house.state()[0] == {"champion": 1}
-
-
-@pytest.mark.parametrize(("before", "exact"), [([], 0.8), ([("a", 0.7), ("b", 0.5)], 0.9)])
-def test_killed_at_any_writing_call_the_next_run_comes_to_the_same(
-    house: Any, evaluated: Any, monkeypatch: pytest.MonkeyPatch, before: list[tuple[str, float]], exact: float
-) -> None:
-    for fingerprint, share in before:
-        house.launch(fingerprint, evaluated(share))
-    start = house.root / "start.db"
-    shutil.copyfile(house.root / "mlflow.db", start)
-    table, clean = evaluated(exact), module._mlflow_client
-    house.launch("n", table)
-    expected, state = house.written(), house.state()
-    for calls in range(1, 100):
-        # MLflow keeps connections by path: a new house for each.
-        place = type(house)(house.root / f"killed{calls}")
-        place.root.mkdir()
-        shutil.copytree(house.root / "store", place.root / "store")
-        shutil.copyfile(start, place.root / "mlflow.db")
-        pin = place.registry.pin(NAME, "n")
-        deadline = [calls]
-        monkeypatch.setattr(module, "_mlflow_client", lambda path, left=deadline: Mortal(clean(path), left))
-        try:
-            place.launch("n", table, pin=pin)
-        except KilledError:
-            pass
-        else:
-            break
-        finally:
-            monkeypatch.setattr(module, "_mlflow_client", clean)
-        assert not (place.root / "run1" / "register.json").exists()
-        assert place.registry.pin(NAME, "n") == pin
-        place.launch("n", table)
-        assert place.written() == expected
-        assert place.state() == state
-    assert calls == (5 if before else 7)
-
-
-def test_first_run_of_all_is_quiet_light_and_leaves_nothing_behind(house: Any, evaluated: Any, tmp_path: Path) -> None:
-    house.launch("a", evaluated())
-    expected, run = house.written(), house.root / "run1"
-    pq.write_table(evaluated(), tmp_path / "evaluation.parquet")
+def test_first_run_of_all_is_quiet_light_and_leaves_nothing_behind(house: House, tmp_path: Path) -> None:
     fresh, cwd = tmp_path / "fresh", tmp_path / "elsewhere"
     cwd.mkdir()
     fresh.mkdir()
@@ -177,13 +229,12 @@ def test_first_run_of_all_is_quiet_light_and_leaves_nothing_behind(house: Any, e
 import sys
 from pathlib import Path
 from components.register.step import run
-assert not {{"mlflow", "torch", "pandas"}} & set(sys.modules)
-from hardcase.config import RegisterConfig
-run = run(*(Path("{run}", name) for name in ("model", "evaluation.parquet", "scores.json", "drift.json")), "",
-    "{fresh / "store"}", "sqlite:///{fresh / "mlflow.db"}", RegisterConfig(), "a", 0, Path("{fresh / "register.json"}"))
+assert not {{"mlflow", "torch"}} & set(sys.modules)
+from tests.components.register.conftest import House, evaluated
+House(Path("{fresh}")).launch("a", evaluated())
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """
-    root = str(Path(module.__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
@@ -193,12 +244,13 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert (fresh / "register.json").read_bytes() == expected
-    assert sorted(path.name for path in fresh.iterdir()) == ["mlflow.db", "register.json", "store"]
+    house.launch("a", evaluated())
+    assert (fresh / "run1" / "register.json").read_bytes() == house.written()
+    assert sorted(path.name for path in fresh.iterdir()) == [".mlflow.db.lock", "keys", "mlflow.db", "run1", "store"]
     assert list(cwd.iterdir()) == list(Path.cwd().iterdir()) == []
 
 
-def test_our_own_log_survives_mlflow(house: Any, evaluated: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_our_own_log_survives_mlflow(house: House, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         house.launch("a", evaluated())
         logging.getLogger("components.register").info("still heard")
@@ -206,17 +258,65 @@ def test_our_own_log_survives_mlflow(house: Any, evaluated: Any, caplog: pytest.
     assert heard == ["still heard"]
 
 
-@pytest.mark.parametrize(("name", "text"), [("scores.json", "{"), ("drift.json", "[]"), ("evaluation.parquet", "PAR1")])
-def test_file_of_another_format_is_the_users_error(
-    house: Any, evaluated: Any, monkeypatch: pytest.MonkeyPatch, name: str, text: str
-) -> None:
-    def damaged(model: Path, *arguments: Any) -> None:
-        (model.parent / name).write_text(text)
-        step.run(model, *arguments)
+@pytest.mark.parametrize(("name", "text"), [("scores", "{"), ("drift", "[]"), ("evaluation", "PAR1")])
+def test_file_of_another_format_is_the_users_error(house: House, name: str, text: str) -> None:
+    def damaged(artifacts: dict[str, Path], links: dict[str, Link]) -> None:
+        artifacts[name].write_text(text)
 
-    from components.register import step
-
-    monkeypatch.setitem(type(house).launch.__globals__, "run", damaged)
     with pytest.raises(InputError, match=name):
-        house.launch("a", evaluated(), pin=Pin())
+        house.launch("a", evaluated(), spoil=damaged)
     assert house.state() == ({}, {})
+    assert not house.ledger.moves
+
+
+def _without(step: str) -> Any:
+    return lambda artifacts, links: links.pop(step)
+
+
+def _altered(step: str, **changes: Any) -> Any:
+    def spoil(artifacts: dict[str, Path], links: dict[str, Link]) -> None:
+        link = links[step]
+        parts = {field: {**getattr(link, field), **change} for field, change in changes.items()}
+        links[step] = replace(link, **parts)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_without("mine"), "no record of the step mine"),
+        (_without("sft"), "no record of the step sft"),
+        (_altered("grpo", materials={"sft_model": "0" * 64}), "grpo read sft_model 000000000000, which no step"),
+        (_altered("evaluate", parameters={"code": "1" * 64}), "do not share one code"),
+        (_altered("mine", parameters={"seed": 7}), "do not share one seed: 0, 7"),
+        (_altered("drift", parameters={"reference": "2" * 64}), "drift compared with 222222222222"),
+    ],
+)
+def test_model_that_cannot_be_accounted_for_is_not_registered(house: House, spoil: Any, said: str) -> None:
+    with pytest.raises(HardcaseError, match=said) as refusal:
+        house.launch("a", evaluated(), spoil=spoil)
+    assert "nothing was registered" in str(refusal.value)
+    assert not house.ledger.moves
+    assert house.state() == ({}, {})
+
+
+def test_lost_evaluation_of_the_champion_is_named(house: House) -> None:
+    house.launch("a", evaluated())
+    digest = house.ledger.versions[1].evaluation
+    (house.root / "store" / "objects" / digest[:2] / digest).unlink()
+    with pytest.raises(HardcaseError, match=f"champion {NAME}:1: its evaluation is lost.*{digest}.*hardcase rollback"):
+        house.launch("b", evaluated(0.9))
+    with pytest.raises(HardcaseError, match=f"champion {NAME}:5 is not in the ledger"):
+        house.launch("b", evaluated(0.9), pin=("5", ""))
+
+
+def test_registering_again_mends_what_was_lost(house: House) -> None:
+    house.launch("a", evaluated())
+    published = house.root / "store" / "models" / NAME / "1" / "README.md"
+    for path in (published, house.root / "mlflow.db"):
+        path.unlink()
+    house.launch("a", evaluated())
+    assert published.is_file()
+    assert house.state()[0] == {"champion": 1}
+    assert house.audited() == []
