@@ -6,7 +6,9 @@ under their id, so that an auditor who has nothing but the store can check signa
 
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +20,7 @@ from securesystemslib.exceptions import Error as SecureSystemsError
 from securesystemslib.signer import AWSSigner, CryptoSigner, Key, Signer, SSlibKey
 
 from hardcase.data.digest import canonical_json
-from hardcase.data.store import Store, write_whole
+from hardcase.data.store import Store
 from hardcase.errors import HardcaseError, InputError
 
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
@@ -96,23 +98,21 @@ class Keyring:
 def make_key(folder: Path) -> None:
     """Make an ed25519 key in `folder` unless there is one: `signing.pem`, for its owner's eyes, and its `.pub`."""
     path = folder / SIGNING_FILE
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        signer = CryptoSigner.generate_ed25519()
-        draft = folder / f".{os.getpid()}.draft"
-        handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(signer.private_bytes)
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)  # of several processes that make one, the first wins
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    public = path.with_suffix(".pub")
-    if not public.exists():
-        write_whole(public, _pem(_file_signer(path).public_key))
+        _write_first(path, CryptoSigner.generate_ed25519().private_bytes)
+    if not (public := path.with_suffix(".pub")).exists():
+        _write_first(public, _pem(_file_signer(path).public_key))
+
+
+def _write_first(path: Path, data: bytes) -> None:
+    """Write a file for its owner's eyes; of several processes that do so at once the first wins."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(file.name, path)
 
 
 def open_keyring(signing: str, trusted: Iterable[Path]) -> Keyring:

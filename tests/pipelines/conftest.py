@@ -23,7 +23,8 @@ class Machine:
     @property
     def environment(self) -> dict[str, str]:
         own = {"HARDCASE_HOME": str(self.home), "HARDCASE_CACHE": str(self.home.parent / "cache")}
-        return {**os.environ, **own, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+        others = {key: value for key, value in os.environ.items() if not key.startswith("HARDCASE_")}
+        return {**others, **own, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(

@@ -1,0 +1,217 @@
+"""The ledger: a chain that tells when it was touched, and folds into versions, aliases and champions."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hardcase.audit.ledger import (
+    Ledger,
+    Move,
+    Version,
+    append,
+    fetch_model,
+    find_version,
+    models,
+    read_ledger,
+    roll_back,
+    split_spec,
+)
+from hardcase.audit.signing import DistrustError, Keyring, make_key, open_keyring
+from hardcase.data.store import Store, open_store
+from hardcase.errors import InputError
+
+NAME = "m"
+
+
+def version(number: int, verdict: str = "promoted", **facts: Any) -> Version:
+    named = {"digest": f"{number:064}", "evaluation": f"{number + 100:064}", "fingerprint": f"f{number}"}
+    rest = dict.fromkeys(("pinned", "reference", "reference_evaluation", "gate", "statement", "dossier"), "")
+    return Version.model_validate({"number": number, "verdict": verdict, "reasons": ["why"], **named, **rest, **facts})
+
+
+def made(number: int, verdict: str = "promoted", **facts: Any) -> Move:
+    alias = "champion" if verdict == "promoted" else "challenger"
+    return Move.model_validate(
+        {
+            "alias": alias,
+            "version": number,
+            "who": "w",
+            "when": "t",
+            "why": "y",
+            "made": version(number, verdict, **facts),
+        }
+    )
+
+
+def back(number: int) -> Move:
+    return Move(alias="champion", version=number, who="w", when="t", why="y")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keyring:
+    make_key(tmp_path / "keys")
+    return open_keyring(str(tmp_path / "keys" / "signing.pem"), [])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+def written(store: Store, keys: Keyring, *moves: Move) -> Ledger:
+    for move in moves:
+        assert append(store, keys, read_ledger(store, NAME, keys), move)
+    return read_ledger(store, NAME, keys)
+
+
+def test_aliases_follow_the_moves(store: Store, keys: Keyring) -> None:
+    ledger = written(store, keys, made(1), made(2), made(3, "held"), made(4), back(2))
+    assert ledger.aliases == {"champion": 2, "challenger": 3}
+    assert [each.number for each in ledger.champions] == [1, 2]
+    assert written(store, keys, made(5), back(2), back(1)).aliases["champion"] == 1
+    assert models(store) == [NAME]
+
+
+@given(st.lists(st.sampled_from(["promoted", "held", "back"]), max_size=12))
+@settings(deadline=None)
+def test_rolling_back_walks_the_champions_in_reverse(actions: list[str]) -> None:
+    moves: list[Move] = []
+    reign: list[int] = []
+    for action in actions:
+        if action == "back":
+            if len(reign) > 1:
+                reign.pop()
+                moves.append(back(reign[-1]))
+            continue
+        number = len([move for move in moves if move.made]) + 1
+        moves.append(made(number, action))
+        reign += [number] if action == "promoted" else []
+    ledger = Ledger(NAME, moves, [])
+    assert [each.number for each in ledger.champions] == reign
+    assert ledger.aliases.get("champion") == (reign[-1] if reign else None)
+
+
+@pytest.mark.parametrize(
+    "move",
+    [made(3), made(1), back(2), back(1), back(7), made(2).model_copy(update={"version": 1})],
+    ids=["skips one", "again", "of itself", "to none before", "to what is not there", "two numbers"],
+)
+def test_move_against_the_rules_is_no_entry_whoever_signed_it(store: Store, keys: Keyring, move: Move) -> None:
+    ledger = written(store, keys, made(1))
+    # A program that knows of versions 1 to 8 and of no rules.
+    lawless = Ledger(NAME, ledger.moves, ledger.digests)
+    lawless.__dict__["versions"] = {number: version(number) for number in range(1, 9)}
+    assert append(store, keys, lawless, move)
+    with pytest.raises(DistrustError, match=r"000002\.dsse\.json: moves champion to version \d against the rules"):
+        read_ledger(store, NAME, keys)
+
+
+def test_entry_removed_from_the_middle_is_missed(store: Store, keys: Keyring, tmp_path: Path) -> None:
+    written(store, keys, made(1), made(2), made(3))
+    (tmp_path / "store" / "models" / NAME / "ledger" / "000002.dsse.json").unlink()
+    with pytest.raises(DistrustError, match=r"000002\.dsse\.json: missing"):
+        read_ledger(store, NAME, keys)
+
+
+def test_entry_of_another_model_is_no_entry_here(store: Store, keys: Keyring, tmp_path: Path) -> None:
+    written(store, keys, made(1))
+    folder = tmp_path / "store" / "models"
+    (folder / "other" / "ledger").mkdir(parents=True)
+    entry = (folder / NAME / "ledger" / "000001.dsse.json").read_bytes()
+    (folder / "other" / "ledger" / "000001.dsse.json").write_bytes(entry)
+    with pytest.raises(DistrustError, match="not an entry of the ledger of other"):
+        read_ledger(store, "other", keys)
+
+
+def test_second_writer_of_an_entry_is_told_to_look_again(store: Store, keys: Keyring) -> None:
+    empty = read_ledger(store, NAME, keys)
+    assert append(store, keys, empty, made(1))
+    assert not append(store, keys, empty, made(1, fingerprint="late"))
+    assert read_ledger(store, NAME, keys).versions[1].fingerprint == "f1"
+
+
+def test_first_run_done_again_pins_the_same(store: Store, keys: Keyring) -> None:
+    assert Ledger(NAME).pin("f1") == ("", "")
+    assert written(store, keys, made(1)).pin("f1") == ("", "")
+
+
+def test_next_run_is_measured_against_the_champion_and_pins_the_same_ever_after() -> None:
+    first = Ledger(NAME, [made(1)])
+    assert first.pin("f2") == ("1", version(1).evaluation)
+    judged = {"reference": "1", "reference_evaluation": version(1).evaluation}
+    second = Ledger(NAME, [made(1), made(2, **judged)])
+    assert second.pin("f2") == ("1", version(1).evaluation)
+    assert second.pin("f3") == ("2", version(2).evaluation)
+
+
+def test_held_run_done_again_pins_the_same_until_the_champion_changes() -> None:
+    judged = {"reference": "1", "reference_evaluation": version(1).evaluation}
+    moves = [made(1), made(2, "held", **judged)]
+    assert Ledger(NAME, moves).pin("f2") == ("1", version(1).evaluation)
+    assert Ledger(NAME, [*moves, made(3)]).pin("f2") == ("3", version(3).evaluation)
+
+
+def test_without_a_champion_the_newest_other_version_is_the_reference() -> None:
+    second = made(2, "held", reference_evaluation=version(1).evaluation)
+    ledger = Ledger(NAME, [made(1, "held"), second])
+    assert ledger.pin("f3") == ("", version(2).evaluation)
+    assert ledger.pin("f2") == ("", version(1).evaluation)
+    assert ledger.pin("f1") == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("other@champion", "these are: m"),
+        ("m@challenger", "@champion (:1)"),
+        ("m:7", "versions :1"),
+        ("m:0", "versions :1"),
+        ("../../etc@champion", "NAME@ALIAS"),
+        ("m' OR name != '@champion", "NAME@ALIAS"),
+        ("m@champion\n", "NAME@ALIAS"),
+        ("m/../x", "NAME@ALIAS"),
+        ("m%2e%2e", "NAME@ALIAS"),
+        ("m\\x", "NAME@ALIAS"),
+        ("", "NAME@ALIAS"),
+    ],
+)
+def test_unknown_model_is_refused_naming_what_exists(
+    store: Store, keys: Keyring, tmp_path: Path, spec: str, hint: str
+) -> None:
+    written(store, keys, made(1))
+    with pytest.raises(InputError) as refusal:
+        fetch_model(store, keys, spec, tmp_path / "model")
+    assert hint in str(refusal.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_name_alone_is_the_champion(store: Store, keys: Keyring) -> None:
+    written(store, keys, made(1), made(2), made(3, "held"))
+    assert find_version(store, keys, NAME).number == 2
+    assert [split_spec(spec) for spec in (NAME, "m:1", "m@champion")] == [NAME] * 3
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../a", "a'b", "a@b", "a:1", "a\n"])
+def test_names_that_could_mean_a_path_or_a_query_are_refused(store: Store, keys: Keyring, name: str) -> None:
+    with pytest.raises(InputError, match=r"register\.name"):
+        read_ledger(store, name, keys)
+
+
+def test_rollback_asks_first_whether_its_target_is_whole(store: Store, keys: Keyring) -> None:
+    written(store, keys, made(1), made(2))
+    asked: list[int] = []
+    assert roll_back(store, keys, NAME, "me", "why not", lambda target: asked.append(target.number)).number == 1
+    assert asked == [1]
+    move = read_ledger(store, NAME, keys).moves[-1]
+    assert (move.who, move.why, move.made) == ("me", "why not", None)
+
+    def broken(target: Version) -> None:
+        raise DistrustError("gone")
+
+    written(store, keys, made(3))
+    with pytest.raises(DistrustError, match="gone"):
+        roll_back(store, keys, NAME, "me", "", broken)
+    assert read_ledger(store, NAME, keys).aliases["champion"] == 3
