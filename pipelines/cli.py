@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ import yaml
 from rich.console import Console
 
 from hardcase.audit.ledger import fetch_model
+from hardcase.audit.retention import keep_run
 from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
 from hardcase.data.store import open_store, write_whole
 from hardcase.errors import HardcaseError, InputError
@@ -140,6 +142,7 @@ def ingested(source: str, config: IngestConfig, home: Home, profile: str) -> tup
     result = {"snapshot": done.snapshot_id, "accepted": done.accepted, "quarantined": dict(done.quarantined)}
     summary = {"run_id": folder.name, "profile": profile, "status": "ingested", **result}
     write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+    keep_run(open_store(home.store), folder.name, summary)
     return folder, result
 
 
@@ -280,6 +283,27 @@ def rollback(
 
 stores = typer.Typer(help="The object store.", no_args_is_help=True)
 app.add_typer(stores, name="store")
+
+
+@stores.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List them; nothing is ever removed.")] = False,
+    older_than: Annotated[float, typer.Option(min=0, help="Days; what is younger may be of a run at work.")] = 7,
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """List objects that no model version and no kept run can reach."""
+    with reported(as_json):
+        if not dry_run:
+            raise InputError(
+                "store gc: it only lists, so that nothing is lost: say --dry-run, and remove what it lists"
+            )
+        from hardcase.audit.retention import loose_objects
+
+        home = Home.here(store)
+        opened = open_store(home.store, near=False)
+        found = loose_objects(opened, home.verifier(), timedelta(days=older_than))
+    show.loose(found, as_json)
 
 
 @stores.command()

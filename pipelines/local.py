@@ -21,6 +21,7 @@ from kfp import local
 from components.report.step import run as write_report
 from hardcase.audit.code import code_digest, git_environment
 from hardcase.audit.ledger import read_ledger
+from hardcase.audit.retention import keep_run
 from hardcase.config import Profile
 from hardcase.data.digest import bytes_digest, canonical_json
 from hardcase.data.snapshot import Snapshot
@@ -82,6 +83,8 @@ def _run(
         report = _report(cache, folder, arguments, error)
         summary = summarise(folder.name, profile, cache.records, report, error)
         write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+        if summary["snapshot"]:
+            keep_run(open_store(home.store), folder.name, summary)
     exit_code = error["exit_code"] if error else 3 if summary["status"] == "held" else 0
     return Outcome(folder, summary, exit_code)
 

@@ -12,6 +12,7 @@ from rich.tree import Tree
 
 from hardcase.audit.examine import Audit, Finding
 from hardcase.audit.examine import as_json as audit_as_json
+from hardcase.audit.retention import Loose
 from hardcase.data.conformance import Check
 from hardcase.task.prompt import ASPECT_NAMES
 
@@ -152,6 +153,16 @@ def changed(found: Mapping[str, Any], before: str, after: str, as_json: bool) ->
             console.print(table)
         else:
             console.print(f"{section}: no difference")
+
+
+def loose(found: Sequence[Loose], as_json: bool) -> None:
+    """Objects that nobody needs."""
+    if as_json:
+        typer.echo(json.dumps([asdict(each) | {"written": each.written.isoformat()} for each in found]))
+        return
+    for each in found:
+        typer.echo(f"{each.name}  {each.size} bytes  {each.written:%Y-%m-%d %H:%M}")
+    typer.echo(f"{len(found)} objects, {sum(each.size for each in found) / 1e6:.1f} MB, reachable from nothing")
 
 
 def _score_table(scores: Mapping[str, Any]) -> Table:

@@ -27,8 +27,8 @@ def differences(store: Store, before: Audit, after: Audit) -> dict[str, Any]:
 
     Returns:
         `facts` (model, commit, seed, source, base model), `config`, `packages`, `scores`: by key, before and after,
-        where they differ; `data`: ids of rows `added`, `removed`, `changed` (same id and aspect, other pictures, answer,
-        reasoning or split); `code`: files likewise.
+        where they differ; `data`: ids of rows `added`, `removed`, `changed` (same id and aspect, other pictures,
+        answer, reasoning or split); `code`: files likewise.
 
     Raises:
         HardcaseError: one of them is not whole.

@@ -14,7 +14,7 @@ from typing import Any
 from hardcase.audit.code import LOCK
 from hardcase.audit.ledger import CHAMPION, Ledger, Version, dossier_name, entry_name, models, read_ledger, split_spec
 from hardcase.audit.links import Link, gaps, open_link
-from hardcase.audit.provenance import ENVELOPE, FOLDER, SNAPSHOT, Provenance, Resource, read_provenance
+from hardcase.audit.provenance import ENVELOPE, FOLDER, SNAPSHOT, Provenance, Resource, listed, read_provenance
 from hardcase.audit.signing import KEYS, Keyring, stored_keys
 from hardcase.data.digest import bytes_digest
 from hardcase.data.store import Store, object_name
@@ -182,7 +182,7 @@ class _Objects:
             self._waiting.setdefault(digest, []).append(finding)
             return
         content = _guarded(finding, lambda: self._store.get_object(digest))
-        listing = _guarded(finding, lambda: _listed(content, kind, finding.place)) if content is not None else None
+        listing = _guarded(finding, lambda: listed(content, kind, finding.place)) if content is not None else None
         for name, below in (listing or {}).items():
             self._waiting.setdefault(below, []).append(_part(finding, name, below))
 
@@ -207,16 +207,6 @@ def _part(finding: Finding, name: str, digest: str) -> Finding:
 
 def _is_digest(value: str) -> bool:
     return len(value) == 64
-
-
-def _listed(content: bytes, kind: str, place: str) -> dict[str, str]:
-    try:
-        listing = json.loads(content)
-        if kind == FOLDER:
-            return {str(name): str(digest) for name, digest in listing.items()}
-        return {f"shard {number} ({shard['split']})": shard["sha256"] for number, shard in enumerate(listing["shards"])}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HardcaseError(f"{place}: not a listing; bring back the original") from error
 
 
 def _published(name: str, version: Version, dossier: Finding, store: Store) -> None:

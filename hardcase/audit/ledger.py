@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hardcase.audit.signing import STATEMENT, DistrustError, Keyring
 from hardcase.config import RegisterConfig
 from hardcase.data.digest import bytes_digest
-from hardcase.data.store import Store
+from hardcase.data.store import Store, refuse_pickles
 from hardcase.errors import InputError
 
 ENTRY: Final = "urn:hardcase:ledger:v1"
@@ -295,6 +295,7 @@ def fetch_model(store: Store, keys: Keyring, spec: str, dest: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     try:
         store.get_folder(version.digest, draft)
+        refuse_pickles(draft)
         draft.replace(dest)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

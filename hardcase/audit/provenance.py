@@ -4,11 +4,13 @@ Everything in it is named by digest and kept in the store, so that whoever has t
 (https://slsa.dev/spec/v1.1/provenance).
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hardcase.audit.signing import STATEMENT, DistrustError
+from hardcase.errors import HardcaseError
 
 SLSA: Final = "https://slsa.dev/provenance/v1"
 BUILD: Final = "urn:hardcase:retraining:v1"
@@ -126,6 +128,21 @@ def read_provenance(statement: Mapping[str, Any], what: str) -> Provenance:
         )
     except (KeyError, IndexError, TypeError, AssertionError) as error:
         raise DistrustError(f"{what}: signed, but not the provenance of a model; bring back the original") from error
+
+
+def listed(content: bytes, kind: str, place: str) -> dict[str, str]:
+    """The sha256 of what a folder or a snapshot lists, by name.
+
+    Raises:
+        HardcaseError: it is no such listing.
+    """
+    try:
+        listing = json.loads(content)
+        if kind == FOLDER:
+            return {str(name): str(digest) for name, digest in listing.items()}
+        return {f"shard {number} ({shard['split']})": shard["sha256"] for number, shard in enumerate(listing["shards"])}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HardcaseError(f"{place}: not a listing; bring back the original") from error
 
 
 def _descriptor(resource: Resource) -> dict[str, Any]:

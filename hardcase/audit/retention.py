@@ -1,0 +1,94 @@
+"""Which objects nobody needs: reachable from no version of a model and no kept run.
+
+A run is kept as long as its record `runs/<run-id>.json` is in the store. What was written lately may belong to a run
+that has not come to its end and is never listed.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from hardcase.audit.ledger import Version, models, read_ledger
+from hardcase.audit.provenance import FOLDER, SNAPSHOT, Resource, listed, read_provenance
+from hardcase.audit.signing import Keyring
+from hardcase.data.digest import canonical_json
+from hardcase.data.store import Store, object_name
+from hardcase.errors import HardcaseError
+
+RUNS: Final = "runs"
+
+
+@dataclass(frozen=True)
+class Loose:
+    """An object that nobody needs.
+
+    Attributes:
+        name: in the store.
+        size: bytes.
+        written: UTC.
+    """
+
+    name: str
+    size: int
+    written: datetime
+
+
+def keep_run(store: Store, run: str, facts: Mapping[str, Any]) -> None:
+    """Record a run, so that what it used is kept.
+
+    Args:
+        store: that it used.
+        run: its id.
+        facts: what to say of it; `snapshot` is its id, or None.
+    """
+    store.put_named(f"{RUNS}/{run}.json", canonical_json(facts))
+
+
+def loose_objects(store: Store, keys: Keyring, older_than: timedelta) -> list[Loose]:
+    """Those that no version and no kept run can reach, the largest first.
+
+    Args:
+        store: opened without a cache.
+        keys: who is trusted; a ledger that cannot be read keeps everything from being judged.
+        older_than: what is younger is not listed.
+
+    Raises:
+        HardcaseError: a ledger, a statement, a run or a listing is not as it was.
+    """
+    since = datetime.now(UTC) - older_than
+    needed = set(_reachable(store, keys))
+    found = [
+        Loose(object_name(digest), size, written)
+        for digest, size, written in store.kept()
+        if digest not in needed and written < since
+    ]
+    return sorted(found, key=lambda loose: (-loose.size, loose.name))
+
+
+def _reachable(store: Store, keys: Keyring) -> Iterator[str]:
+    for name in models(store):
+        for version in read_ledger(store, name, keys).versions.values():
+            yield from _of_version(store, keys, version)
+    for name in store.names(RUNS):
+        try:
+            snapshot = json.loads(store.get_named(name) or b"")["snapshot"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise HardcaseError(f"{name}: not the record of a run; mend or remove it") from error
+        if snapshot:
+            yield from _below(store, [Resource("snapshot", snapshot, SNAPSHOT)])
+
+
+def _of_version(store: Store, keys: Keyring, version: Version) -> Iterator[str]:
+    what = object_name(version.statement)
+    provenance = read_provenance(keys.opened(store.get_object(version.statement), what), what)
+    yield version.statement
+    yield from _below(store, [*provenance.resources, Resource("dossier", version.dossier, FOLDER)])
+
+
+def _below(store: Store, resources: Iterable[Resource]) -> Iterator[str]:
+    for resource in resources:
+        yield resource.digest
+        if resource.kind in (FOLDER, SNAPSHOT):
+            yield from listed(store.get_object(resource.digest), resource.kind, object_name(resource.digest)).values()
