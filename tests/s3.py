@@ -8,11 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import ClassVar
 from unittest.mock import patch
+from urllib.request import Request, urlopen
 
 import boto3
 from moto.server import ThreadedMotoServer
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_DEFAULT_REGION": "eu-central-1"}
+
+OPEN: list[ThreadedMotoServer] = []
 
 
 @contextmanager
@@ -24,27 +27,36 @@ def credentials(endpoint: str) -> Iterator[None]:
 
 
 @contextmanager
-def moto_bucket(name: str, *, versioned: bool = False) -> Iterator[None]:
-    """A bucket of that name on a moto server, for as long as this lasts."""
+def moto_bucket(name: str, *, versioned: bool = False, object_lock: bool = False) -> Iterator[None]:
+    """A bucket of that name on a moto server, for as long as this lasts; Object Lock has versions."""
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
+    OPEN.append(server)
     host, port = server.get_host_and_port()
     try:
         with credentials(f"http://{host}:{port}"):
             client = boto3.client("s3")
-            client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+            client.create_bucket(
+                Bucket=name,
+                CreateBucketConfiguration={"LocationConstraint": "eu-central-1"},
+                ObjectLockEnabledForBucket=object_lock,
+            )
             if versioned:
                 client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
             yield
     finally:
+        OPEN.remove(server)
+        if not OPEN:  # all servers of a process share what they keep
+            urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
         server.stop()
 
 
 class _Sloppy(BaseHTTPRequestHandler):
-    """Keeps what it is given, whatever the conditions; is too busy for the first two of every request."""
+    """Keeps what it is given, whatever the conditions; is too busy for the first two of every request for an object."""
 
     protocol_version = "HTTP/1.1"
     objects: ClassVar[dict[str, bytes]] = {}
+    sums: ClassVar[dict[str, str | None]] = {}  # what moto takes only from boto3
     busy: ClassVar[dict[str, int]] = {}
     lock: ClassVar[Lock] = Lock()
 
@@ -60,6 +72,8 @@ class _Sloppy(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _too_busy(self) -> bool:
+        if "?" in self.path and "list-type" not in self.path:
+            return False  # boto3 waits for seconds
         with self.lock:
             asked = self.busy[self.command + self.path] = self.busy.get(self.command + self.path, 0) + 1
         if asked <= 2:
@@ -70,6 +84,7 @@ class _Sloppy(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if not self._too_busy():
             self.objects[self.path] = body
+            self.sums[self.path] = self.headers.get("x-amz-checksum-sha256")
             self._answer(200)
 
     def do_GET(self) -> None:
@@ -86,14 +101,14 @@ class _Sloppy(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def sloppy_endpoint() -> Iterator[None]:
-    """An endpoint that calls itself S3-compatible."""
+def sloppy_endpoint() -> Iterator[dict[str, str | None]]:
+    """An endpoint that calls itself S3-compatible; the sha256 that each upload carried, by path."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Sloppy)
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
         with credentials(f"http://127.0.0.1:{server.server_address[1]}"):
-            yield
+            yield _Sloppy.sums
     finally:
         server.shutdown()
         thread.join()

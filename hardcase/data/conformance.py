@@ -4,10 +4,12 @@ An endpoint that calls itself S3-compatible may ignore `If-None-Match`, and then
 believe that theirs is kept (rclone, s3rver and Ceph's dbstore do: let sixteen writers win).
 """
 
+import datetime
 import hashlib
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -15,11 +17,15 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore
 
-from hardcase.data.store import open_objects, split_s3
+from hardcase.data.control import is_versioned, object_lock
+from hardcase.data.store import open_objects, refuse_links, split_s3
 from hardcase.errors import InputError
 
 WRITERS: Final = 16
 CHUNK: Final = 5 * 2**20  # the least that S3 takes as a part
+LOCKED: Final = 5  # minutes for which the object is locked that Object Lock is tried on
+PUBLIC: Final = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
+OFF: Final = "not enabled on the bucket"
 Verdict = Literal["ok", "failed", "off"]
 
 
@@ -45,9 +51,11 @@ def check_store(uri: str) -> list[Check]:
 
     Raises:
         InputError: the place cannot be opened.
+        HardcaseError: a link leads the folder out of it.
     """
-    _, objects = open_objects(uri)
+    uri, objects = open_objects(uri)
     folder = f"check/{uuid.uuid4().hex}"
+    refuse_links(uri, folder)
     try:
         found = [
             _tried("read after write", lambda: _read_after_write(objects, folder)),
@@ -58,7 +66,7 @@ def check_store(uri: str) -> list[Check]:
         ]
         return found + (_claims(uri, folder) if uri.startswith("s3://") else [])
     finally:
-        _remove(objects, folder)
+        _remove(objects, uri, folder)
 
 
 def refused(uri: str, checks: list[Check]) -> None:
@@ -128,42 +136,94 @@ def _multipart(objects: ObjectStore, folder: str) -> str:
 
 
 def _claims(uri: str, folder: str) -> list[Check]:
-    """What boto3 is asked for: checksums, versioning, Object Lock."""
+    """What boto3 is asked for; what the bucket claims to do is tried."""
     import boto3
-    from botocore.exceptions import ClientError
 
     bucket, prefix = split_s3(uri)
     client: Any = boto3.client("s3")
     key = f"{prefix}/{folder}".lstrip("/")
 
     def checksums() -> str:
-        wrong = "A" * 43 + "="
         try:
-            client.put_object(Bucket=bucket, Key=f"{key}/sum", Body=b"x", ChecksumSHA256=wrong)
-        except ClientError:
+            client.put_object(Bucket=bucket, Key=f"{key}/sum", Body=b"x", ChecksumSHA256="A" * 43 + "=")
+        except _client_errors():
             return "a wrong sha256 is refused"
         raise AssertionError("a wrong sha256 is taken")
 
     def versions() -> str:
+        if not is_versioned(client, bucket):
+            return ""
         first, second = (client.put_object(Bucket=bucket, Key=f"{key}/v", Body=body) for body in (b"1", b"2"))
         old = client.get_object(Bucket=bucket, Key=f"{key}/v", VersionId=first["VersionId"])["Body"].read()
         assert old == b"1" and first["VersionId"] != second["VersionId"], "an overwritten version is lost"
         return "an overwritten version is still there"
 
-    found = [_tried("checksums", checksums, required=False)]
-    if client.get_bucket_versioning(Bucket=bucket).get("Status") == "Enabled":
-        found.append(_tried("versioning", versions, required=False))
-    else:
-        found.append(Check("versioning", False, "off", "not enabled on the bucket"))
+    def lock() -> str:
+        if (default := object_lock(client, bucket)) is None:
+            return ""
+        until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=LOCKED)
+        held = {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": until, "ChecksumAlgorithm": "SHA256"}
+        version = client.put_object(Bucket=bucket, Key=f"{key}/lock", Body=b"x", **held)["VersionId"]
+        try:
+            client.delete_object(Bucket=bucket, Key=f"{key}/lock", VersionId=version)
+        except _client_errors():
+            client.head_object(Bucket=bucket, Key=f"{key}/lock", VersionId=version)
+            return f"this role cannot delete a locked version; by default {default or 'nothing is locked'}"
+        raise AssertionError("a locked version was deleted")
+
+    def encryption() -> str:
+        rules = client.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+        default = rules[0]["ApplyServerSideEncryptionByDefault"]
+        return " ".join(("by default", default["SSEAlgorithm"], default.get("KMSMasterKeyID", ""))).strip()
+
+    def privacy() -> str:
+        blocked = client.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
+        unset = [kind for kind in PUBLIC if not blocked.get(kind)]
+        assert not unset, f"not set: {', '.join(unset)}"
+        return f"all {len(PUBLIC)} are set"
+
+    return [
+        _claimed("checksums", checksums),
+        _claimed("versioning", versions),
+        _claimed("object lock", lock),
+        _claimed("encryption", encryption),
+        _claimed("public access block", privacy),
+    ]
+
+
+def _claimed(name: str, work: Callable[[], str]) -> Check:
     try:
-        lock = client.get_object_lock_configuration(Bucket=bucket)["ObjectLockConfiguration"]
-        mode = lock.get("Rule", {}).get("DefaultRetention", {})
-        found.append(Check("object lock", False, "ok", f"enabled, by default {mode or 'without retention'}"))
-    except ClientError:
-        found.append(Check("object lock", False, "off", "not enabled on the bucket"))
-    return found
+        found = _tried(name, work, required=False)
+    except (LookupError, *_client_errors()) as error:  # an endpoint may answer what S3 never would
+        code = getattr(error, "response", {}).get("Error", {}).get("Code") or type(error).__name__
+        unset = code.endswith(("NotFoundError", "NoSuchPublicAccessBlockConfiguration"))
+        return Check(name, False, "off", OFF if unset else f"cannot be seen: {code}")
+    return found if found.detail else Check(name, False, "off", OFF)
 
 
-def _remove(objects: ObjectStore, folder: str) -> None:
+def _client_errors() -> tuple[type[Exception], ...]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return (BotoCoreError, ClientError)
+
+
+def _remove(objects: ObjectStore, uri: str, folder: str) -> None:
     for batch in obstore.list(objects, prefix=folder):
         obstore.delete(objects, [entry["path"] for entry in batch])
+    if uri.startswith("s3://"):
+        with suppress(*_client_errors()):
+            _remove_versions(*split_s3(uri), folder)
+
+
+def _remove_versions(bucket: str, prefix: str, folder: str) -> None:
+    """What a versioned bucket keeps of it all; where the role may not, it is left to the bucket's lifecycle."""
+    import boto3
+
+    client: Any = boto3.client("s3")
+    key = f"{prefix}/{folder}/".lstrip("/")
+    for more in ({}, {"BypassGovernanceRetention": True}):  # asking for that without the right to is refused
+        for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=key):
+            left = page.get("Versions", []) + page.get("DeleteMarkers", [])
+            named = [{"Key": each["Key"], "VersionId": each["VersionId"]} for each in left]
+            if named:
+                client.delete_objects(Bucket=bucket, Delete={"Objects": named, "Quiet": True}, **more)

@@ -4,6 +4,9 @@
 `objects/<first two digits>/<sha256>`, written put-if-absent, so writers never race and nothing is ever half there.
 What must be found without knowing its digest (ledgers, dossiers, public keys, runs) lies under a readable name, also
 written once; whoever reads it verifies a signature, or a digest that something signed names.
+
+Nothing outside the place is read or written, whatever a URI, a digest or a listing says, and whatever links somebody
+put into a store's folder.
 """
 
 import json
@@ -12,10 +15,10 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
-from pathlib import Path
-from typing import Final
-from urllib.parse import unquote, urlsplit
+from datetime import datetime, timedelta
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -27,6 +30,15 @@ from hardcase.errors import HardcaseError, InputError
 from hardcase.progress import track
 
 NAME: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)*[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+# No file and no key has any use for control characters or half characters; a backslash is a folder elsewhere.
+ODD: Final = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\\\\]")
+# What AWS demands of the name of a bucket: no address of four numbers, no two dots in a row.
+BUCKET: Final = re.compile(r"(?!\d+(?:\.\d+){3}$)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
+PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+# Pickles by protocol, and zip, as torch.save writes it.
+PICKLE_STARTS: Final = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
+HEADER: Final = 10**8  # bytes; safetensors itself takes no longer one
 AHEAD: Final = 4  # objects on their way at once; each is in memory whole
 
 
@@ -37,9 +49,9 @@ class Store:
         uri: where.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, near: bool = True) -> None:
         self.uri, self._objects = open_objects(uri)
-        self._cache = cache_of_this_machine() if self.uri.startswith("s3://") else None
+        self._cache = cache_of_this_machine() if near and self.uri.startswith("s3://") else None
 
     def put_object(self, data: bytes) -> str:
         """Keep `data`, unless it is there already; its sha256.
@@ -48,16 +60,17 @@ class Store:
             HardcaseError: the place takes no more.
         """
         digest = bytes_digest(data)
+        name = self._inside(object_name(digest))
         try:
             try:
-                obstore.put(self._objects, _key(digest), data, mode="create")
+                obstore.put(self._objects, name, data, mode="create")
             except AlreadyExistsError:
                 # What a damaged disk left under this name must not stay in the way of the right bytes.
-                if bytes(obstore.get(self._objects, _key(digest)).bytes()) != data:
-                    obstore.put(self._objects, _key(digest), data)
+                if bytes(obstore.get(self._objects, name).bytes()) != data:
+                    obstore.put(self._objects, name, data, use_multipart=False)
         except (BaseError, OSError) as error:
             raise HardcaseError(
-                f"store {self.uri}: cannot keep {_key(digest)}: {str(error)[:200]}; make room there, or mend its rights"
+                f"store {self.uri}: cannot keep {name}: {str(error)[:200]}; make room there, or mend its rights"
             ) from error
         return digest
 
@@ -65,15 +78,16 @@ class Store:
         """The bytes of that sha256.
 
         Raises:
-            HardcaseError: they are missing or altered.
+            HardcaseError: they are missing or altered, or that is no sha256.
         """
+        name = object_name(digest)  # before the cache is asked: it makes a path of the digest too
         if self._cache is not None and (near := self._cache.get(digest)) is not None:
             if bytes_digest(near) == digest:
                 return near
             self._cache.drop(digest)
-        data = self._fetch(digest)
+        data = self._fetch(name)
         if bytes_digest(data) != digest:
-            raise HardcaseError(f"store {self.uri}: {_key(digest)} was altered; remove it and run again")
+            raise HardcaseError(f"store {self.uri}: {name} was altered; remove it and run again")
         if self._cache is not None:
             self._cache.put(digest, data)
         return data
@@ -87,10 +101,11 @@ class Store:
         if self._cache is None:
             self.get_object(digest)
             return
+        name = object_name(digest)
         try:
-            obstore.head(self._objects, _key(digest))
+            obstore.head(self._objects, name)
         except (FileNotFoundError, BaseError) as error:
-            raise HardcaseError(f"store {self.uri}: {_key(digest)} is missing; run again to make it anew") from error
+            raise HardcaseError(f"store {self.uri}: {name} is missing; run again to make it anew") from error
 
     def get_objects(self, digests: Sequence[str]) -> Iterator[bytes]:
         """The bytes of each of those sha256, in order, a few fetched ahead."""
@@ -103,20 +118,33 @@ class Store:
             while ahead:
                 yield ahead.popleft().result()
 
-    def _fetch(self, digest: str) -> bytes:
+    def _fetch(self, name: str) -> bytes:
+        self._inside(name)
         try:
-            return bytes(obstore.get(self._objects, _key(digest)).bytes())
+            if self.uri.startswith("file:"):  # twice as fast as through obstore, which copies
+                return (local_path(self.uri) / name).read_bytes()
+            return bytes(obstore.get(self._objects, name).bytes())
         except FileNotFoundError as error:
-            raise HardcaseError(f"store {self.uri}: {_key(digest)} is missing; run again to make it anew") from error
+            raise HardcaseError(f"store {self.uri}: {name} is missing; run again to make it anew") from error
         except (BaseError, OSError) as error:
             raise HardcaseError(
-                f"store {self.uri}: cannot read {_key(digest)}: {str(error)[:200]}; mend its rights, or remove it"
+                f"store {self.uri}: cannot read {name}: {str(error)[:200]}; mend its rights, or remove it"
             ) from error
 
+    def _inside(self, name: str) -> str:
+        refuse_links(self.uri, name)
+        return name
+
     def put_folder(self, folder: Path) -> str:
-        """Keep every file of a folder; the digest of the folder, as `path_digest` gives it."""
+        """Keep every file of a folder; the digest of the folder, as `path_digest` gives it.
+
+        Raises:
+            HardcaseError: the place takes no more, or a file has a name that could not be written back.
+        """
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         names = [path.relative_to(folder).as_posix() for path in files]
+        if odd := [name for name in names if not _is_plain(name)]:
+            raise HardcaseError(f"folder {folder}: {odd[0]!r} is no name to keep a file by; rename it")
         with ThreadPoolExecutor(AHEAD) as pool:
             kept = pool.map(lambda path: self.put_object(path.read_bytes()), files)
             listing = dict(zip(names, track(kept, f"keeping {folder.name}", len(files)), strict=True))
@@ -126,16 +154,42 @@ class Store:
         """Write the files of a kept folder under `folder`.
 
         Raises:
-            HardcaseError: a file is missing or altered, or the listing names a place outside the folder.
+            HardcaseError: a file is missing or altered, what is kept there lists no folder, or a link under `folder`
+                leads elsewhere; of the last two nothing was written.
         """
-        listing = json.loads(self.get_object(digest))
+        listing = self._listing(digest)
         for name in listing:
-            if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                raise HardcaseError(f"store {self.uri}: {_key(digest)} lists {name!r}, outside its folder")
-        fetched = track(self.get_objects(list(listing.values())), f"fetching {folder.name}", len(listing))
-        for name, data in zip(listing, fetched, strict=True):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / name, data)
+            if _is_linked(folder, name):
+                raise HardcaseError(
+                    f"{folder / name}: a link stands in the way of {name}; remove it, or name a new folder"
+                )
+
+        def fetch(name: str) -> None:
+            data = self.get_object(listing[name])
+            try:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                write_whole(folder / name, data)
+            except OSError as error:
+                raise HardcaseError(f"{folder / name}: cannot be written: {error.strerror}; make room there") from error
+
+        with ThreadPoolExecutor(AHEAD) as pool:
+            for _ in track(pool.map(fetch, listing), f"fetching {folder.name}", len(listing)):
+                pass
+
+    def _listing(self, digest: str) -> dict[str, str]:
+        what = f"store {self.uri}: {object_name(digest)}"
+        try:
+            listing = json.loads(self.get_object(digest))
+        except (ValueError, RecursionError):
+            listing = None
+        if not isinstance(listing, dict) or not all(_is_digest(file) for file in listing.values()):
+            raise HardcaseError(f"{what} lists no folder; name the digest of one that was kept")
+        above = {parent.as_posix() for name in listing for parent in PurePosixPath(name).parents}
+        if odd := [name for name in listing if name in above or not _is_plain(name)]:
+            raise HardcaseError(
+                f"{what} lists {odd[0][:200]!r}, outside its folder or no file's name; trust nothing from there"
+            )
+        return listing
 
     def put_named(self, name: str, data: bytes) -> bool:
         """Keep `data` under a readable name; False if something is kept there already, which stays.
@@ -144,7 +198,7 @@ class Store:
             HardcaseError: the place takes no more.
         """
         try:
-            obstore.put(self._objects, _checked(name), data, mode="create")
+            obstore.put(self._objects, self._inside(check_name(name)), data, mode="create")
         except AlreadyExistsError:
             return False
         except (BaseError, OSError) as error:
@@ -160,11 +214,24 @@ class Store:
             HardcaseError: it cannot be read.
         """
         try:
-            return bytes(obstore.get(self._objects, _checked(name)).bytes())
+            return bytes(obstore.get(self._objects, self._inside(check_name(name))).bytes())
         except FileNotFoundError:
             return None
         except (BaseError, OSError) as error:
             raise HardcaseError(f"store {self.uri}: cannot read {name}: {str(error)[:200]}; mend its rights") from error
+
+    def kept(self) -> Iterator[tuple[str, int, datetime]]:
+        """Every object: its sha256, its size in bytes, when it was written.
+
+        Raises:
+            HardcaseError: the place cannot be listed.
+        """
+        try:
+            for page in obstore.list(self._objects, prefix="objects"):
+                for entry in page:
+                    yield entry["path"].rpartition("/")[2], entry["size"], entry["last_modified"]
+        except (BaseError, OSError) as error:
+            raise HardcaseError(f"store {self.uri}: cannot be listed: {str(error)[:200]}; mend its rights") from error
 
     def names(self, prefix: str) -> list[str]:
         """All readable names in the folder `prefix`, sorted.
@@ -173,7 +240,12 @@ class Store:
             HardcaseError: the place cannot be listed.
         """
         try:
-            pages = obstore.list(self._objects, prefix=_checked(prefix))
+            if self.uri.startswith("file:"):
+                root = local_path(self.uri)
+                for folder, folders, files in os.walk(root / self._inside(check_name(prefix))):
+                    for name in folders + files:
+                        self._inside((Path(folder) / name).relative_to(root).as_posix())
+            pages = obstore.list(self._objects, prefix=check_name(prefix))
             return sorted(entry["path"] for page in pages for entry in page)
         except (BaseError, OSError) as error:
             raise HardcaseError(
@@ -181,13 +253,17 @@ class Store:
             ) from error
 
 
-def open_store(uri: str) -> Store:
+def open_store(uri: str, *, near: bool = True) -> Store:
     """The store at `uri`.
+
+    Args:
+        uri: where.
+        near: read what was fetched before from this machine's cache; else always from the store itself.
 
     Raises:
         InputError: not a place that can be opened.
     """
-    return Store(uri)
+    return Store(uri, near=near)
 
 
 def open_objects(uri: str) -> tuple[str, ObjectStore]:
@@ -221,6 +297,8 @@ def open_objects(uri: str) -> tuple[str, ObjectStore]:
         prefix=prefix or None,
         region=client.meta.region_name,
         credential_provider=Boto3CredentialProvider(session),
+        # A bucket with Object Lock takes no upload without a checksum, and any bucket then refuses a garbled one.
+        checksum_algorithm="SHA256",
         retry_config={"max_retries": 8, "retry_timeout": timedelta(minutes=3)},
         client_options={"timeout": timedelta(minutes=5), "allow_http": endpoint.startswith("http://")},
         **(
@@ -230,45 +308,132 @@ def open_objects(uri: str) -> tuple[str, ObjectStore]:
 
 
 def split_s3(uri: str) -> tuple[str, str]:
-    """Bucket and prefix of `s3://bucket/prefix`.
+    """Bucket and prefix of `s3://bucket/prefix`; nothing in it is decoded.
 
     Raises:
-        InputError: it names no bucket.
+        InputError: it is not of that form.
     """
-    parts = urlsplit(uri)
-    if not parts.netloc or parts.query or parts.fragment:
-        raise InputError(f"store {uri}: not of the form s3://bucket/prefix")
-    return parts.netloc, parts.path.strip("/")
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    prefix = prefix.removesuffix("/")
+    if not uri.startswith("s3://") or not BUCKET.fullmatch(bucket):
+        raise InputError(f"store {uri!r}: not of the form s3://bucket/prefix, with a bucket as S3 names them")
+    if prefix and (not _is_plain(prefix) or re.search("[%?#]", prefix)):
+        raise InputError(
+            f"store {uri!r}: not of the form s3://bucket/prefix; leave out of the prefix empty parts, `.`, `..`, "
+            "`%`, `?`, `#`, backslashes and control characters"
+        )
+    return bucket, prefix
 
 
 def local_path(uri: str) -> Path:
-    """The path that `file://…` or a plain path names.
+    """The path that `file:///…` or a plain path names.
 
     Raises:
-        InputError: another scheme.
+        InputError: another scheme or machine, a URI that leads through `..`, or nothing.
     """
-    if uri.startswith(("file:///", "file://localhost/")):
-        return Path(unquote(urlsplit(uri).path))
-    if "://" in uri:
-        raise InputError(f"{uri}: not a place on local files; name a folder or file://…")
-    return Path(os.path.abspath(uri))
+    if uri.startswith(("file:///", "file://localhost/")) and not re.search("[?#\0-\x1f\x7f\ud800-\udfff]", uri):
+        path = os.fsdecode(unquote_to_bytes("/" + uri.removeprefix("file://").partition("/")[2]))
+        if "\0" not in path and ".." not in path.split("/"):
+            return Path(path)
+    elif uri and "\0" not in uri and "://" not in uri and not uri.lower().startswith(("file:", "s3:")):
+        return Path(os.path.abspath(uri))
+    raise InputError(f"{uri!r}: not a place on local files; name a folder or file:///…, without `..`, `?` or `#`")
+
+
+def refuse_links(uri: str, name: str) -> None:
+    """Below a store's folder no link is followed; the folder itself may be reached by one.
+
+    Raises:
+        HardcaseError: `name` is a link, or lies behind one.
+    """
+    if uri.startswith("file:") and _is_linked(local_path(uri), name):
+        raise HardcaseError(f"store {uri}: {name} is a link or lies behind one; put what it leads to in its place")
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Only safetensors are loaded: a pickle runs what its writer wants. Nothing is unpickled to find out.
+
+    Raises:
+        HardcaseError: a file under `folder` is a pickle by its name or its first bytes, or is named safetensors and is
+            none, or is cut short, or an index of weights names other files than safetensors.
+    """
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if fault := _fault(path):
+            raise HardcaseError(
+                f"{path}: {fault}; only whole safetensors are loaded: save the model so, and keep other files elsewhere"
+            )
+
+
+def _fault(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(8)
+    if path.suffix.lower() in PICKLES or start.startswith(PICKLE_STARTS):
+        return "is a pickle, or may be one"
+    try:
+        if path.name.endswith(".safetensors.index.json"):
+            named = json.loads(path.read_bytes())["weight_map"].values()
+            return "" if all(name.endswith(".safetensors") for name in named) else "names weights of another kind"
+        return _tensors_fault(path) if path.suffix.lower() == ".safetensors" else ""
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return "is not what its name says"
+
+
+def _tensors_fault(path: Path) -> str:
+    """Eight bytes say how long the header is, and it says where each tensor ends."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(HEADER, size - 8):
+            return "is no safetensors file, or cut short"
+        header: dict[str, Any] = json.loads(file.read(length))
+    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    return "" if 8 + length + max(ends, default=0) == size else "is cut short, or holds more than tensors"
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is either not there or whole, whatever happens."""
     draft = path.with_name(f".{path.name}.draft")
-    with draft.open("wb") as file:
+    # Whoever puts a link in the draft's place must not have its target overwritten.
+    with open(draft, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
 
 
-def _key(digest: str) -> str:
+def object_name(digest: str) -> str:
+    """Where the object of that sha256 lies in the store.
+
+    Raises:
+        HardcaseError: that is no sha256.
+    """
+    if not _is_digest(digest):
+        raise HardcaseError(
+            f"store: {str(digest)[:80]!r} is no sha256 of 64 lower-case hex digits; check what names it"
+        )
     return f"objects/{digest[:2]}/{digest}"
 
 
-def _checked(name: str) -> str:
+def check_name(name: str) -> str:
+    """A readable name, as it is.
+
+    Raises:
+        InputError: it could be none.
+    """
     if not NAME.fullmatch(name):
         raise InputError(f"store: {name!r} is no name for an object; use letters, digits, `._-`, in folders by `/`")
     return name
+
+
+def _is_digest(digest: object) -> bool:
+    return isinstance(digest, str) and DIGEST.fullmatch(digest) is not None
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it leads from a folder down to a file in it, on every system."""
+    return not ODD.search(name) and {"", ".", ".."}.isdisjoint(name.split("/"))
+
+
+def _is_linked(root: Path, name: str) -> bool:
+    path = Path(os.path.realpath(root), name)
+    return os.path.realpath(path) != str(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -25,7 +26,8 @@ from transformers import (
 )
 
 from hardcase.config import ModelConfig, TinyModelConfig
-from hardcase.errors import InputError
+from hardcase.data.store import refuse_pickles
+from hardcase.errors import HardcaseError, InputError
 from hardcase.model.tokenizer import CHAT_TEMPLATE, build_tokenizer
 
 
@@ -132,11 +134,31 @@ def build_tiny(
     return model, processor
 
 
+def checkpoint_folder(config: ModelConfig) -> Path | None:
+    """The folder of the checkpoint that training starts from, fetched from the hub if need be; None for a tiny model.
+
+    Raises:
+        InputError: there is no such checkpoint.
+    """
+    if config.checkpoint is None:
+        return None
+    if (folder := Path(config.checkpoint)).is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(config.checkpoint, revision=config.revision))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model {config.checkpoint}: {str(error).splitlines()[0]}; name a folder or hub id that can be read"
+        ) from error
+
+
 def load_processor(checkpoint: str | Path, revision: str | None = None) -> ProcessorMixin:
     """The processor of a model in a folder or on the hub."""
-    config = AutoConfig.from_pretrained(checkpoint, revision=revision)
+    config = AutoConfig.from_pretrained(checkpoint, revision=revision, trust_remote_code=False)
     reader = InternVLImageProcessor if isinstance(config, InternVLConfig) else AutoProcessor
-    processor: ProcessorMixin = reader.from_pretrained(checkpoint, revision=revision)
+    processor: ProcessorMixin = reader.from_pretrained(checkpoint, revision=revision, trust_remote_code=False)
     return processor
 
 
@@ -151,15 +173,18 @@ def load_model(
         dtype: of the weights; by default bfloat16 on a GPU and float32 elsewhere, as judging wants it.
 
     Raises:
-        InputError: nothing loadable lies there.
+        InputError: nothing loadable lies there, or a pickle beside it or in its place.
     """
     dtype = dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
     try:
+        refuse_pickles(Path(checkpoint))
         processor = load_processor(checkpoint, revision)
         model = AutoModelForImageTextToText.from_pretrained(
-            checkpoint, revision=revision, dtype=dtype, use_safetensors=True
+            checkpoint, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
+    except HardcaseError as error:
+        raise InputError(f"model {error}") from error
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"model {checkpoint}: {reason}; name a folder or hub id with config, processor and safetensors"

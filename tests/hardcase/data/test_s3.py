@@ -1,6 +1,7 @@
 """The store on S3, and what an endpoint must be able to do."""
 
 import hashlib
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -97,10 +98,24 @@ def test_a_bucket_that_is_not_there_is_one_clear_error() -> None:
         open_store("s3://nowhere").put_object(b"x")
 
 
-@pytest.mark.parametrize("uri", ["s3://", "s3:///x", "s3://b/x?y=1"])
-def test_a_uri_without_a_bucket_is_refused(uri: str) -> None:
-    with pytest.raises(InputError, match="not of the form s3://bucket/prefix"):
-        open_store(uri)
+def test_every_upload_carries_its_sha256_or_object_lock_would_refuse_it() -> None:
+    with sloppy_endpoint() as sums:
+        store, big = open_store("s3://locked/x"), bytes(6 * 2**20)
+        digest = store.put_object(big)
+        store.put_named("models/m/1", b"entry")
+    assert sums == sums | {
+        f"/locked/x/objects/{digest[:2]}/{digest}": b64encode(hashlib.sha256(big).digest()).decode(),
+        "/locked/x/models/m/1": b64encode(hashlib.sha256(b"entry").digest()).decode(),
+    }
+
+
+def test_a_large_object_that_was_altered_is_mended_by_putting_it_again() -> None:
+    store, data = open_store(URI, near=False), bytes(12 * 2**20)
+    digest = store.put_object(data)
+    key = f"team a/hardcase/objects/{digest[:2]}/{digest}"
+    boto3.client("s3").put_object(Bucket="models", Key=key, Body=b"wrong")
+    assert store.put_object(data) == digest
+    assert store.get_object(digest) == data
 
 
 def test_without_credentials_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -127,8 +142,10 @@ def test_a_good_place_passes_every_check_and_is_left_clean(place: str, tmp_path:
     }
     if place == "s3":
         assert checks["versioning"].verdict == "ok"
-        assert checks["object lock"].verdict == "off"
-        assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="models", Prefix="team a/hardcase/check")
+        off = {name for name, check in checks.items() if check.verdict == "off"}
+        assert off == {"object lock", "encryption", "public access block"}
+        left = boto3.client("s3").list_object_versions(Bucket="models", Prefix="team a/hardcase/check")
+        assert not left.keys() & {"Versions", "DeleteMarkers"}
     else:
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -143,3 +160,27 @@ def test_an_endpoint_that_ignores_conditions_is_refused_and_one_that_is_busy_is_
         assert verdicts["put if absent, 16 writers"] == verdicts["listing"] == "failed"
         with pytest.raises(InputError, match=r"fails put if absent, 16 writers \(16 of 16 writers won"):
             refused("s3://bucket", checks)
+
+
+def test_what_a_bucket_claims_is_tried_and_told() -> None:
+    key = "arn:aws:kms:eu-central-1:111122223333:key/1234"
+    with moto_bucket("claims", object_lock=True):
+        client = boto3.client("s3")
+        rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}}
+        client.put_bucket_encryption(Bucket="claims", ServerSideEncryptionConfiguration={"Rules": [rule]})
+        blocked = {"BlockPublicAcls": True, "IgnorePublicAcls": True, "BlockPublicPolicy": True}
+        client.put_public_access_block(Bucket="claims", PublicAccessBlockConfiguration=blocked)
+        checks = {check.name: check for check in check_store("s3://claims")}
+        assert checks["versioning"].verdict == checks["object lock"].verdict == checks["encryption"].verdict == "ok"
+        assert "cannot delete a locked version" in checks["object lock"].detail
+        assert checks["encryption"].detail == f"by default aws:kms {key}"
+        assert checks["public access block"].verdict == "failed"
+        assert checks["public access block"].detail == "not set: RestrictPublicBuckets"
+        assert not client.list_object_versions(Bucket="claims").keys() & {"Versions", "DeleteMarkers"}
+
+
+def test_an_object_lock_that_locks_nothing_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with moto_bucket("unlocked", object_lock=True):
+        monkeypatch.setattr("moto.s3.models.FakeKey.is_locked", lambda *_, **__: False)
+        (lock,) = (check for check in check_store("s3://unlocked") if check.name == "object lock")
+        assert (lock.verdict, lock.detail) == ("failed", "a locked version was deleted")
