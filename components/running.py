@@ -24,6 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from hardcase.audit.lineage import emit
 from hardcase.audit.links import Link, open_link
 from hardcase.audit.signing import DistrustError, Keyring, open_keyring
 from hardcase.data.digest import bytes_digest, canonical_json, path_digest
@@ -74,9 +75,12 @@ def running(
     """
     _die_with_launcher()
     set_up_logging()
+    run, read = os.environ.get("HARDCASE_RUN", ""), dict[str, str]()
     try:
         keys = keyring()
         materials = {name: verified(artifact, keys) for name, artifact in inputs.items()}
+        read = _datasets(inputs, keys, parameters)
+        emit("START", run, step, read)
         digests = list(materials.values())
         work = bytes_digest(canonical_json({"step": step, "inputs": digests, **parameters}))
         with _private_folder(Path(scratch) / f"{step}-{work[:16]}") as folder:
@@ -85,13 +89,27 @@ def running(
         link = Link(step, {**materials, **sources}, products, parameters, circumstances()).signed(keys).decode()
         for name, artifact in outputs.items():
             artifact.metadata.update({"sha256": products[name], "link": link})
+        emit("COMPLETE", run, step, read, {f"{step}.{name}": digest for name, digest in products.items()})
     except HardcaseError as error:
         _record_error(step, error.exit_code, str(error))
+        emit("FAIL", run, step, read, error=str(error))
         logger.exception("%s failed", step)
         sys.exit(error.exit_code)
     except Exception as error:
-        _record_error(step, 1, "".join(traceback.format_exception_only(error)).strip())
+        message = "".join(traceback.format_exception_only(error)).strip()
+        _record_error(step, 1, message)
+        emit("FAIL", run, step, read, error=message)
         raise
+
+
+def _datasets(inputs: Mapping[str, Artifact], keys: Keyring, parameters: Mapping[str, Any]) -> dict[str, str]:
+    """What is read, by the names that the steps that made it gave it."""
+    found = dict([parameters["source"]]) if "source" in parameters else {}
+    for artifact in inputs.values():
+        link, digest = link_of(artifact, keys), artifact.metadata["sha256"]
+        name = next(name for name, product in link.products.items() if product == digest)
+        found[f"{link.step}.{name}"] = digest
+    return found
 
 
 def keyring() -> Keyring:

@@ -21,6 +21,7 @@ from kfp import local
 from components.report.step import run as write_report
 from hardcase.audit.code import code_digest, git_environment
 from hardcase.audit.ledger import read_ledger
+from hardcase.audit.lineage import default_environment, emit
 from hardcase.audit.retention import keep_run
 from hardcase.config import Profile
 from hardcase.data.digest import bytes_digest, canonical_json
@@ -67,6 +68,7 @@ def _run(
     arguments: dict[str, Any], folder: Path, profile: str, home: Home, cache: RecordingCache, bars: Bars
 ) -> Outcome:
     error: dict[str, Any] | None = None
+    emit("START", folder.name)
     try:
         execute(lambda: retraining(**arguments), folder, home, cache, bars)
     except RuntimeError as failure:  # all that kfp.local says of a failed task
@@ -85,6 +87,7 @@ def _run(
         write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
         if summary["snapshot"]:
             keep_run(open_store(home.store), folder.name, summary)
+        emit("FAIL" if error else "COMPLETE", folder.name, error=error["message"] if error else "")
     exit_code = error["exit_code"] if error else 3 if summary["status"] == "held" else 0
     return Outcome(folder, summary, exit_code)
 
@@ -146,6 +149,7 @@ def child_environment(profile: Profile, folder: Path, home: Home) -> dict[str, s
         "HARDCASE_WHO": os.environ.get("HARDCASE_WHO") or getpass.getuser(),
         **home.signing_environment(),
         **git_environment(),
+        **default_environment(folder),
         **QUIET,
         **({"HF_HUB_OFFLINE": "1"} if offline else {}),
     }
@@ -200,6 +204,8 @@ def _what_failed(cache: RecordingCache, folder: Path, failure: RuntimeError) -> 
     error: dict[str, Any] = {"exit_code": 1, "message": "its process was killed (out of memory?)", "step": step}
     if told.is_file():
         error = json.loads(told.read_text(encoding="utf-8"))
+    else:
+        emit("FAIL", folder.name, step, error=error["message"])
     if error["exit_code"] == 1:
         error["message"] = f"{step}: {error['message']}; the log is {log}; run again to go on from here"
     return error

@@ -115,7 +115,7 @@ def _results(facts: DossierFacts) -> list[Any] | None:
     from huggingface_hub import EvalResult
 
     final = facts.scores.get("grpo") or {}
-    values = {
+    values: dict[str, Any] = {
         "overall partial credit": final.get("overall"),
         "exact match": final.get("exact_match"),
         **{f"partial credit, {name}": (final.get("by_aspect") or {}).get(key) for key, name in ASPECT_NAMES.items()},

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from components.running import running, verified
+from components.running import keyring, link_of, running, verified
+from hardcase.audit.signing import DistrustError, make_key
 from hardcase.data.digest import path_digest
 from hardcase.errors import HardcaseError, InputError
 
@@ -21,7 +22,7 @@ import sys, time
 from concurrent.futures import ProcessPoolExecutor
 from components.running import running
 
-with running("work", sys.argv[1], [], []) as folder, ProcessPoolExecutor(1) as pool:
+with running("work", sys.argv[1], {}, {}) as folder, ProcessPoolExecutor(1) as pool:
     sleeping = pool.submit(time.sleep, 600)
     while not pool._processes:
         time.sleep(0.01)
@@ -40,9 +41,12 @@ class File:
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in ("HARDCASE_LAUNCHER_PID", "HARDCASE_RUN_DIR"):
         monkeypatch.delenv(name, raising=False)
+    keys = tmp_path_factory.mktemp("keys")
+    make_key(keys)
+    monkeypatch.setenv("HARDCASE_SIGNING_KEY", str(keys / "signing.pem"))
 
 
 def alive(process: int) -> bool:
@@ -70,32 +74,69 @@ def test_workers_of_a_killed_step_die_with_it_and_leave_the_lock(tmp_path: Path)
 
 
 def test_private_folder_is_the_same_for_the_same_work_until_it_is_done(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), running("sft", str(tmp_path), [], [], seed=1) as first:
+    with pytest.raises(RuntimeError), running("sft", str(tmp_path), {}, {}, seed=1) as first:
         (first / "checkpoint").touch()
         raise RuntimeError("stopped")
-    with running("sft", str(tmp_path), [], [], seed=2) as other:
+    with running("sft", str(tmp_path), {}, {}, seed=2) as other:
         assert other != first
-    with running("sft", str(tmp_path), [], [], seed=1) as again:
+    with running("sft", str(tmp_path), {}, {}, seed=1) as again:
         assert (again / "checkpoint").exists()
     assert list(tmp_path.iterdir()) == []
 
 
+def made(path: Path, step: str = "mine", name: str = "table", **inputs: File) -> File:
+    """An artifact that a step wrote."""
+    result = File(str(path), name)
+    with running(step, str(path.parent / "scratch"), inputs, {name: result}, code="c"):
+        path.write_bytes(path.name.encode())
+    return result
+
+
 def test_altered_input_is_refused_and_output_is_sealed(tmp_path: Path) -> None:
-    given, made = tmp_path / "given", tmp_path / "made"
-    given.write_bytes(b"one")
-    artifact = File(str(given), metadata={"sha256": path_digest(given)})
-    result = File(str(made))
-    with running("mine", str(tmp_path / "scratch"), [artifact], [result]):
-        made.write_bytes(b"result")
-    assert result.metadata["sha256"] == path_digest(made)
-    given.write_bytes(b"two")
+    given = made(tmp_path / "given")
+    result = made(tmp_path / "made", "grpo", "trained", mined=given)
+    assert result.metadata["sha256"] == path_digest(tmp_path / "made")
+    link = link_of(result, keyring())
+    assert (link.step, link.parameters) == ("grpo", {"code": "c"})
+    assert link.materials == {"mined": given.metadata["sha256"]}
+    assert link.products == {"trained": result.metadata["sha256"]}
+    (tmp_path / "given").write_bytes(b"two")
     with pytest.raises(HardcaseError, match="missing or altered"):
-        verified(artifact)
+        verified(given, keyring())
+    with pytest.raises(SystemExit):
+        made(tmp_path / "again", mined=given)
+
+
+@pytest.mark.parametrize("how", ["no record", "of another file", "by a stranger"])
+def test_input_that_no_trusted_step_signed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    given, other = made(tmp_path / "given"), made(tmp_path / "other")
+    if how == "no record":
+        del given.metadata["link"]
+    elif how == "of another file":
+        given.metadata["link"] = other.metadata["link"]
+    else:
+        make_key(tmp_path / "stranger")
+        monkeypatch.setenv("HARDCASE_SIGNING_KEY", str(tmp_path / "stranger" / "signing.pem"))
+    with pytest.raises(DistrustError):
+        verified(given, keyring())
+    if how == "by a stranger":
+        make_key(tmp_path / "friend")
+        monkeypatch.setenv("HARDCASE_TRUSTED_KEYS", str(tmp_path / "friend"))
+        with pytest.raises(DistrustError, match="no good signature"):
+            verified(given, keyring())
+
+
+def test_without_a_key_no_step_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HARDCASE_SIGNING_KEY")
+    with pytest.raises(SystemExit), running("mine", str(tmp_path), {}, {}):
+        pytest.fail("it ran")
 
 
 def test_what_the_user_did_wrong_reaches_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARDCASE_RUN_DIR", str(tmp_path / "run"))
-    with pytest.raises(SystemExit) as left, running("ingest", str(tmp_path / "scratch"), [], []):
+    with pytest.raises(SystemExit) as left, running("ingest", str(tmp_path / "scratch"), {}, {}):
         raise InputError("row 3: no answer; add one")
     assert left.value.code == 2
     told = json.loads((tmp_path / "run" / "errors" / "ingest.json").read_text())
