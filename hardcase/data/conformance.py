@@ -192,9 +192,10 @@ def _claims(uri: str, folder: str) -> list[Check]:
 
 
 def _claimed(name: str, work: Callable[[], str]) -> Check:
+    strange: tuple[type[Exception], ...] = (LookupError, *_client_errors())  # some answer what S3 never would
     try:
         found = _tried(name, work, required=False)
-    except (LookupError, *_client_errors()) as error:  # an endpoint may answer what S3 never would
+    except strange as error:
         code = getattr(error, "response", {}).get("Error", {}).get("Code") or type(error).__name__
         unset = code.endswith(("NotFoundError", "NoSuchPublicAccessBlockConfiguration"))
         return Check(name, False, "off", OFF if unset else f"cannot be seen: {code}")
