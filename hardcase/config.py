@@ -100,6 +100,9 @@ class RegisterConfig(Config):
     min_rows: int = Field(default=100, ge=1, description="least evaluation rows, and least shared with the champion's")
     alpha: float = Field(default=0.05, gt=0, lt=1, description="of the overall interval, and of the four aspects'")
     resamples: int = Field(default=2000, ge=100, description="bootstrap resamples over groups")
+    retention_days: int | None = Field(
+        default=None, ge=1, description="Object Lock of ledger and dossier, on a bucket that has it"
+    )
 
 
 class LoraConfig(Config):

@@ -166,11 +166,12 @@ def report(run_id: Annotated[str, typer.Argument(metavar="RUN|latest")] = "lates
 def evaluate(
     model: ModelSpec,
     data: Annotated[str, typer.Option(help="URI of samples with answers.")],
+    store: StoreUri = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on data: the rows marked `eval`, or all when none is marked."""
     with reported(as_json), tempfile.TemporaryDirectory() as scratch:
-        home = Home.here()
+        home = Home.of_latest(store)
         folder = model_folder(model, home, Path(scratch))
         from components.evaluate.step import run as evaluate_step
         from pipelines.display import showing
@@ -199,6 +200,7 @@ def evaluate(
 def screen(
     model: ModelSpec,
     images: Annotated[list[Path], typer.Argument(metavar="ORIGINAL A B C D", help="Five picture files.")],
+    store: StoreUri = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which of four generated images show a flaw, aspect by aspect."""
@@ -208,7 +210,7 @@ def screen(
         for path in images:
             if not path.is_file():
                 raise InputError(f"{path}: no such file; name five pictures")
-        folder = model_folder(model, Home.here(), Path(scratch))
+        folder = model_folder(model, Home.of_latest(store), Path(scratch))
         from pipelines.screening import screened
 
         answers = screened(folder, [path.read_bytes() for path in images])
@@ -246,7 +248,7 @@ def audit(
     from pipelines import auditing
 
     with reported(as_json):
-        home = Home.here(store)
+        home = Home.of_latest(store)
         if rebuild:
             auditing.rebuild(model, home)
         if diff is not None:
@@ -276,7 +278,7 @@ def rollback(
     from pipelines.auditing import rolled_back
 
     with reported(as_json):
-        version = rolled_back(model, Home.here(store), why)
+        version = rolled_back(model, Home.of_latest(store), why)
     fact = {"name": model, "version": version.number, "alias": "champion", "digest": version.digest}
     typer.echo(json.dumps(fact) if as_json else f"{model}@champion is :{version.number} again, digest {version.digest}")
 
@@ -300,7 +302,7 @@ def gc(
             )
         from hardcase.audit.retention import loose_objects
 
-        home = Home.here(store)
+        home = Home.of_latest(store)
         opened = open_store(home.store, near=False)
         found = loose_objects(opened, home.verifier(), timedelta(days=older_than))
     show.loose(found, as_json)

@@ -45,6 +45,16 @@ class Home:
         root = Path(os.environ.get("HARDCASE_HOME") or ".hardcase").absolute()
         return cls(root, store or os.environ.get("HARDCASE_STORE") or "")
 
+    @classmethod
+    def of_latest(cls, store: str | None = None) -> "Home":
+        """The same for those who only read: unless a store is named, that of the latest run."""
+        home = cls.here(store)
+        summary = home.root / "latest" / "summary.json"
+        if home.place or not summary.is_file():
+            return home
+        place = json.loads(summary.read_text(encoding="utf-8")).get("store", "")
+        return cls(home.root, place if place.startswith("s3://") else "")
+
     @property
     def store(self) -> str:
         """URI of the object store."""

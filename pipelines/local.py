@@ -83,7 +83,7 @@ def _run(
         if (table := artifact_paths(cache.records)["quarantine"]) is not None:
             shutil.copyfile(table, folder / "quarantine.parquet")
         report = _report(cache, folder, arguments, error)
-        summary = summarise(folder.name, profile, cache.records, report, error)
+        summary = summarise(folder.name, profile, home.store, cache.records, report, error)
         write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
         if summary["snapshot"]:
             keep_run(open_store(home.store), folder.name, summary)

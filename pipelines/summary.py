@@ -19,13 +19,19 @@ def artifact_paths(records: Mapping[str, Record]) -> dict[str, Path | None]:
 
 
 def summarise(
-    run_id: str, profile: str, records: Mapping[str, Record], report: Path | None, error: Mapping[str, Any] | None
+    run_id: str,
+    profile: str,
+    store: str,
+    records: Mapping[str, Record],
+    report: Path | None,
+    error: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Put together what the steps left.
 
     Args:
         run_id: name of the run's folder.
         profile: name of the profile.
+        store: URI of the object store.
         records: what became of each step.
         report: the page, if there is one.
         error: `message`, `step` and `exit_code` of what stopped the run.
@@ -39,6 +45,7 @@ def summarise(
     return {
         "run_id": run_id,
         "profile": profile,
+        "store": store,
         "status": status,
         "error": dict(error) if error else None,
         "snapshot": path_digest(snapshot) if snapshot else None,

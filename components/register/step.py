@@ -22,6 +22,7 @@ from hardcase.audit.dossier import DossierFacts, dossier
 from hardcase.audit.ledger import (
     CHALLENGER,
     CHAMPION,
+    MODELS,
     Alias,
     Ledger,
     Move,
@@ -33,6 +34,7 @@ from hardcase.audit.ledger import (
 )
 from hardcase.audit.signing import Keyring
 from hardcase.config import RegisterConfig
+from hardcase.data.control import retain
 from hardcase.data.digest import canonical_json
 from hardcase.data.store import Store, open_store, write_whole
 from hardcase.errors import HardcaseError, InputError
@@ -91,7 +93,10 @@ def run(
             done = version
             break
         logger.info("another run registered a version first; judging again")
-    publish_dossier(kept, config.name, done)
+    published = publish_dossier(kept, config.name, done)
+    if config.retention_days is not None:
+        for place in [*published, *kept.names(f"{MODELS}/{config.name}/ledger")]:
+            retain(kept.uri, place, config.retention_days)
     mirror.show(partial(read_ledger, kept, config.name, keys), kept.uri)
     _write(done, config.name, json.loads(kept.get_object(done.gate)), result)
 

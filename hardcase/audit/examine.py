@@ -12,10 +12,21 @@ from functools import partial
 from typing import Any
 
 from hardcase.audit.code import LOCK
-from hardcase.audit.ledger import CHAMPION, Ledger, Version, dossier_name, entry_name, models, read_ledger, split_spec
+from hardcase.audit.ledger import (
+    CHAMPION,
+    MODELS,
+    Ledger,
+    Version,
+    dossier_name,
+    entry_name,
+    models,
+    read_ledger,
+    split_spec,
+)
 from hardcase.audit.links import Link, gaps, open_link
 from hardcase.audit.provenance import ENVELOPE, FOLDER, SNAPSHOT, Provenance, Resource, listed, read_provenance
 from hardcase.audit.signing import KEYS, Keyring, stored_keys
+from hardcase.data.control import histories
 from hardcase.data.digest import bytes_digest
 from hardcase.data.store import Store, object_name
 from hardcase.errors import HardcaseError, InputError
@@ -135,6 +146,7 @@ def _history(found: Audit, entries: Finding, store: Store) -> None:
             f"{move.when} {action} {ledger.name}:{move.version}, {move.alias}, by {move.who}: {move.why}",
             entry_name(ledger.name, place),
         )
+    _rewritten(entries, ledger.name, store)
     versions = {name.split("/")[2] for name in store.names(f"models/{ledger.name}")} - {"ledger"}
     for stray in sorted(versions - {str(number) for number in ledger.versions}):
         entries.add(
@@ -142,6 +154,20 @@ def _history(found: Audit, entries: Finding, store: Store) -> None:
             f"models/{ledger.name}/{stray}",
             f"models/{ledger.name}/{stray}: the ledger has no such version: its end was cut off, or this was put there",
         )
+
+
+def _rewritten(entries: Finding, name: str, store: Store) -> None:
+    """Names are written once; a versioned bucket remembers which were written again or deleted."""
+    for folder in (f"{MODELS}/{name}", KEYS):
+        try:
+            done = histories(store.uri, folder) or {}
+        except HardcaseError as error:
+            entries.add(f"whether names in {folder} were written again was not looked at: {error}")
+            continue
+        for place, versions in done.items():
+            if len(versions) > 1:
+                what = f"{place}: written or deleted {len(versions)} times; the bucket's versions have what was there"
+                entries.add("written again", place, what)
 
 
 def _statement(found: Audit, store: Store, keys: Keyring) -> None:

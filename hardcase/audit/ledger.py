@@ -237,10 +237,16 @@ def append(store: Store, keys: Keyring, ledger: Ledger, move: Move) -> bool:
     return store.put_named(entry_name(ledger.name, sequence), keys.sign(statement))
 
 
-def publish_dossier(store: Store, name: str, version: Version) -> None:
-    """Lay a version's dossier where people find it, `models/<name>/<version>/`; what lies there already stays."""
-    for file, digest in json.loads(store.get_object(version.dossier)).items():
+def publish_dossier(store: Store, name: str, version: Version) -> list[str]:
+    """Lay a version's dossier where people find it, `models/<name>/<version>/`; what lies there already stays.
+
+    Returns:
+        The names of its files there.
+    """
+    files = json.loads(store.get_object(version.dossier))
+    for file, digest in files.items():
         store.put_named(dossier_name(name, version.number, file), store.get_object(digest))
+    return [dossier_name(name, version.number, file) for file in files]
 
 
 def dossier_name(name: str, version: int, file: str) -> str:

@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
 from hardcase.config import EngineKind
 from hardcase.data.images import decode
-from hardcase.data.store import write_whole
+from hardcase.data.store import refuse_pickles, write_whole
 from hardcase.errors import InputError
 from hardcase.model.internvl import load_model, load_processor
 from hardcase.model.rollout import generate, prompt_inputs
@@ -71,6 +71,7 @@ class VllmEngine:
             raise InputError(
                 "engine vllm: vLLM is not installed; use the GPU image, or set `engine: transformers`"
             ) from error
+        refuse_pickles(model)
         self.vllm, self.processor = vllm, load_processor(model)
         self.picture: int = AutoConfig.from_pretrained(model).image_token_id
         self.llm = vllm.LLM(

@@ -230,6 +230,40 @@ def test_replay_of_the_champion_gives_the_same_bytes(machine: Machine, runs: Any
     assert len(ledger.moves) == 2
 
 
+def test_gc_lists_what_nobody_needs_and_nothing_else(copy: Machine) -> None:
+    store = copy.home / "store"
+    lonely = open_store(str(store)).put_object(b"left by a run that was killed")
+    assert copy.call("ingest", "--source", "procedural://?samples=12&seed=5").returncode == 0
+
+    def listed(*more: str) -> set[str]:
+        done = copy.call("store", "gc", "--dry-run", "--json", *more)
+        assert done.returncode == 0, done.stderr
+        return {each["name"] for each in json.loads(done.stdout)}
+
+    assert listed() == set()  # all younger than a week
+    before = {path for path in store.rglob("*") if path.is_file()}
+    assert listed("--older-than", "0") == {f"objects/{lonely[:2]}/{lonely}"}
+    for record in (store / "runs").iterdir():
+        record.unlink()
+    loose = listed("--older-than", "0")
+    assert len(loose) == 4  # and the snapshot of no model: a manifest and two shards
+    assert {path for path in store.rglob("*") if path.is_file()} == {
+        path for path in before if path.parent.name != "runs"
+    }
+    for name in loose:
+        (store / name).unlink()
+    assert [problems(store, keys_of(copy), f"{NAME}:{number}") for number in (1, 2)] == [[], []]
+    done = copy.call("store", "gc")
+    assert done.returncode == 2
+    assert "--dry-run" in done.stderr
+
+
+def test_gc_judges_nothing_where_a_ledger_was_touched(copy: Machine) -> None:
+    (copy.home / "store" / "models" / NAME / "ledger" / "000001.dsse.json").write_bytes(b"{}")
+    done = copy.call("store", "gc", "--dry-run", "--older-than", "0")
+    assert (done.returncode, done.stdout) == (1, "")
+
+
 def test_unknown_model_or_version_says_what_there_is(machine: Machine, runs: Any) -> None:
     for spec, said in (("other", NAME), (f"{NAME}:9", "versions :1, :2"), ("../x", "NAME@ALIAS")):
         done = machine.call("audit", spec)

@@ -14,22 +14,22 @@ from tests.s3 import moto_bucket, sloppy_endpoint
 
 @pytest.fixture(scope="module", autouse=True)
 def bucket() -> Iterator[None]:
-    with moto_bucket("artifacts"):
+    with moto_bucket("artifacts", object_lock=True):
         yield
 
 
 def test_the_whole_pipeline_keeps_its_objects_on_s3(machine: Machine, tmp_path: Path) -> None:
-    summary = machine.run("--store", "s3://artifacts/hardcase")
-    objects = boto3.client("s3").list_objects_v2(Bucket="artifacts")["Contents"]
-    names = {entry["Key"] for entry in objects}
-    assert all(name.startswith("hardcase/objects/") for name in names)
+    summary = machine.run("--store", "s3://artifacts/hardcase", "--set", "register.retention_days=2")
+    client = boto3.client("s3")
+    names = {entry["Key"] for entry in client.list_objects_v2(Bucket="artifacts")["Contents"]}
+    assert {name.split("/")[1] for name in names} == {"objects", "models", "keys", "runs"}
     digest = summary["model"]["digest"]
     assert f"hardcase/objects/{digest[:2]}/{digest}" in names
     manifest = json.loads(next(machine.home.glob("runs/*/artifacts/*/ingest/snapshot")).read_text())
     shards = {f"hardcase/objects/{shard['sha256'][:2]}/{shard['sha256']}" for shard in manifest["shards"]}
     assert shards < names
     assert not (machine.home / "store").exists()
-    again = machine.run("--store", "s3://artifacts/hardcase")
+    again = machine.run("--store", "s3://artifacts/hardcase", "--set", "register.retention_days=2")
     assert all(step["cached"] for step in again["steps"].values())
     pictures = [tmp_path / f"{number}.png" for number in range(5)]
     for number, path in enumerate(pictures):
@@ -38,6 +38,16 @@ def test_the_whole_pipeline_keeps_its_objects_on_s3(machine: Machine, tmp_path: 
     done = machine.call("screen", "--model", model, *map(str, pictures), "--json")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)) == 4
+    done = machine.call("audit", "image-screener:1", "--json")
+    assert json.loads(done.stdout)["broken"] == []
+    for name in ("ledger/000001.dsse.json", "1/README.md"):
+        key = f"hardcase/models/image-screener/{name}"
+        assert client.head_object(Bucket="artifacts", Key=key)["ObjectLockMode"] == "GOVERNANCE"
+    entry = client.get_object(Bucket="artifacts", Key=key)["Body"].read()
+    client.put_object(Bucket="artifacts", Key=key, Body=entry)
+    done = machine.call("audit", "image-screener:1")
+    assert done.returncode == 1
+    assert "models/image-screener/1/README.md: written or deleted 2 times" in done.stderr
 
 
 def test_store_check_says_what_a_place_can_do_and_refuses_one_that_cannot(machine: Machine, tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ class House:
         drift: dict[str, Any] | None = None,
         pin: tuple[str, str] | None = None,
         config: RegisterConfig = CONFIG,
+        snapshot: Path | None = None,
         spoil: Callable[[dict[str, Path], dict[str, Link]], None] = lambda artifacts, links: None,
     ) -> dict[str, Any]:
         """Pin and register; the same fingerprint has the same model.
@@ -110,6 +111,8 @@ class House:
         self.runs += 1
         folder = self.root / f"run{self.runs}"
         artifacts = _artifacts(folder, fingerprint, table, scores or SCORES, drift or DRIFT)
+        if snapshot is not None:
+            artifacts["snapshot"] = snapshot
         champion, reference = pin or self.ledger.pin(fingerprint)
         code = code_digest()
         links = _links(artifacts, reference, code, f"run{self.runs}")

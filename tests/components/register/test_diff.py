@@ -1,0 +1,68 @@
+"""What an auditor is told of two versions: rows, configuration, scores."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.ingest.step import run as ingest
+from hardcase.audit.diff import differences
+from hardcase.audit.examine import examine
+from hardcase.audit.links import Link
+from hardcase.config import IngestConfig, RegisterConfig
+from hardcase.data.scenes import write_source
+from hardcase.errors import HardcaseError
+from tests.components.register.conftest import House, evaluated
+
+NAME = RegisterConfig().name
+
+
+def snapshot(house: House, rows: list[str], folder: Path) -> Path:
+    (folder / "manifest.jsonl").write_text("\n".join(rows))
+    place = house.root / f"snapshot{len(rows)}{hash(rows[0]) % 97}"
+    ingest(str(folder), house.store.uri, IngestConfig(), place, house.root / "quarantine", house.root / "scratch")
+    return place
+
+
+def test_rows_configuration_and_scores_that_changed_are_named(house: House, tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    write_source(folder, samples=8, seed=1)
+    rows = (folder / "manifest.jsonl").read_text().splitlines()
+    first = snapshot(house, rows[:7], folder)
+    changed = rows[1].replace('"answer": []', '"answer": ["B"]')
+    if changed == rows[1]:
+        changed = (
+            rows[1].replace('"answer": ["', '"answer": ["D", "')
+            if '"D"' not in rows[1]
+            else rows[1].replace('"D"', '"C"')
+        )
+    second = snapshot(house, [changed, *rows[2:]], folder)
+
+    def trained_longer(artifacts: dict[str, Path], links: dict[str, Link]) -> None:
+        links["sft"] = replace(links["sft"], parameters={**links["sft"].parameters, "config": {"steps": 9}})
+
+    house.launch("a", evaluated(0.6), snapshot=first)
+    house.launch(
+        "b",
+        evaluated(0.8),
+        snapshot=second,
+        spoil=trained_longer,
+        scores={"grpo": {"overall": 80.0, "exact_match": 0.8}},
+    )
+    audits = [examine(house.store, f"{NAME}:{number}", house.keys) for number in (1, 2)]
+    found = differences(house.store, *audits)
+    assert [len(found["data"][how]) for how in ("added", "removed", "changed")] == [1, 1, 1]
+    assert found["config"] == {"sft.steps": [None, 9]}
+    assert found["scores"] == {"overall": [70.0, 80.0], "exact_match": [0.7, 0.8]}
+    assert found["code"] == {"added": [], "removed": [], "changed": []}
+    assert set(found["facts"]) == {"model"}
+
+
+def test_version_that_is_not_whole_is_not_compared(house: House) -> None:
+    house.launch("a", evaluated(0.6))
+    house.launch("b", evaluated(0.8))
+    gate = house.ledger.versions[1].gate
+    (house.root / "store" / "objects" / gate[:2] / gate).unlink()
+    audits = [examine(house.store, f"{NAME}:{number}", house.keys) for number in (1, 2)]
+    with pytest.raises(HardcaseError, match=f"{NAME}:1.*: cannot be compared: .*{gate}"):
+        differences(house.store, *audits)
