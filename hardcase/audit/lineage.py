@@ -2,37 +2,48 @@
 
 Where they go is the client library's own configuration (`OPENLINEAGE_URL`, `OPENLINEAGE_CONFIG`,
 `OPENLINEAGE__TRANSPORT__…`); without any, the launcher sets a file in the run's folder. They tell and prove nothing:
-what a model was made of stands in the signed records. So an event that cannot be sent is no error.
+what a model was made of stands in the signed records. So an event that cannot be sent is no error, and costs `PATIENCE`
+at most.
 """
 
 import logging
 import os
+import re
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import Future
 from datetime import UTC, datetime
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-if TYPE_CHECKING:
+from hardcase.errors import HardcaseError
+
+if TYPE_CHECKING:  # importing it takes a third of a second
     from openlineage.client import OpenLineageClient
+    from openlineage.client.event_v2 import RunEvent
 
 NAMESPACE: Final = "hardcase"
 PIPELINE: Final = "retraining"
 PRODUCER: Final = "urn:hardcase:pipeline:v1"
 IDS: Final = uuid.UUID("b1a5c1ce-31f1-5f7e-8c39-6f6e3b0f8f52")
-CONFIGURED: Final = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG", "OPENLINEAGE__TRANSPORT__TYPE", "OPENLINEAGE_DISABLED")
+CONFIGURED: Final = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG", "OPENLINEAGE__TRANSPORT")  # begins of names
+PATIENCE: Final = 5.0  # seconds for an event
+RETRIES: Final = 3  # by HTTP; 1.8 s. The library's five take 9 s
+SENDER: Final = "openlineage-sender"
 State = Literal["START", "COMPLETE", "FAIL"]
 logger = logging.getLogger(__name__)
+_given_up: set[str] = set()  # runs of which an event was not sent: a dead server must not cost its patience each time
 
 
 def default_environment(folder: Path) -> dict[str, str]:
     """What sends events to `lineage.jsonl` in that folder, unless the user has said where they go."""
-    if any(os.environ.get(name) for name in CONFIGURED):
+    if _disabled() or _configured():
         return {}
     return {
         "OPENLINEAGE__TRANSPORT__TYPE": "file",
-        "OPENLINEAGE__TRANSPORT__LOG_FILE_PATH": str(folder / "lineage.jsonl"),
+        "OPENLINEAGE__TRANSPORT__LOG_FILE_PATH": str(folder.absolute() / "lineage.jsonl"),
         "OPENLINEAGE__TRANSPORT__APPEND": "true",
     }
 
@@ -44,8 +55,9 @@ def emit(
     inputs: Mapping[str, str] | None = None,
     outputs: Mapping[str, str] | None = None,
     error: str = "",
+    namespace: str = NAMESPACE,
 ) -> None:
-    """Tell of a step of a run, or of the run as a whole.
+    """Tell of a step of a run, or of the run as a whole; warn once a run and process if that cannot be done.
 
     Args:
         state: what happened to it.
@@ -54,31 +66,16 @@ def emit(
         inputs: sha256 of what was read, by name.
         outputs: of what was made.
         error: what it failed of.
+        namespace: where the datasets lie, as OpenLineage names it: `file`, `s3://bucket`.
     """
-    if not run or not any(os.environ.get(name) for name in CONFIGURED):
+    if not run or run in _given_up or _disabled() or not _configured():
         return
-    from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
-
-    facets = _run_facets(run, step, error)
-    event = RunEvent(
-        eventTime=datetime.now(UTC).isoformat(),
-        producer=PRODUCER,
-        eventType=RunState[state],
-        run=Run(runId=run_id(run, step), facets=facets),
-        job=Job(namespace=NAMESPACE, name=_job(step)),
-        inputs=[_dataset(name, digest, output=False) for name, digest in (inputs or {}).items()],
-        outputs=[_dataset(name, digest, output=True) for name, digest in (outputs or {}).items()],
-    )
-    for client in _clients():
-        try:
-            client.emit(event)
-        except Exception as failure:  # of any transport, after several tries
-            _clients().clear()  # or a server that is down would cost every step its patience twice
-            reason = " ".join(str(failure).split())[:200]
-            logger.warning(
-                "OpenLineage: %s of %s was not sent, nor will be what follows: %s", state, _job(step), reason
-            )
-            return
+    try:
+        _send(_client(run), _event(state, run, step, inputs or {}, outputs or {}, error, namespace))
+    except Exception as failure:  # of any transport, or of its configuration
+        _given_up.add(run)
+        reason = re.sub(r"//[^/@\s]*@", "//", " ".join(str(failure).split()))[:200]  # an URL may hold a password
+        logger.warning("OpenLineage: %s of %s was not sent, nor will be what follows: %s", state, _job(step), reason)
 
 
 def run_id(run: str, step: str | None) -> str:
@@ -88,6 +85,36 @@ def run_id(run: str, step: str | None) -> str:
 
 def _job(step: str | None) -> str:
     return f"{PIPELINE}.{step}" if step else PIPELINE
+
+
+def _disabled() -> bool:
+    return os.environ.get("OPENLINEAGE_DISABLED", "").strip().lower() == "true"
+
+
+def _configured() -> bool:
+    return any(value and name.startswith(CONFIGURED) for name, value in os.environ.items())
+
+
+def _event(
+    state: State,
+    run: str,
+    step: str | None,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    error: str,
+    namespace: str,
+) -> "RunEvent":
+    from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
+
+    return RunEvent(
+        eventTime=datetime.now(UTC).isoformat(),
+        producer=PRODUCER,
+        eventType=RunState[state],
+        run=Run(runId=run_id(run, step), facets=_run_facets(run, step, error)),
+        job=Job(namespace=NAMESPACE, name=_job(step)),
+        inputs=[InputDataset(namespace, name, facets=_facets(digest)) for name, digest in inputs.items()],
+        outputs=[OutputDataset(namespace, name, facets=_facets(digest)) for name, digest in outputs.items()],
+    )
 
 
 def _run_facets(run: str, step: str | None, error: str) -> dict[str, Any]:
@@ -108,17 +135,12 @@ def _run_facets(run: str, step: str | None, error: str) -> dict[str, Any]:
     return facets
 
 
-def _dataset(name: str, digest: str, *, output: bool) -> Any:
-    from openlineage.client.event_v2 import InputDataset, OutputDataset
+def _facets(digest: str) -> dict[str, Any]:
     from openlineage.client.generated.dataset_version_dataset import DatasetVersionDatasetFacet
 
-    facets = {}
-    if digest:
-        facets = {
-            "version": DatasetVersionDatasetFacet(datasetVersion=digest),
-            "hardcase_digest": _digest_facet(digest),
-        }
-    return (OutputDataset if output else InputDataset)(namespace=NAMESPACE, name=name, facets=facets)
+    if not digest:
+        return {}
+    return {"version": DatasetVersionDatasetFacet(datasetVersion=digest), "hardcase_digest": _digest_facet(digest)}
 
 
 def _digest_facet(digest: str) -> Any:
@@ -137,10 +159,52 @@ def _digest_facet(digest: str) -> Any:
     return DigestDatasetFacet(algorithm="sha256", value=digest)
 
 
-@cache
-def _clients() -> list["OpenLineageClient"]:
+@lru_cache(maxsize=1)  # by run: a process may launch several, each with a file of its own
+def _client(_run: str) -> "OpenLineageClient":
+    """The library's client as the environment configures it.
+
+    Raises:
+        HardcaseError: it names no transport; the library would print events to the console.
+    """
     from openlineage.client import OpenLineageClient
     from openlineage.client.facet_v2 import set_producer
+    from openlineage.client.transport.http import HttpTransport
+    from openlineage.client.transport.http_common import DEFAULT_RETRY_CONFIG
 
     set_producer(PRODUCER)
-    return [OpenLineageClient()]
+    client = OpenLineageClient()
+    if client.transport.kind == "console" and (client.config.transport or {}).get("type") != "console":
+        raise HardcaseError("OPENLINEAGE_… names no transport")
+    for transport in getattr(client.transport, "transports", [client.transport]):
+        if isinstance(transport, HttpTransport) and transport.config.retry == DEFAULT_RETRY_CONFIG:
+            transport.config.retry = {**DEFAULT_RETRY_CONFIG, "total": RETRIES}
+    logging.getLogger("urllib3.connectionpool").addFilter(_not_of_sender)
+    return client
+
+
+def _not_of_sender(record: logging.LogRecord) -> bool:
+    # urllib3 warns of each retry.
+    return record.threadName != SENDER
+
+
+def _send(client: "OpenLineageClient", event: "RunEvent") -> None:
+    """Send it.
+
+    Raises:
+        TimeoutError: not within `PATIENCE`; no transport has a limit for all it does.
+        Exception: whatever the transport raises.
+    """
+    sent: Future[None] = Future()
+
+    def send() -> None:
+        try:
+            client.emit(event)
+            sent.set_result(None)
+        except Exception as failure:
+            sent.set_exception(failure)
+
+    Thread(target=send, name=SENDER, daemon=True).start()
+    try:
+        sent.result(PATIENCE)
+    except TimeoutError:
+        raise TimeoutError(f"no answer in {PATIENCE:g} s") from None
