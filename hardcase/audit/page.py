@@ -29,16 +29,17 @@ def _picture(audit: Audit) -> str:
     from matplotlib.figure import Figure
 
     graph = _graph(audit)
-    for column, nodes in enumerate(nx.topological_generations(graph)):
-        for node in nodes:
-            graph.nodes[node]["column"] = column
-    places = nx.multipartite_layout(graph, subset_key="column")
+    places = {
+        node: (column, row)
+        for column, nodes in enumerate(nx.topological_generations(graph))
+        for node, row in zip(_steps_last(nodes), _rows(nodes), strict=True)
+    }
     with mpl.rc_context({"svg.hashsalt": "hardcase", "svg.fonttype": "none", "font.size": 7}):
-        figure = Figure(figsize=(13, 5.5), layout="constrained")
+        figure = Figure(figsize=(16, 5), layout="constrained")
         axes = figure.subplots()
         axes.set_axis_off()
         nx.draw_networkx_edges(
-            graph, places, ax=axes, edge_color="#9aa7b4", arrowsize=9, node_size=2600, connectionstyle="arc3,rad=0.05"
+            graph, places, ax=axes, edge_color="#9aa7b4", arrowsize=9, node_size=1500, connectionstyle="arc3,rad=0.05"
         )
         for node, (x, y) in places.items():
             facts = graph.nodes[node]
@@ -49,11 +50,23 @@ def _picture(audit: Audit) -> str:
                 "linewidth": 1.3,
             }
             axes.text(x, y, facts["label"], ha="center", va="center", bbox=box)
-        axes.margins(0.08, 0.1)
+        axes.margins(0.04, 0.15)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :]
+
+
+def _steps_last(nodes: list[str]) -> list[str]:
+    """In an order that does not depend on how the graph was built; a step, and the gate, comes last."""
+    return sorted(nodes, key=lambda node: (node.startswith("step ") or node == "gate", node))
+
+
+def _rows(nodes: list[str]) -> list[float]:
+    """Steps lie on the middle line, things above and below it by turns."""
+    things = [node for node in nodes if not node.startswith("step ") and node != "gate"]
+    rows = [(1 + place // 2) * (1 if place % 2 == 0 else -1) for place in range(len(things))]
+    return [*map(float, rows), *[0.0] * (len(nodes) - len(things))]
 
 
 def _graph(audit: Audit) -> Any:
@@ -81,7 +94,7 @@ def _graph(audit: Audit) -> Any:
             if any(resource.digest == digest for resource in resources):
                 graph.add_edge(f"step {step}", thing(name, digest))
     source = audit.provenance.parameters["source"]
-    graph.add_node("source", label=_short(f"source\n{source}"), fill="white", edge="#46607a")
+    graph.add_node("source", label=f"source\n{_short(source)}", fill="white", edge="#46607a")
     graph.add_edge("source", "step ingest")
     for name in ("code", "champion", "reference evaluation"):
         if (resource := audit.provenance.dependencies.get(name)) is not None:
@@ -100,4 +113,4 @@ def _graph(audit: Audit) -> Any:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 48 else text[:47] + "…"
+    return text if len(text) <= 22 else text[:21] + "…"
