@@ -22,7 +22,7 @@ COLUMNS = {"chance": "chance", "sft": "SFT", "grpo": "final", "model": "model"}
 
 def run_result(summary: Mapping[str, Any]) -> None:
     """The scores, the verdict, where the report is."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
     if summary["scores"]:
         console.print(_score_table(summary["scores"]))
     if summary["model"]:
@@ -43,7 +43,7 @@ def checked(checks: Sequence[Check], as_json: bool) -> None:
     table = Table("property", "needed", "", "seen")
     for check in checks:
         table.add_row(check.name, "yes" if check.required else "", check.verdict, check.detail)
-    Console(soft_wrap=True, highlight=False).print(table)
+    Console(soft_wrap=True, highlight=False, emoji=False).print(table)
 
 
 def scored(result: Mapping[str, Any], as_json: bool) -> None:
@@ -51,7 +51,7 @@ def scored(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result))
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
     console.print(_score_table(result["scores"]))
     console.print(f"{result['samples']} samples; answers in {result['evaluation']}")
 
@@ -61,7 +61,7 @@ def ingested(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result))
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
     console.print(f"snapshot {result['snapshot']}\naccepted {result['accepted']} rows")
     for reason, count in sorted(result["quarantined"].items()):
         console.print(f"quarantined {count}: {reason}")
@@ -83,7 +83,7 @@ def runs(summaries: Sequence[Mapping[str, Any]], as_json: bool) -> None:
             f"{scores['grpo']['exact_match']:.3f}" if scores else "",
             f"{model['name']} v{model['version']}" if model else "",
         )
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def screened(answers: Mapping[str, Mapping[str, str | None]], as_json: bool) -> None:
@@ -94,7 +94,7 @@ def screened(answers: Mapping[str, Mapping[str, str | None]], as_json: bool) -> 
     table = Table("aspect", "flawed")
     for aspect, found in answers.items():
         table.add_row(ASPECT_NAMES[aspect], found["answer"] or "invalid answer")
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def audited(found: Audit, again: Mapping[str, tuple[str, str]], as_json: bool) -> None:
@@ -103,7 +103,7 @@ def audited(found: Audit, again: Mapping[str, tuple[str, str]], as_json: bool) -
         replay = {name: {"recorded": pair[0], "again": pair[1]} for name, pair in again.items()}
         typer.echo(json.dumps(audit_as_json(found) | ({"replay": replay} if again else {})))
         return
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.width = max(console.width, 132)  # names of objects are not cut off
     console.print(_branch(found.tree))
     if again:
@@ -136,7 +136,7 @@ def changed(found: Mapping[str, Any], before: str, after: str, as_json: bool) ->
     if as_json:
         typer.echo(json.dumps(found))
         return
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for section, changes in found.items():
         if section in ("data", "code"):
             counted = ", ".join(f"{len(items)} {how}" for how, items in changes.items())

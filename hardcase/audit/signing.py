@@ -81,7 +81,7 @@ class Keyring:
             known = ", ".join(sorted(keyid[:12] for keyid in self.trusted)) or "none"
             raise DistrustError(
                 f"{what}: no good signature: signed by {signers}, trusted are {known}; bring back the original, or, "
-                "if you know the signer, put its public key beside yours"
+                "if you know the signer, put its public key into $HARDCASE_HOME/keys"
             ) from error
         statement: dict[str, Any] = json.loads(found.payload)
         if statement.get("_type") != STATEMENT:
@@ -103,6 +103,7 @@ def make_key(folder: Path) -> None:
         _write_first(path, CryptoSigner.generate_ed25519().private_bytes)
     if not (public := path.with_suffix(".pub")).exists():
         _write_first(public, _pem(_file_signer(path).public_key))
+        public.chmod(0o644)
 
 
 def _write_first(path: Path, data: bytes) -> None:
