@@ -4,13 +4,14 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 BIN := .venv/bin
+AIRFLOW := .venv-airflow
 READY := .venv/.ready
 ARGS ?=
 # Each step is a process: without compiled modules every one of them would compile its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench ablation lock clean
+.PHONY: help run test lint format bench ablation airflow test-dags lock clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
@@ -40,6 +41,12 @@ bench: $(READY) ## Measure GRPO against stock TRL and the store against cp and b
 ablation: $(READY) ## Train HCM-GRPO's parts apart, some 80 trainings in an hour or two; goes on where it was stopped
 	@$(BIN)/python benchmarks/ablation.py $(ARGS)
 
+airflow: $(READY) $(AIRFLOW)/.ready ## Airflow with our DAGs on 127.0.0.1, stopped by Ctrl-C; PORT=8081 for another port
+	@HARDCASE_BIN="$${HARDCASE_BIN:-$(CURDIR)/$(BIN)/hardcase}" PORT="$(PORT)" exec $(AIRFLOW)/bin/python -m hardcase_provider.serve
+
+test-dags: $(AIRFLOW)/.ready ## Run the tests of the DAGs, in Airflow's own environment
+	@$(AIRFLOW)/bin/python -m pytest dags/tests $(ARGS)
+
 lock: $(READY) ## Resolve requirements.lock anew; packages of CUDA are left to torch's own requirements
 	echo 'torch==2.13.0' > .venv/constraints.txt
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 $(FIND_LINKS) --upgrade \
@@ -54,4 +61,11 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/pip install --quiet uv==$(UV_VERSION)
 	@$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) -r requirements.lock
 	@$(BIN)/uv pip install --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+$(AIRFLOW)/.ready: requirements-airflow.lock dags/pyproject.toml
+	@test -x $(AIRFLOW)/bin/pip || $(PYTHON) -m venv --clear $(AIRFLOW)
+	@$(AIRFLOW)/bin/pip install --quiet uv==$(UV_VERSION)
+	@$(AIRFLOW)/bin/uv pip install --python $(AIRFLOW)/bin/python --require-hashes -r requirements-airflow.lock
+	@$(AIRFLOW)/bin/uv pip install --python $(AIRFLOW)/bin/python --no-deps -e dags
 	@touch $@

@@ -1,0 +1,101 @@
+"""Daily: does the champion still do on the newest labelled batch what it did when it was promoted?
+
+    evaluate → compare → Asset drift_report
+                  └──── alarm → Asset drift_alarm, which starts `retraining`
+
+`compare` writes report.json and report.html into `drift/<run>` of $HARDCASE_HOME. Before the first promotion that this
+Airflow has seen, the first evaluation is what later ones are compared with.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, CronTriggerTimetable, Param, get_current_context, task
+from airflow.sdk.exceptions import AirflowSkipException
+from hardcase_provider.alerts import failed
+from hardcase_provider.assets import DRIFT, DRIFT_REPORT, MODEL, MODEL_NAME
+from hardcase_provider.operators import LocalRunOperator
+
+PARAMS = {
+    "model": Param(
+        f"{MODEL_NAME}@champion", type="string", pattern=r"^[A-Za-z0-9._-]+[@:][A-Za-z0-9._-]+$", title="Model"
+    ),
+    "batches": Param(
+        os.environ.get("HARDCASE_BATCHES", "procedural://?samples=200&seed=11"),
+        type="string",
+        pattern=r"^(procedural://|s3://|file:///|snapshot:|/)\S*$",
+        title="Labelled batches",
+        description="A folder of batches, of which the last by name is taken, or one source of samples with answers.",
+    ),
+    "level": Param(0.01, type="number", exclusiveMinimum=0, maximum=0.5, title="Level of a false alarm"),
+}
+
+
+@task
+def choose(params: dict[str, Any]) -> list[str]:
+    """Find the newest batch."""
+    from hardcase_provider.planning import newest_batch
+
+    return ["evaluate", f"--model={params['model']}", f"--data={newest_batch(params['batches'])}"]
+
+
+@task(inlets=[MODEL, DRIFT_REPORT], outlets=[DRIFT_REPORT])
+def compare(params: dict[str, Any], result: dict[str, Any], run_id: str, outlet_events: Any) -> dict[str, Any]:
+    """Compare with the scores at promotion, and write the report."""
+    from hardcase_provider.planning import worsened
+    from hardcase_provider.reporting import write_drift_report
+
+    events = get_current_context()["inlet_events"]
+    now = {name: result["scores"]["model"][name] for name in ("overall", "exact_match", "intervals")}
+    before, baseline = baseline_scores(list(events[MODEL]), list(events[DRIFT_REPORT]), params["model"])
+    found = worsened(before or now, now, params["level"])
+    found |= {
+        "baseline": baseline,
+        "model": params["model"],
+        "snapshot": result["snapshot"],
+        "samples": result["samples"],
+    }
+    page = write_drift_report(run_id, {**found, "evaluation": result["evaluation"]})
+    outlet_events[DRIFT_REPORT].extra = {**found, "scores": now, "report": page.as_uri()}
+    return {**found, "report": page.as_uri()}
+
+
+def baseline_scores(models: list[Any], reports: list[Any], model: str) -> tuple[dict[str, Any] | None, str]:
+    """Scores to compare with, and what they are of: the last promotion, or the first report on that model."""
+    promoted = [
+        event.extra for event in models if event.extra.get("verdict") == "promoted" and event.extra.get("scores")
+    ]
+    if promoted and model == f"{MODEL_NAME}@champion":
+        return promoted[-1]["scores"], f"{MODEL_NAME}:{promoted[-1]['version']} when it was promoted"
+    earlier = [event.extra for event in reports if event.extra.get("model") == model and event.extra.get("scores")]
+    if earlier:
+        return earlier[0]["scores"], f"the first report on {model}, of snapshot {earlier[0]['snapshot'][:12]}"
+    return None, "nothing: this is the first report"
+
+
+@task(outlets=[DRIFT])
+def alarm(found: dict[str, Any], outlet_events: Any) -> None:
+    """Update the drift Asset, if there is reason to."""
+    from hardcase_provider.alerts import tell
+
+    if not found["drifted"]:
+        raise AirflowSkipException("no drift")
+    outlet_events[DRIFT].extra = found
+    tests = "; ".join(f"{test['name']} {test['before']:.3g} → {test['now']:.3g}" for test in found["tests"])
+    tell("drift", f"{found['model']} has worsened: {tests}", dag="drift_watch", link=found["report"])
+
+
+with DAG(
+    "drift_watch",
+    description="Evaluate the champion on the newest labelled batch",
+    schedule=CronTriggerTimetable("0 5 * * *", timezone="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    params=PARAMS,
+    tags=["hardcase"],
+    doc_md=__doc__,
+    default_args={"on_failure_callback": failed, "retries": 1, "retry_delay": timedelta(minutes=5)},
+):
+    evaluate = LocalRunOperator(task_id="evaluate", arguments=choose())
+    alarm(compare(result=evaluate.output))

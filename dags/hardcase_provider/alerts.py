@@ -1,0 +1,63 @@
+"""Tell people: a JSON message to the webhook of the connection `hardcase_alerts` (type http), if there is one.
+
+Host, scheme and path are the webhook's; a password is sent as bearer token. `text` is what chat programs show. An alert
+that cannot be sent is a line in the log and breaks nothing.
+"""
+
+import logging
+from typing import Any, Final
+
+CONNECTION: Final = "hardcase_alerts"
+TIMEOUT: Final = 10
+logger = logging.getLogger(__name__)
+
+
+def failed(context: Any) -> None:
+    """Of a task that failed for good; to be an `on_failure_callback`."""
+    ti = context["ti"]
+    facts = {"dag": ti.dag_id, "run": context["run_id"], "task": ti.task_id, "link": getattr(ti, "log_url", "")}
+    tell("failed", f"{ti.dag_id} failed at {ti.task_id}: {context.get('exception')}", **facts)
+
+
+def tell(event: str, text: str, **facts: Any) -> None:
+    """Send it from a task."""
+    import httpx
+    from airflow.sdk import BaseHook
+
+    logger.warning("%s: %s", event, text)
+    try:
+        request = _request(BaseHook.get_connection(CONNECTION), event, text, facts)
+        httpx.post(**request, timeout=TIMEOUT).raise_for_status()
+    except Exception as error:
+        _not_sent(error)
+
+
+async def late(dag: str, within: str, context: Any = None) -> None:
+    """Send it from the triggerer; the callback of a DeadlineAlert."""
+    import httpx
+    from airflow.sdk import BaseHook
+
+    run = str(((context or {}).get("dag_run") or {}).get("dag_run_id") or "")
+    text = f"{dag} is late: run {run or '?'} has not ended within {within}"
+    logger.warning("late: %s", text)
+    try:
+        request = _request(await BaseHook.aget_connection(CONNECTION), "late", text, {"dag": dag, "run": run})
+        async with httpx.AsyncClient(timeout=TIMEOUT) as client:
+            (await client.post(**request)).raise_for_status()
+    except Exception as error:
+        _not_sent(error)
+
+
+def _request(connection: Any, event: str, text: str, facts: dict[str, Any]) -> dict[str, Any]:
+    host, scheme = connection.host.rstrip("/"), connection.schema or "https"
+    base = host if "://" in host else f"{scheme}://{host}"
+    url = base + (f":{connection.port}" if connection.port else "") + str(connection.extra_dejson.get("path", ""))
+    headers = {"Authorization": f"Bearer {connection.password}"} if connection.password else {}
+    return {"url": url, "headers": headers, "json": {"event": event, "text": text, **facts}}
+
+
+def _not_sent(error: Exception) -> None:
+    if type(error).__name__ == "AirflowNotFoundException" or "not found" in str(error).lower():
+        logger.info("nobody is told: there is no connection %s", CONNECTION)
+    else:
+        logger.warning("the alert could not be sent: %s", error)

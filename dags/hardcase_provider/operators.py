@@ -1,0 +1,248 @@
+"""The retraining as an Airflow task: on Kubeflow, deferred while it runs, or on this machine as a process."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from hardcase_provider.hooks import DEFAULT_CONNECTION, ENDED, KubeflowHook, digested
+from hardcase_provider.rest import Refused
+from hardcase_provider.triggers import KubeflowRunTrigger
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+LINK_KEY: Final = "kubeflow_run_link"
+# Of Airflow's own, not for the process that trains: its secrets, and its way of finding modules.
+PRIVATE: Final = ("AIRFLOW", "_AIRFLOW", "PYTHONPATH", "VIRTUAL_ENV")
+SECONDS_TO_END: Final = 20
+
+
+class KubeflowRunLink(BaseOperatorLink):
+    """To the run, in Kubeflow's UI."""
+
+    name = "Kubeflow run"
+
+    @property
+    def xcom_key(self) -> str:
+        """Where the link lies from the launch on."""
+        return LINK_KEY
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
+        """The link, once the run is launched."""
+        return str(getattr(operator, "link", "") or "")
+
+
+class KubeflowRunOperator(BaseOperator):
+    """Launch one run for one key, wait without holding a worker, and fail as it fails.
+
+    Args:
+        key: name of the run; see `KubeflowHook.launch`.
+        pipeline: name of the pipeline.
+        parameters: of the pipeline.
+        package: compiled pipeline, a file; uploaded when it changed. Without one, the newest version there is run.
+        connection_id: of type `kubeflow`.
+        service_account: of the run's pods.
+        poll: seconds between looks.
+        limit: how long the run may take; then it is stopped.
+        patience: how long Kubeflow may be silent.
+    """
+
+    template_fields: Sequence[str] = ("key", "pipeline", "parameters", "package", "connection_id", "service_account")
+    operator_extra_links = (KubeflowRunLink(),)
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        key: str,
+        pipeline: str,
+        parameters: Any = None,
+        package: str = "",
+        connection_id: str = DEFAULT_CONNECTION,
+        service_account: str = "",
+        poll: float = 30,
+        limit: timedelta = timedelta(days=3),
+        patience: timedelta = timedelta(hours=1),
+        **more: Any,
+    ) -> None:
+        super().__init__(**more)
+        self.key = key
+        self.pipeline = pipeline
+        self.parameters = parameters
+        self.package = package
+        self.connection_id = connection_id
+        self.service_account = service_account
+        self.poll = poll
+        self.limit = limit
+        self.patience = patience
+        self.link = ""
+        self._launched: tuple[KubeflowHook, str] | None = None
+
+    def execute(self, context: Any) -> dict[str, Any] | None:
+        """Launch, or find that it was."""
+        hook = KubeflowHook(self.connection_id)
+        try:
+            version = hook.version(self.pipeline, self.package)
+            run, started = hook.launch(self.key, version, self.parameters or {}, self.service_account)
+        except Refused as error:
+            raise AirflowFailException(str(error)) from error
+        self._launched = (hook, run["run_id"])
+        self._linked(hook, run["run_id"], context)
+        self.log.info("run %s: %s, %s", run["run_id"], "started" if started else "there already", self.link)
+        if run.get("state") in ENDED:
+            return self._concluded(digested(run, hook.address))
+        self.defer(
+            trigger=KubeflowRunTrigger(
+                self.connection_id,
+                run["run_id"],
+                self.poll,
+                time.time() + self.limit.total_seconds(),
+                self.patience.total_seconds(),
+            ),
+            method_name="resumed",
+            kwargs={"run_id": run["run_id"]},
+        )
+        return None
+
+    def resumed(self, context: Any, run_id: str, event: Mapping[str, Any]) -> dict[str, Any]:
+        """The trigger fired."""
+        hook = KubeflowHook(self.connection_id)
+        self._linked(hook, run_id, context)
+        status = event["status"]
+        if status == "ended":
+            return self._concluded(event["run"])
+        if status == "vanished":
+            raise AirflowException(f"run {run_id} is gone from Kubeflow: someone deleted it ({event['message']})")
+        if status == "late":
+            hook.terminate(run_id)
+            raise AirflowFailException(f"run {run_id} took more than {self.limit}; it was stopped")
+        raise AirflowException(f"run {run_id}: Kubeflow gave no answer for {self.patience}: {event['message']}")
+
+    def on_kill(self) -> None:
+        """Killed before it was deferred; after that, the trigger's own `on_kill` does it."""
+        if self._launched is not None:
+            hook, run_id = self._launched
+            hook.terminate(run_id)
+
+    def _linked(self, hook: KubeflowHook, run_id: str, context: Any) -> None:
+        self.link = hook.address.run_link(run_id)
+        context["ti"].xcom_push(key=LINK_KEY, value=self.link)
+        context["ti"].xcom_push(key="kubeflow_run_id", value=run_id)
+
+    def _concluded(self, run: dict[str, Any]) -> dict[str, Any]:
+        if run["state"] == "SUCCEEDED":
+            return run
+        if run["state"] == "CANCELED":
+            raise AirflowException(f"run {run['run_id']} was cancelled in Kubeflow: {run['link']}")
+        failed = [f"{each['step']}: {each['message']}" for each in run["failures"]]
+        told = "; ".join(failed) or run["told"] or "Kubeflow does not say where"
+        raise AirflowException(f"run {run['run_id']} {run['state'].lower()} at {told}. {run['link']}")
+
+
+class LocalRunOperator(BaseOperator):
+    """Run `hardcase … --json` of the project's own environment as a process, and give back what it prints.
+
+    Exit codes are the README's: 1 may be tried again (it goes on where it was), 2 may not, 3 (held by the gate) is a
+    result.
+
+    Args:
+        arguments: after `hardcase`; `--json` is added.
+        program: the executable; `$HARDCASE_BIN`, the repository's, or that of the path by default.
+        folder: where it is started; the repository by default.
+    """
+
+    template_fields: Sequence[str] = ("arguments", "program", "folder")
+    ui_color = "#e6f4ea"
+    results: ClassVar[frozenset[int]] = frozenset({0, 3})
+
+    def __init__(self, *, arguments: Any, program: str = "", folder: str = "", **more: Any) -> None:
+        super().__init__(**more)
+        self.arguments = arguments
+        self.program = program
+        self.folder = folder
+        self._process: subprocess.Popen[str] | None = None
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Start it, pass on what it says, and wait."""
+        command = [hardcase_program(self.program), *(str(each) for each in self.arguments), "--json"]
+        self.log.info("%s", " ".join(command))
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+        self._process = process = subprocess.Popen(
+            command,
+            cwd=self.folder or REPOSITORY,
+            env={**environment, "HARDCASE_WHO": f"airflow {context['ti'].dag_id} {context['run_id']}"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a group of its own, so that its steps end with it
+        )
+        words = threading.Thread(target=self._pass_on, args=(process.stderr,), daemon=True)
+        words.start()
+        try:
+            assert process.stdout is not None
+            printed = process.stdout.read()
+            code = process.wait()
+            words.join(timeout=5)
+        finally:
+            if process.poll() is None:
+                self.on_kill()
+        return self._concluded(printed, code)
+
+    def on_kill(self) -> None:
+        """End the process and its steps; hard, if they do not. Called from a signal handler, so it does not wait."""
+        if (process := self._process) is None or process.poll() is not None:
+            return
+        self.log.warning("stopping process %d and its steps", process.pid)
+        _signal_group(process.pid, signal.SIGTERM)
+        last = threading.Timer(SECONDS_TO_END, _signal_group, (process.pid, signal.SIGKILL))
+        last.daemon = True
+        last.start()
+
+    def _pass_on(self, stream: Any) -> None:
+        for line in stream:
+            if line.strip():
+                self.log.info("%s", line.rstrip())
+
+    def _concluded(self, printed: str, code: int) -> dict[str, Any]:
+        lines = printed.strip().splitlines()
+        try:
+            result = json.loads(lines[-1]) if lines else {}
+        except ValueError:
+            result = {}
+        if code in self.results and result:
+            return {**result, "exit_code": code}
+        error = result.get("error") or {}
+        message = str(error.get("message") or f"hardcase ended with {code} and printed no result")
+        if error.get("step") and not message.startswith(error["step"]):
+            message = f"{error['step']}: {message}"
+        if code < 0:
+            raise AirflowException(f"hardcase was stopped by {signal.Signals(-code).name}; a retry goes on from there")
+        raise (AirflowFailException if code == 2 else AirflowException)(message)
+
+
+def hardcase_program(named: str = "") -> str:
+    """The executable of the project's own environment."""
+    own = REPOSITORY / ".venv" / "bin" / "hardcase"
+    program = named or os.environ.get("HARDCASE_BIN") or (str(own) if own.is_file() else shutil.which("hardcase")) or ""
+    if not program or shutil.which(program) is None:
+        raise AirflowFailException(
+            f"{program or 'hardcase'}: no such program; set HARDCASE_BIN to that of its environment"
+        )
+    return program
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, number)

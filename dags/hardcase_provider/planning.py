@@ -1,0 +1,86 @@
+"""Is there anything new? What a source holds, and the key that says what a retraining would be made of."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+MANIFESTS: Final = ("manifest.jsonl", "manifest.parquet")
+CODE: Final = ("hardcase", "components", "pipelines", "profiles")
+
+
+def source_digest(source: str | None) -> str | None:
+    """What a source holds, by path, size and time of change; its URI where that says it; None where it cannot be told.
+
+    Args:
+        source: as `hardcase run --source` takes it, or None for the profile's own.
+    """
+    if not source or source.startswith(("procedural://", "snapshot:")):
+        return source or ""
+    if "://" in source and not source.startswith("file://"):
+        return None
+    path = Path(source.removeprefix("file://"))
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such source; name a folder or a manifest that is there")
+    folder = path if path.is_dir() else path.parent
+    listing = hashlib.sha256()
+    for file in sorted(each for each in folder.rglob("*") if each.is_file()):
+        facts = file.lstat()
+        listing.update(f"{file.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return listing.hexdigest()
+
+
+def code_digest(repository: Path) -> str:
+    """Of what trains on this machine, so that changed code is something new."""
+    listing = hashlib.sha256()
+    for folder in CODE:
+        for file in sorted((repository / folder).rglob("*")):
+            if file.suffix in (".py", ".yaml", ".j2"):
+                listing.update(
+                    f"{file.relative_to(repository)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode()
+                )
+    return listing.hexdigest()
+
+
+def fingerprint(**made_of: Any) -> str:
+    """The same for the same."""
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def newest_batch(place: str) -> str:
+    """The newest batch of a folder of batches, the last by name; a source that is one batch, or no folder, as it is."""
+    path = Path(place.removeprefix("file://"))
+    if ("://" in place and not place.startswith("file://")) or not path.is_dir():
+        return place
+    if any((path / name).is_file() for name in MANIFESTS):
+        return place
+    batches = [each for each in path.iterdir() if any((each / name).is_file() for name in MANIFESTS)]
+    if not batches:
+        raise FileNotFoundError(f"{path}: neither a manifest nor a folder with one; put labelled batches there")
+    return str(max(batches, key=lambda each: each.name))
+
+
+def worsened(before: Mapping[str, Any], now: Mapping[str, Any], level: float) -> dict[str, Any]:
+    """Whether a model scores lower than it did, by more than chance explains.
+
+    One-sided normal test on the difference, the standard errors taken from the 95% intervals; the tests share `level`.
+
+    Args:
+        before: scores with `intervals`, as `hardcase` gives them.
+        now: the same of today.
+        level: of a false alarm.
+    """
+    from math import erfc, sqrt
+
+    def error(scores: Mapping[str, Any], name: str) -> float:
+        low, high = scores["intervals"][name]
+        return float(high - low) / (2 * 1.96)
+
+    tests = []
+    for name in ("exact_match", "overall"):
+        drop = float(before[name] - now[name])
+        spread = sqrt(error(before, name) ** 2 + error(now, name) ** 2)
+        chance = 0.5 * erfc(drop / spread / sqrt(2)) if spread else (0.0 if drop > 0 else 1.0)
+        tests.append({"name": name, "before": before[name], "now": now[name], "drop": drop, "p_value": chance})
+    return {"drifted": any(test["p_value"] < level / len(tests) for test in tests), "level": level, "tests": tests}

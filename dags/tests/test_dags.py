@@ -1,0 +1,184 @@
+"""The DAG files: they parse fast, import nothing heavy, and take only what makes sense."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import ParamValidationError
+from hardcase_provider.planning import code_digest, fingerprint, newest_batch, source_digest, worsened
+
+DAGS = Path(__file__).resolve().parents[1]
+FILES = ("retraining", "drift_watch", "backfill")
+# In a process of its own, as Airflow's does it: Airflow is there already, the file is not.
+PARSE = """
+import json, sys, time
+import airflow.sdk
+from airflow.dag_processing.dagbag import DagBag
+started = time.perf_counter()
+bag = DagBag(sys.argv[1])
+seconds = time.perf_counter() - started
+heavy = sorted({"torch", "transformers", "kfp", "kubernetes", "pandas", "numpy", "hardcase"} & set(sys.modules))
+print("\\n" + json.dumps([seconds, sorted(bag.dags), bag.import_errors, heavy]))
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("airflow")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_file_parses_in_a_second_without_heavy_imports(name: str, home: Path, record_property: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE, DAGS / f"{name}.py"],
+        env={"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds, found, errors, heavy = json.loads(done.stdout.splitlines()[-1])
+    record_property("seconds", seconds)
+    print(f"{name}: {seconds:.3f} s")
+    assert (found, errors, heavy) == ([name], {}, [])
+    assert seconds < 1
+
+
+def dag(name: str) -> Any:
+    from importlib import util
+
+    spec = util.spec_from_file_location(f"dag_{name}", DAGS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return SimpleNamespace(module=module, params=module.PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("name", "param", "value"),
+    [
+        ("retraining", "profile", "smoke"),
+        ("retraining", "source", None),
+        ("retraining", "source", "procedural://?samples=80&seed=7"),
+        ("retraining", "source", "s3://bucket/prefix"),
+        ("retraining", "source", "/data/photos"),
+        ("retraining", "seed", 0),
+        ("retraining", "engine", "local"),
+        ("drift_watch", "model", "image-screener:3"),
+        ("backfill", "version", "12"),
+        ("backfill", "version", "champion"),
+    ],
+)
+def test_form_takes_what_makes_sense(name: str, param: str, value: Any) -> None:
+    assert dag(name).params[param].resolve(value) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "param", "value"),
+    [
+        ("retraining", "profile", "nonsense"),
+        ("retraining", "source", ""),
+        ("retraining", "source", "photos"),
+        ("retraining", "source", "--set=sft.steps=1"),
+        ("retraining", "source", "/data/two words"),
+        ("retraining", "seed", -1),
+        ("retraining", "seed", "1"),
+        ("retraining", "engine", "airflow"),
+        ("retraining", "force", "yes"),
+        ("drift_watch", "model", "image-screener"),
+        ("drift_watch", "level", 0),
+        ("backfill", "version", "0"),
+        ("backfill", "version", "latest"),
+    ],
+)
+def test_form_refuses_what_does_not(name: str, param: str, value: Any) -> None:
+    with pytest.raises(ParamValidationError):
+        dag(name).params[param].resolve(value)
+
+
+def test_every_default_is_valid() -> None:
+    for name in FILES:
+        for param in dag(name).params.values():
+            param.resolve()
+
+
+def test_newest_announcement_of_data_names_the_source() -> None:
+    announcement = dag("retraining").module.announcement
+    event, assets = SimpleNamespace, dag("retraining").module
+    events = {
+        assets.DRIFT: [event(extra={"drifted": True})],
+        assets.NEW_DATA: [event(extra={"source": "/old"}), event(extra={"source": "/new", "digest": "d"})],
+    }
+    assert announcement(events) == {"source": "/new", "digest": "d"}
+    assert announcement({}) == {}
+
+
+def test_changed_folder_is_something_new(tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").write_text("{}\n", encoding="utf-8")
+    before = source_digest(str(tmp_path))
+    assert source_digest(tmp_path.as_uri()) == before
+    (tmp_path / "a.png").write_bytes(b"x")
+    assert source_digest(str(tmp_path)) != before
+    with pytest.raises(FileNotFoundError, match="no such source"):
+        source_digest(str(tmp_path / "gone"))
+
+
+def test_source_that_cannot_be_looked_into_is_not_taken_for_known() -> None:
+    assert source_digest("s3://bucket/prefix") is None
+    assert source_digest("procedural://?samples=1") == "procedural://?samples=1"
+    assert source_digest(None) == ""
+
+
+def test_changed_code_is_something_new(tmp_path: Path) -> None:
+    (tmp_path / "hardcase").mkdir()
+    empty = code_digest(tmp_path)
+    (tmp_path / "hardcase" / "a.py").write_text("1\n", encoding="utf-8")
+    assert code_digest(tmp_path) != empty
+    assert fingerprint(a=1, b=2) == fingerprint(b=2, a=1) != fingerprint(a=1, b=3)
+
+
+def test_newest_batch_is_the_last_by_name(tmp_path: Path) -> None:
+    for name in ("2026-01-01", "2026-02-01", "notes"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(FileNotFoundError, match="neither a manifest"):
+        newest_batch(str(tmp_path))
+    for name in ("2026-01-01", "2026-02-01"):
+        (tmp_path / name / "manifest.jsonl").write_text("{}\n", encoding="utf-8")
+    assert newest_batch(str(tmp_path)) == str(tmp_path / "2026-02-01")
+    assert newest_batch(str(tmp_path / "2026-01-01")) == str(tmp_path / "2026-01-01")
+    assert newest_batch("s3://bucket/batch") == "s3://bucket/batch"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "spread", "drifted"),
+    [
+        (0.8, 0.8, 0.04, False),
+        (0.8, 0.77, 0.04, False),
+        (0.8, 0.6, 0.04, True),
+        (0.6, 0.8, 0.04, False),
+        (0, 0, 0, False),
+    ],
+)
+def test_only_a_real_drop_alarms(before: float, now: float, spread: float, drifted: bool) -> None:
+    def scores(value: float) -> dict[str, Any]:
+        interval = [value - spread, value + spread]
+        return {"exact_match": value, "overall": value, "intervals": {"exact_match": interval, "overall": interval}}
+
+    assert worsened(scores(before), scores(now), 0.01)["drifted"] is drifted
+
+
+def test_drift_is_measured_against_the_last_promotion() -> None:
+    baseline = dag("drift_watch").module.baseline_scores
+    event = SimpleNamespace
+    models = [
+        event(extra={"verdict": "promoted", "version": 1, "scores": {"overall": 1}}),
+        event(extra={"verdict": "promoted", "version": 2, "scores": {"overall": 2}}),
+        event(extra={"verdict": "held", "version": 3, "scores": {"overall": 3}}),
+    ]
+    reports = [event(extra={"model": "image-screener:1", "scores": {"overall": 4}, "snapshot": "s" * 64})]
+    assert baseline(models, reports, "image-screener@champion")[0] == {"overall": 2}
+    assert baseline(models, reports, "image-screener:1")[0] == {"overall": 4}
+    assert baseline([], [], "image-screener@champion")[0] is None

@@ -1,0 +1,180 @@
+"""The hook against a real HTTP server: what fails clearly, what is tried again, and that one key is one run."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hardcase_provider.hooks import KubeflowHook, check_parameters, failures
+from hardcase_provider.rest import ATTEMPTS, Address, KubeflowError, Refused, Unreachable
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [(400, "at fault"), (401, "token"), (403, "role"), (404, "no such"), (409, "already")]
+)
+def test_refusal_is_said_once_with_its_remedy(kubeflow: Any, hook: KubeflowHook, status: int, word: str) -> None:
+    kubeflow.fault("GET runs/x", status)
+    with pytest.raises(Refused, match=rf"GET runs/x: HTTP {status}, .*{word}.*ordered {status}"):
+        hook.run("x")
+    assert kubeflow.made("GET runs/x") == 1
+
+
+@pytest.mark.parametrize("fault", [429, 500, 502, 503, 504, "drop", 0.8])
+def test_passing_fault_is_tried_again(kubeflow: Any, hook: KubeflowHook, fault: Any) -> None:
+    kubeflow.fault("GET healthz", fault, fault)
+    assert hook.health() == {"multi_user": False}
+    assert kubeflow.made("GET healthz") == 3
+
+
+@pytest.mark.parametrize(("fault", "word"), [(500, "HTTP 500"), ("drop", "no connection"), (0.8, "no answer in time")])
+def test_lasting_fault_is_one_clear_error(kubeflow: Any, hook: KubeflowHook, fault: Any, word: str) -> None:
+    kubeflow.fault("GET healthz", *[fault] * ATTEMPTS)
+    with pytest.raises(Unreachable, match=rf"GET healthz: {word}.*tried {ATTEMPTS} times"):
+        hook.health()
+
+
+def test_nobody_there_is_one_clear_error() -> None:
+    with pytest.raises(Unreachable, match="no connection"):
+        KubeflowHook(address=Address("http://127.0.0.1:9", pause=0.01)).health()
+
+
+def test_login_page_instead_of_the_api_is_told(kubeflow: Any, hook: KubeflowHook) -> None:
+    kubeflow.fault("GET healthz", 302)
+    with pytest.raises(Refused, match="a login stands before it"):
+        hook.health()
+
+
+def test_token_of_the_file_is_read_at_each_request(kubeflow: Any, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    hook = KubeflowHook(address=Address(kubeflow.url, token_file=str(path)))
+    for token in ("first", "second"):
+        path.write_text(f"{token}\n", encoding="utf-8")
+        hook.health()
+    assert kubeflow.tokens == ["Bearer first", "Bearer second"]
+    path.unlink()
+    with pytest.raises(Refused, match="no such token file"):
+        hook.health()
+
+
+def test_token_is_in_no_message(address: Address) -> None:
+    assert "sesame" not in repr(address)
+
+
+def test_launching_twice_starts_one_run(kubeflow: Any, hook: KubeflowHook) -> None:
+    version = kubeflow.add_pipeline()
+    first, started = hook.launch("key", version, {"profile": "tiny"})
+    second, again = hook.launch("key", version, {"profile": "tiny"})
+    assert (started, again) == (True, False)
+    assert first["run_id"] == second["run_id"]
+    assert len(kubeflow.runs) == 1
+    assert kubeflow.runs["run-0"]["runtime_config"] == {"parameters": {"profile": "tiny"}}
+
+
+@pytest.mark.parametrize("fault", ["lose", "drop", 429, 500, 503, 409, 0.8])
+def test_launch_whose_answer_is_lost_starts_one_run(kubeflow: Any, hook: KubeflowHook, fault: Any) -> None:
+    version = kubeflow.add_pipeline()
+    kubeflow.fault("POST runs$", fault)
+    run, _ = hook.launch("key", version, {})
+    assert list(kubeflow.runs) == [run["run_id"]]
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELED", "CANCELING"])
+def test_launch_after_a_failure_starts_another(kubeflow: Any, hook: KubeflowHook, state: str) -> None:
+    version = kubeflow.add_pipeline()
+    hook.launch("key", version, {})
+    kubeflow.runs["run-0"]["state"] = state
+    assert hook.launch("key", version, {})[0]["run_id"] == "run-1"
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "PAUSED", "SUCCEEDED"])
+def test_launch_follows_what_goes_on_or_succeeded(kubeflow: Any, hook: KubeflowHook, state: str) -> None:
+    version = kubeflow.add_pipeline()
+    for number in range(5):
+        hook.launch(f"other-{number}", version, {})
+    hook.launch("key", version, {})
+    kubeflow.runs["run-5"]["state"] = state
+    assert hook.launch("key", version, {}) == (kubeflow.runs["run-5"], False)
+
+
+def test_two_launches_at_one_moment_leave_the_elder(kubeflow: Any, hook: KubeflowHook) -> None:
+    version = kubeflow.add_pipeline()
+    kubeflow.before_create = lambda: kubeflow.create_run({"display_name": "key"})
+    run, started = hook.launch("key", version, {})
+    assert (run["run_id"], started) == ("run-0", False)
+    assert {name: each["state"] for name, each in kubeflow.runs.items()} == {"run-0": "PENDING", "run-1": "CANCELED"}
+
+
+def test_sixteen_launches_at_once_leave_one_run(kubeflow: Any, hook: KubeflowHook) -> None:
+    version = kubeflow.add_pipeline()
+    threads = [threading.Thread(target=hook.launch, args=("key", version, {})) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [run["run_id"] for run in kubeflow.runs.values() if run["state"] == "PENDING"] == ["run-0"]
+
+
+def test_package_is_uploaded_when_it_changed(kubeflow: Any, hook: KubeflowHook) -> None:
+    kubeflow.fault("POST pipelines", "lose", "lose")
+    first = hook.upload("retraining", b"one")
+    assert hook.upload("retraining", b"one") == first
+    assert hook.upload("retraining", b"two") != first
+    assert (len(kubeflow.pipelines), len(kubeflow.versions)) == (1, 2)
+    assert hook.version("retraining")["display_name"].startswith("retraining-")
+
+
+def test_experiment_is_made_once_and_its_runs_are_in_it(kubeflow: Any) -> None:
+    hook = KubeflowHook(address=Address(kubeflow.url, experiment="weekly", namespace="team"))
+    version = kubeflow.add_pipeline()
+    for key in ("a", "b"):
+        hook.launch(key, version, {})
+    assert [each["namespace"] for each in kubeflow.experiments.values()] == ["team"]
+    assert {run["experiment_id"] for run in kubeflow.runs.values()} == {"experiment-0"}
+
+
+def test_parameter_the_pipeline_does_not_take_is_said_before_the_launch(kubeflow: Any, hook: KubeflowHook) -> None:
+    with pytest.raises(KubeflowError, match="it takes no sead; it takes profile, seed, source"):
+        hook.launch("key", kubeflow.add_pipeline(), {"sead": 1})
+    assert not kubeflow.runs
+    needs = {"pipeline_spec": {"root": {"inputDefinitions": {"parameters": {"store": {"parameterType": "STRING"}}}}}}
+    with pytest.raises(KubeflowError, match="it needs store"):
+        check_parameters({"pipeline_spec": needs}, {})
+
+
+def test_stopping_what_is_gone_is_no_error(kubeflow: Any, hook: KubeflowHook) -> None:
+    hook.terminate("never")
+    kubeflow.fault("POST runs/never:terminate", 403)
+    with pytest.raises(Refused):
+        hook.terminate("never")
+
+
+def test_failing_step_is_named_not_the_nodes_around_it() -> None:
+    def task(name: str, state: str = "FAILED", end: str = "1", **more: Any) -> dict[str, Any]:
+        return {"display_name": name, "state": state, "end_time": end, **more}
+
+    told = {"state_history": [{"state": "FAILED", "error": {"code": 2, "message": "exit code 1"}}]}
+    tasks = [
+        task("key", end="3"),
+        task("root", end="3"),
+        task("ingest", "SUCCEEDED"),
+        task("sft", end="2", **told),
+        task("executor", end="2"),
+        task("report", end="3", child_tasks=[{"pod_name": "pod-7"}]),
+    ]
+    run = {"display_name": "key", "run_details": {"task_details": tasks}}
+    assert [each["step"] for each in failures(run)] == ["sft", "report"]
+    assert failures(run)[0]["message"] == "exit code 1"
+    silent = {"run_details": {"task_details": [task("sft", child_tasks=[{"pod_name": "pod-7"}])]}}
+    assert failures(silent) == [{"step": "sft", "message": "see the log of pod pod-7"}]
+
+
+def test_upstream_s_own_client_reads_the_server(kubeflow: Any, hook: KubeflowHook) -> None:
+    api = pytest.importorskip("kfp_server_api")
+    hook.launch("key", kubeflow.add_pipeline(), {"profile": "tiny"})
+    client = api.ApiClient(api.Configuration(host=kubeflow.url))
+    run = api.RunServiceApi(client).run_service_get_run("run-0")
+    assert (run.display_name, run.state) == ("key", "PENDING")
+    assert run.pipeline_version_reference.pipeline_version_id == "version-0"
+    listed = api.RunServiceApi(client).run_service_list_runs(page_size=100)
+    assert [each.run_id for each in listed.runs] == ["run-0"]
+    assert api.PipelineServiceApi(client).pipeline_service_list_pipelines().pipelines[0].pipeline_id == "pipeline-0"

@@ -1,0 +1,112 @@
+"""The trigger as the triggerer treats it: made from what it serialized, anew in the middle, killed by a user or not."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+from airflow.sdk import BaseHook
+from airflow.sdk._shared.module_loading import import_string
+from hardcase_provider.triggers import KubeflowRunTrigger
+
+
+@pytest.fixture(autouse=True)
+def connection_without_a_supervisor(connected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def get(connection_id: str) -> Any:
+        return BaseHook.get_connection(connection_id)
+
+    monkeypatch.setattr(BaseHook, "aget_connection", get)
+
+
+def trigger(**more: Any) -> KubeflowRunTrigger:
+    given = {"poll": 0.02, "end_by": time.time() + 20, "patience": 5.0, **more}
+    return KubeflowRunTrigger(connection_id="kubeflow_default", run_id="run-0", **given)
+
+
+async def fired(waiting: KubeflowRunTrigger) -> dict[str, Any]:
+    async for event in waiting.run():
+        return event.payload
+    raise AssertionError("it ended without an event")
+
+
+def soon(waiting: KubeflowRunTrigger) -> dict[str, Any]:
+    return asyncio.run(asyncio.wait_for(fired(waiting), 15))
+
+
+@pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED", "CANCELED"])
+def test_end_of_the_run_is_told_with_its_state(connected: Any, state: str) -> None:
+    connected.create_run({"display_name": "key"})
+    connected.end("run-0", state)
+    event = soon(trigger())
+    assert (event["status"], event["run"]["state"]) == ("ended", state)
+    assert event["run"]["link"] == "https://kubeflow.example/pipeline/#/runs/details/run-0"
+    json.dumps(event)
+
+
+def test_trigger_made_anew_in_the_middle_goes_on(connected: Any) -> None:
+    connected.create_run({"display_name": "key"})
+    connected.runs["run-0"]["state"] = "RUNNING"
+
+    async def restarted() -> dict[str, Any]:
+        first = asyncio.create_task(fired(trigger()))
+        while connected.made("GET runs/run-0") < 2:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        path, kwargs = trigger().serialize()
+        second = asyncio.create_task(fired(import_string(path)(**json.loads(json.dumps(kwargs)))))
+        seen = connected.made("GET runs/run-0")
+        while connected.made("GET runs/run-0") < seen + 2:
+            await asyncio.sleep(0.01)
+        connected.end("run-0", "SUCCEEDED")
+        return await second
+
+    assert asyncio.run(asyncio.wait_for(restarted(), 15))["run"]["state"] == "SUCCEEDED"
+    assert not connected.made(":terminate"), "a restart of the triggerer must not stop the run"
+
+
+@pytest.mark.parametrize("fault", [401, 403, 404, 409, 429, 500, "drop", 0.8])
+def test_faults_in_between_do_not_end_the_wait(connected: Any, fault: Any) -> None:
+    connected.create_run({"display_name": "key"})
+    connected.end("run-0", "SUCCEEDED")
+    connected.fault("GET runs/run-0", fault, fault)
+    assert soon(trigger())["status"] == "ended"
+
+
+def test_run_that_vanished_is_told_apart(connected: Any) -> None:
+    event = soon(trigger())
+    assert event["status"] == "vanished"
+    assert "HTTP 404" in event["message"]
+
+
+@pytest.mark.parametrize(("fault", "word"), [(401, "token"), (500, "HTTP 500"), ("drop", "no connection")])
+def test_kubeflow_that_stays_silent_is_given_up(connected: Any, fault: Any, word: str) -> None:
+    connected.fault("GET runs/run-0", *[fault] * 500)
+    event = soon(trigger(patience=0.3))
+    assert event["status"] == "lost"
+    assert word in event["message"]
+
+
+def test_run_that_takes_too_long_is_told(connected: Any) -> None:
+    connected.create_run({"display_name": "key"})
+    assert soon(trigger(end_by=time.time() - 1)) == {"status": "late"}
+
+
+def test_user_who_kills_the_waiting_task_stops_the_run(connected: Any) -> None:
+    connected.create_run({"display_name": "key"})
+    connected.runs["run-0"]["state"] = "RUNNING"
+    connected.fault("POST runs/run-0:terminate", 500)
+    asyncio.run(trigger().on_kill())
+    assert connected.runs["run-0"]["state"] == "CANCELING"
+
+
+def test_a_hundred_runs_are_waited_for_at_once(connected: Any) -> None:
+    connected.create_run({"display_name": "key"})
+
+    async def many() -> list[dict[str, Any]]:
+        waits = [asyncio.create_task(fired(trigger(poll=0.2))) for _ in range(100)]
+        await asyncio.sleep(0.5)
+        connected.end("run-0", "SUCCEEDED")
+        return await asyncio.gather(*waits)
+
+    assert len(asyncio.run(asyncio.wait_for(many(), 60))) == 100
