@@ -19,8 +19,9 @@ help: ## Say what can be made
 run: $(READY) ## Retrain end to end on profiles/tiny.yaml; ARGS="--seed 1" and the like go to `hardcase run`
 	@$(BIN)/hardcase run $(ARGS)
 
-test: $(READY) ## Run the tests
+test: $(READY) ## Run the tests; ARGS=tests/… for some of them, and without those of the DAGs
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory test-dags)
 
 lint: $(READY) ## Check format, lint, types, layers and the compiled pipeline
 	$(BIN)/ruff check .
