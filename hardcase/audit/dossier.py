@@ -6,6 +6,7 @@ in-toto's. The same facts give the same bytes.
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,19 @@ import jinja2
 from hardcase.audit.sbom import sbom
 from hardcase.task.prompt import ASPECT_NAMES
 
+# Of a table of scores: what a row is called, where its value stands, digits.
+ROWS: Final = (
+    ("overall (0–100)", ("overall",), 1),
+    ("exact match (0–1)", ("exact_match",), 3),
+    *((name, ("by_aspect", aspect), 1) for aspect, name in ASPECT_NAMES.items()),
+)
+# What Markdown reads as its own; the rest stays as it is, since many read the source.
+MEANS_SOMETHING: Final = re.compile(
+    r"[\\`*<>|#~]|(?<!\w)_|_(?!\w)"  # emphasis, code, tags, cells
+    r"|\](?=[(\[:])|^\[|&(?=#?\w+;)"  # links, entities
+    r"|^[-+=]"  # lists, rules, headings
+)
+NUMBERED: Final = re.compile(r"^(\d+)([.)])(?=\s|$)")
 COLUMNS: Final = {"chance": "chance", "sft": "SFT alone", "grpo": "this model"}
 SETTINGS: Final = {
     "sft": ("steps", "batch_size", "learning_rate", "processes", "zero", "lora"),
@@ -97,18 +111,22 @@ def dossier(facts: DossierFacts) -> dict[str, bytes]:
 def _card(facts: DossierFacts) -> str:
     from huggingface_hub import ModelCardData  # takes half a second, and only a registration needs it
 
-    checkpoint = facts.config.get("model", {}).get("checkpoint")
-    on_hub = bool(checkpoint) and not Path(checkpoint).is_absolute()
     data = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="image-text-to-text",
-        base_model=checkpoint if on_hub else None,
+        base_model=_base(facts.config),
         tags=["hardcase", "hcm-grpo", "image-aesthetics", "arxiv:2511.10055"],
         model_name=facts.name,
         eval_results=_results(facts),
     )
     return f"---\n{data.to_yaml(line_break=chr(10))}\n---\n\n{_rendered('card.md.j2', facts)}"
+
+
+def _base(config: Mapping[str, Any]) -> str | None:
+    """The hub's name of the checkpoint that training started from; None for a folder and for a model from nothing."""
+    checkpoint = config.get("model", {}).get("checkpoint") or ""
+    return checkpoint if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", checkpoint, re.ASCII) else None
 
 
 def _results(facts: DossierFacts) -> list[Any] | None:
@@ -146,45 +164,64 @@ def _rendered(template: str, facts: DossierFacts) -> str:
     )
     environment.filters["plain"] = _plain
     return environment.get_template(template).render(
-        facts=facts, scores=_score_rows(facts.scores), settings=_settings(facts.config), drift=_alarms(facts.drift)
+        facts=facts,
+        scores=_score_rows(facts.scores),
+        changes=_change_rows(facts.differences) if facts.differences else None,
+        settings=_settings(facts.config),
+        alarms=[test["name"] for test in facts.drift.get("tests", []) if test["drifted"]],
     )
 
 
 def _score_rows(scores: Mapping[str, Any]) -> list[list[str]]:
     """The table of scores: a row a score, a column each of chance, SFT and the model."""
     there = {key: scores[key] for key in COLUMNS if scores.get(key)}
-    rows = [["", *(COLUMNS[key] for key in there)]]
-    rows.append(["overall (0–100)", *(_span(score, "overall") for score in there.values())])
-    rows.append(["exact match (0–1)", *(_span(score, "exact_match", digits=3) for score in there.values())])
-    for aspect, name in ASPECT_NAMES.items():
-        rows.append([name, *(_span(score, "by_aspect", aspect) for score in there.values())])
-    return rows
-
-
-def _span(score: Mapping[str, Any], *keys: str, digits: int = 1) -> str:
-    """A value with its interval."""
-    value: Any = score
-    span: Any = score.get("intervals") or {}
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-        span = span.get(key) if isinstance(span, Mapping) else None
-    if not _is_number(value):
-        return "–"
-    ends = [f"{end:.{digits}f}" for end in span or () if _is_number(end)]
-    return f"{value:.{digits}f}" + (f" [{', '.join(ends)}]" if len(ends) == 2 else "")
-
-
-def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (f"{step}.{key}", f"{value:g}" if isinstance(value := config[step][key], float) else str(value))
-        for step, keys in SETTINGS.items()
-        for key in keys
-        if config.get(step, {}).get(key) is not None
+    head = ["", *(COLUMNS[key] for key in there)]
+    return [head] + [
+        [name, *(_span(_at(score, keys), _at(score, ("intervals", *keys)), f".{digits}f") for score in there.values())]
+        for name, keys, digits in ROWS
     ]
 
 
-def _alarms(drift: Mapping[str, Any]) -> list[str]:
-    return [str(test["name"]) for test in drift.get("tests", []) if test.get("drifted")]
+def _change_rows(differences: Mapping[str, Any]) -> list[list[str]]:
+    """The table of what is new minus champion."""
+    rows = [["", "difference"]]
+    for name, keys, digits in ROWS:
+        value, *ends = (_at(differences, (*keys, key)) for key in ("value", "low", "high"))
+        rows.append([name, _span(value, ends, f"+.{digits}f")])
+    return rows
+
+
+def _at(tree: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _span(value: Any, ends: Any, form: str) -> str:
+    """A value with its interval."""
+    if not _is_number(value):
+        return "–"
+    told = [format(end, form) for end in ends or () if _is_number(end)]
+    return format(value, form) + (f" [{', '.join(told)}]" if len(told) == 2 else "")
+
+
+def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What decides the training; settings in groups (LoRA) one by one."""
+    rows = [("starts from", _at(config, ("model", "checkpoint")) or "a tiny model built from nothing")]
+    if revision := _at(config, ("model", "revision")):
+        rows.append(("revision", revision))
+    for step, keys in SETTINGS.items():
+        for key in keys:
+            value = _at(config, (step, key))
+            parts = value.items() if isinstance(value, Mapping) else [("", value)]
+            rows += [(f"{step}.{key}.{part}".strip("."), _setting(each)) for part, each in parts if each is not None]
+    return rows
+
+
+def _setting(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:g}" if math.isfinite(value) else "–"
 
 
 def _is_number(value: Any) -> bool:
@@ -192,11 +229,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _plain(text: object) -> str:
-    """Text from data, on one line and without a meaning in Markdown or HTML."""
-    line = " ".join(str(text).split())
-    for mark in "\\`*_[]<>|#":
-        line = line.replace(mark, f"\\{mark}")
-    return line
+    """Text from data, on one line, without a meaning in Markdown or HTML and without what cannot be seen."""
+    line = " ".join("".join(mark if mark.isprintable() else " " for mark in str(text)).split())
+    line = MEANS_SOMETHING.sub(r"\\\g<0>", line)
+    return NUMBERED.sub(r"\1\\\2", line)
 
 
 def _pretty(value: Any) -> bytes:

@@ -2,39 +2,49 @@
 
 import json
 import uuid
-from functools import cache
-from importlib.metadata import Distribution, distributions
+from contextlib import suppress
+from functools import cache, partial
+from importlib.metadata import PackageMetadata, distributions
 from typing import Final
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+LONGEST_NAME: Final = 80  # of a licence; some packages put the whole text where its name belongs
 NAMESPACE: Final = uuid.UUID("6f1d3c52-7f0e-5d2b-9a53-0c4f1f0f6a11")
 
 
 @cache
 def sbom() -> bytes:
     """Of the running environment: the same packages give the same bytes."""
+    from cyclonedx.contrib.license.factories import LicenseFactory
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.model.license import LicenseAcknowledgement
     from cyclonedx.output.json import JsonV1Dot6
     from packageurl import PackageURL
 
-    installed = {_normal(found): found for found in distributions()}
+    licence = partial(LicenseFactory().make_from_string, license_acknowledgement=LicenseAcknowledgement.DECLARED)
+    installed = _installed()
     own = installed.pop("hardcase", None)
+    version = {name: _told(found, "Version") for name, found in installed.items()}
     components = {
         name: Component(
             type=ComponentType.LIBRARY,
             name=name,
-            version=found.version,
-            bom_ref=f"{name}@{found.version}",
-            purl=PackageURL("pypi", name=name, version=found.version),
+            version=version[name],
+            bom_ref=f"{name}@{version[name]}",
+            purl=PackageURL("pypi", name=name, version=version[name]),
+            licenses=[licence(text) for text in _licences(found)],
         )
         for name, found in sorted(installed.items())
     }
     bom = Bom(components=components.values())
     root = Component(
-        type=ComponentType.APPLICATION, name="hardcase", version=own.version if own else None, bom_ref="hardcase"
+        type=ComponentType.APPLICATION,
+        name="hardcase",
+        version=_told(own, "Version") if own else None,
+        bom_ref="hardcase",
     )
     bom.metadata.component = root
     bom.register_dependency(root, [components[name] for name in _needs(own) if name in components] if own else [])
@@ -52,12 +62,33 @@ def packages(bom: bytes) -> dict[str, str]:
     return {component["name"]: component["version"] for component in json.loads(bom)["components"]}
 
 
-def _normal(found: Distribution) -> str:
-    return canonicalize_name(found.metadata["Name"])
+def _installed() -> dict[str, PackageMetadata]:
+    """By normalised name; of two, the one that is imported, which is first on the path."""
+    read = [found.metadata for found in distributions()]  # a property that parses the file each time
+    whole = [found for found in read if _told(found, "Name") and _told(found, "Version")]
+    return {canonicalize_name(_told(found, "Name")): found for found in reversed(whole)}
 
 
-def _needs(found: Distribution) -> list[str]:
+def _told(found: PackageMetadata, field: str) -> str:
+    return str((found.get_all(field) or [""])[0]).strip()
+
+
+def _licences(found: PackageMetadata) -> list[str]:
+    """As declared: the SPDX expression, else the name, else what the classifiers say."""
+    for field in ("License-Expression", "License"):
+        text = _told(found, field)
+        if text and text != "UNKNOWN" and len(text) <= LONGEST_NAME and "\n" not in text:
+            return [text]
+    classifiers = found.get_all("Classifier") or []
+    return sorted({each.rpartition(" :: ")[2] for each in classifiers if each.startswith("License :: ")})
+
+
+def _needs(found: PackageMetadata) -> list[str]:
     """Names of what it requires here, extras left out."""
-    requirements = [Requirement(line) for line in found.requires or []]
-    here = [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
-    return sorted({canonicalize_name(each.name) for each in here})
+    needs = set()
+    for line in found.get_all("Requires-Dist") or []:
+        with suppress(InvalidRequirement):  # of packages older than the form
+            need = Requirement(line)
+            if need.marker is None or need.marker.evaluate({"extra": ""}):
+                needs.add(canonicalize_name(need.name))
+    return sorted(needs)

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from hardcase.audit.dossier import DossierFacts, dossier
-from hardcase.audit.sbom import packages
+from hardcase.audit.dossier import DossierFacts, _plain, dossier
 
 SCORE = {
     "overall": 70.25,
@@ -41,6 +43,17 @@ FACTS = DossierFacts(
 )
 
 
+DIFFERENCE = {"value": 2.0, "low": -1.04, "high": 5.0}
+COMPARED = {
+    "overall": DIFFERENCE,
+    "exact_match": {"value": 0.01, "low": -0.02, "high": 0.04},
+    "by_aspect": {"physical_shadow": DIFFERENCE, "placement_layout": None},
+    "paired": True,
+    "samples": 390,
+    "groups": 98,
+}
+
+
 def card(**changes: Any) -> ModelCard:
     return ModelCard(dossier(replace(FACTS, **changes))["README.md"].decode())
 
@@ -56,6 +69,8 @@ def test_card_is_one_that_hugging_face_reads() -> None:
         "| sft.steps | 100 |",
         "Intended use",
         "Limits",
+        "hardcase screen --model image-screener:3",
+        "| starts from | OpenGVLab/InternVL3-2B-hf |",
         "hardcase audit image-screener:3",
     ):
         assert said in read.text
@@ -68,6 +83,57 @@ def test_card_of_a_model_from_nothing_names_no_base_and_says_that_scenes_are_dra
     assert "These are drawn scenes" not in card().text
 
 
+@pytest.mark.parametrize("folder", ["/home/models/base", "./base", "../base", "base", "a/b/c", "~/base", "s3://b/base"])
+def test_checkpoint_in_a_folder_is_no_base_model_of_the_hub(folder: str) -> None:
+    assert card(config={"model": {"checkpoint": folder}}).data.base_model is None
+
+
+def test_files_are_those_that_the_docs_promise_and_pass_on_what_was_measured_and_signed() -> None:
+    files = dossier(FACTS)
+    assert list(files) == [
+        "README.md",
+        "summary.md",
+        "gate.json",
+        "scores.json",
+        "evaluation.parquet",
+        "sbom.cdx.json",
+        "provenance.dsse.json",
+    ]
+    assert (files["evaluation.parquet"], files["provenance.dsse.json"]) == (FACTS.evaluation, FACTS.statement)
+    assert json.loads(files["gate.json"])["reasons"] == FACTS.reasons
+
+
+def test_settings_of_adapters_are_told_one_by_one() -> None:
+    text = card(config={"sft": {"lora": {"rank": 16}, "learning_rate": float("nan")}}).text
+    assert "| sft.lora.rank | 16 |" in text
+    assert "| sft.learning_rate | – |" in text
+
+
+def test_keys_of_the_source_that_were_ignored_are_named() -> None:
+    assert "ignored: a|b, *c*." in _shown(card(snapshot={**FACTS.snapshot, "unknown_keys": ["a|b", "*c*"]}).text)
+
+
+def test_summary_says_what_changed_against_the_champion() -> None:
+    text = dossier(replace(FACTS, differences=COMPARED))["summary.md"].decode()
+    for said in (
+        "Version 3 minus version 2, the champion of that moment, on 390 samples that both answered",
+        "| overall (0–100) | +2.0 [-1.0, +5.0] |",
+        "| exact match (0–1) | +0.010 [-0.020, +0.040] |",
+        "| placement layout | – |",
+        "hardcase audit image-screener --diff 2 3",
+    ):
+        assert said in text
+    apart = dossier(replace(FACTS, differences={**COMPARED, "paired": False}))["summary.md"].decode()
+    assert "on 390 samples (each answered its own)" in apart
+
+
+def test_summary_of_a_first_version_does_not_claim_that_anything_was_compared() -> None:
+    text = dossier(replace(FACTS, version=1, against=None, drift={"tests": []}))["summary.md"].decode()
+    assert "There was none." in text
+    assert "Drift was not tested" in text
+    assert "--diff" not in text
+
+
 def test_summary_says_what_was_decided_why_and_on_what() -> None:
     text = dossier(FACTS)["summary.md"].decode()
     for said in ("version 3: promoted", "overall +2.0", "version 2, the champion", "Drift told of: partial credit."):
@@ -77,11 +143,15 @@ def test_summary_says_what_was_decided_why_and_on_what() -> None:
     assert "with changes that were not committed" in text
 
 
-def test_scores_that_are_no_numbers_are_shown_as_missing() -> None:
-    nothing = {"overall": float("nan"), "exact_match": None, "by_aspect": {}, "intervals": None}
-    files = dossier(replace(FACTS, scores={"grpo": nothing}, verdict="held"))
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), None])
+def test_scores_that_are_no_numbers_are_shown_as_missing(bad: float | None) -> None:
+    nothing = {"overall": bad, "exact_match": bad, "by_aspect": {"physical_shadow": bad}, "intervals": None}
+    found = {"overall": {"value": bad, "low": bad, "high": bad}, "by_aspect": {}, "paired": True, "samples": 4}
+    files = dossier(replace(FACTS, scores={"sft": None, "grpo": nothing}, differences=found, verdict="held"))
     assert json.loads(files["scores.json"])["grpo"]["overall"] is None
-    assert "| overall (0–100) | – |" in files["README.md"].decode()
+    assert json.loads(files["gate.json"])["differences"]["overall"]["value"] is None
+    for name in ("README.md", "summary.md"):
+        assert "| overall (0–100) | – |" in files[name].decode()
     assert ModelCard(files["README.md"].decode()).data.eval_results is None
 
 
@@ -104,18 +174,31 @@ def test_same_facts_give_the_same_bytes() -> None:
     assert dossier(FACTS) == dossier(replace(FACTS))
 
 
-def test_bill_of_materials_names_what_is_installed_and_is_valid() -> None:
-    from cyclonedx.schema import SchemaVersion
-    from cyclonedx.validation.json import JsonStrictValidator
+def _shown(text: str) -> str:
+    """What a reader of the page sees of Markdown, without its marks."""
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
+    return "".join(each.content for token in tokens for each in token.children or [])
 
-    bom = dossier(FACTS)["sbom.cdx.json"]
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bom.decode()) is None
-    named = packages(bom)
-    assert len(named) > 150
-    assert named["trl"].count(".") == 2
-    content = json.loads(bom)
-    torch = next(each for each in content["components"] if each["name"] == "torch")
-    assert torch["purl"].startswith("pkg:pypi/torch@")
-    needs = {each["ref"]: each.get("dependsOn", []) for each in content["dependencies"]}
-    assert any(ref.startswith("numpy@") for ref in needs[next(ref for ref in needs if ref.startswith("pandas@"))])
-    assert content["metadata"]["component"]["name"] == "hardcase"
+
+# The marks of Markdown and of HTML, what cannot be seen, and letters to put between them.
+TEXT = st.text(st.sampled_from("\\`*_[]()<>|#~&;:!-+=.1aé \t\n\r\x00\u202e\u2028\ufeff"), max_size=12)
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXT)
+@example("&lt;b&gt;")
+@example("[x]: /y")
+@example("[a](b)")
+@example("![a](b)")
+@example("1. a")
+@example("~~~")
+@example("a_b_c")
+def test_reader_sees_text_from_data_as_it_was_in_a_list_and_in_a_table(text: str) -> None:
+    seen = " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
+    assert _shown(f"- {_plain(text)}\n") == seen
+    assert _shown(f"| a | b |\n|---|---|\n| c | {_plain(text)} |\n") == f"abc{seen}"
+
+
+def test_text_that_means_nothing_in_markdown_is_left_as_it_is() -> None:
+    plain = "overall +0.5 [-1.0, +2.0] against champion my_model:1, s3://bucket/a_b?c=1&d=2 (p = 0.003)"
+    assert _plain(plain) == plain
