@@ -152,6 +152,7 @@ with DAG(
         parameters=planned["parameters"],
         package=PACKAGE,
         service_account=os.environ.get("HARDCASE_SERVICE_ACCOUNT", ""),
+        poll=float(os.environ.get("HARDCASE_POLL_SECONDS", "30")),
         retries=2,
     )
     local_run = LocalRunOperator(task_id="local_run", arguments=planned["arguments"], retries=1)

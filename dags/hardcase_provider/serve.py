@@ -22,6 +22,8 @@ REPOSITORY: Final = Path(__file__).resolve().parents[2]
 COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
 RESTARTS: Final = 5
 SECONDS_TO_END: Final = 20
+# How long one component waits for another's writing; SQLite's five are too few on a busy machine.
+SECONDS_LOCKED: Final = 60
 
 
 def environment(home: Path, port: int) -> dict[str, str]:
@@ -44,7 +46,7 @@ def environment(home: Path, port: int) -> dict[str, str]:
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout={SECONDS_LOCKED}",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
@@ -88,7 +90,10 @@ class Served:
 
     def start(self, name: str) -> None:
         """Start a component."""
-        more = ("--host", "127.0.0.1", "--port", str(self.port)) if name == "api-server" else ()
+        # Logs lie where the API server finds them; the servers of logs would listen on every address.
+        more: tuple[str, ...] = ("--skip-serve-logs",) if name in ("scheduler", "triggerer") else ()
+        if name == "api-server":
+            more = ("--host", "127.0.0.1", "--port", str(self.port))
         self.running[name] = self.airflow(name, *more, log=name)
         (self.home / f"{name}.pid").write_text(f"{self.running[name].pid}\n", encoding="utf-8")
 

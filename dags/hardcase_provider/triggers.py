@@ -58,6 +58,8 @@ class KubeflowRunTrigger(BaseTrigger):
                     self.log.info("run %s: %s", self.run_id, run.get("state"))
                 except (Refused, Unreachable) as error:
                     self.log.warning("%s", error)
+                    if isinstance(error, Refused) and error.status == 401:
+                        address = await self._address()  # with the new password, if there is one
                     # One 404 may be a proxy's; a token may be in the middle of its rotation.
                     missed += isinstance(error, Refused) and error.status == 404
                     if missed >= 3:

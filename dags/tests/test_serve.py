@@ -1,0 +1,178 @@
+"""Airflow itself, its components apart, against the server: what a wait survives, what stops a run. Two minutes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+
+
+class Airflow:
+    """One that runs, over its REST API."""
+
+    def __init__(self, home: Path, port: int, process: subprocess.Popen[str]) -> None:
+        self.home, self.process = home, process
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+
+    def log_in(self) -> None:
+        passwords = json.loads((self.home / "simple_auth_manager_passwords.json.generated").read_text(encoding="utf-8"))
+        answer = self.client.post("/auth/token", json={"username": "admin", "password": passwords["admin"]})
+        self.client.headers["Authorization"] = f"Bearer {answer.raise_for_status().json()['access_token']}"
+
+    def get(self, path: str) -> Any:
+        return self.client.get(f"/api/v2/{path}").raise_for_status().json()
+
+    def start(self, **conf: Any) -> str:
+        self.client.patch("/api/v2/dags/retraining", json={"is_paused": False}).raise_for_status()
+        answer = self.client.post("/api/v2/dags/retraining/dagRuns", json={"logical_date": None, "conf": conf})
+        return str(answer.raise_for_status().json()["dag_run_id"])
+
+    def state(self, run: str, task: str = "") -> str | None:
+        path = f"dags/retraining/dagRuns/{run}" + (f"/taskInstances/{task}" if task else "")
+        return self.get(path.replace("+", "%2B"))["state"]
+
+    def pid(self, name: str) -> int:
+        return int((self.home / f"{name}.pid").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    heard: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", heard
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def airflow(kubeflow: Any, webhook: Any, tmp_path: Path) -> Iterator[Airflow]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    extra = {"timeout": 5, "pause": 0.1}
+    settings = {
+        "AIRFLOW_HOME": str(tmp_path),
+        "PORT": str(port),
+        "HARDCASE_POLL_SECONDS": "1",
+        "HARDCASE_DEADLINE_MINUTES": "0",
+        "AIRFLOW_CONN_KUBEFLOW_DEFAULT": json.dumps({"conn_type": "kubeflow", "host": kubeflow.url, "extra": extra}),
+        "AIRFLOW_CONN_HARDCASE_ALERTS": json.dumps({"conn_type": "http", "host": webhook[0]}),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hardcase_provider.serve"],
+        env={**os.environ, **settings},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    served = Airflow(tmp_path, port, process)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Airflow is at"):
+                break
+        served.log_in()
+        until(lambda: any(each["dag_id"] == "retraining" for each in served.get("dags")["dags"]), 60)
+        yield served
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def until(true: Callable[[], Any], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.5)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def listening(leaders: list[int]) -> set[str]:
+    """Addresses, in the kernel's hexadecimal, on which these process groups listen."""
+    sockets = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.getpgid(int(folder.name)) in leaders:
+                sockets |= {str(each.readlink()) for each in (folder / "fd").iterdir()}
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+def test_wait_survives_scheduler_and_triggerer_and_the_run_dies_with_the_task(
+    airflow: Airflow, kubeflow: Any, webhook: tuple[str, list[dict[str, Any]]]
+) -> None:
+    kubeflow.add_pipeline()
+    run = airflow.start(profile="smoke", engine="kubeflow")
+    until(lambda: airflow.state(run, "kubeflow_run") == "deferred", 90)
+    kubeflow.runs["run-0"]["state"] = "RUNNING"
+    killed = {name: airflow.pid(name) for name in ("scheduler", "triggerer")}
+    for pid in killed.values():
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: all(airflow.pid(name) != pid for name, pid in killed.items()), 30)
+    seen = kubeflow.made("GET runs/run-0")
+    until(lambda: kubeflow.made("GET runs/run-0") > seen + 2, 120)
+    assert list(kubeflow.runs) == ["run-0"]
+    assert not kubeflow.made(":terminate")
+    links = airflow.get(f"dags/retraining/dagRuns/{run}/taskInstances/kubeflow_run/links".replace("+", "%2B"))
+    assert links["extra_link_entries"] if "extra_link_entries" in links else links["extra_links"]
+    kubeflow.end("run-0", "SUCCEEDED")
+    until(lambda: airflow.state(run) == "success", 90)
+    [event] = airflow.get("assets/events")["asset_events"]
+    assert (event["name"], event["extra"]["run_id"]) == ("image_screener", "run-0")
+    until(lambda: any(each["event"] == "late" for each in webhook[1]), 30)
+
+    again = airflow.start(profile="smoke", engine="kubeflow")
+    until(lambda: airflow.state(again) == "success", 90)
+    assert airflow.state(again, "kubeflow_run") == "skipped", "nothing is new"
+
+    data = next(each for each in airflow.get("assets")["assets"] if each["name"] == "new_data")
+    news = {"asset_id": data["id"], "extra": {"source": "s3://bucket/march", "digest": "1"}}
+    airflow.client.post("/api/v2/assets/events", json=news).raise_for_status()
+    until(lambda: "run-1" in kubeflow.runs, 90)
+    assert kubeflow.runs["run-1"]["runtime_config"]["parameters"] == {"profile": "tiny", "source": "s3://bucket/march"}
+    kubeflow.end("run-1", "SUCCEEDED")
+
+    forced = airflow.start(profile="smoke", engine="kubeflow", force=True)
+    until(lambda: airflow.state(forced, "kubeflow_run") == "deferred", 90)
+    kubeflow.runs["run-2"]["state"] = "RUNNING"
+    until(lambda: kubeflow.made("GET runs/run-2") > 1, 30)
+    path = f"/api/v2/dags/retraining/dagRuns/{forced}/taskInstances/kubeflow_run".replace("+", "%2B")
+    airflow.client.patch(path, json={"new_state": "failed"}).raise_for_status()
+    until(lambda: kubeflow.runs["run-2"]["state"] == "CANCELING", 60)
+
+    pids = [airflow.pid(name) for name in COMPONENTS]
+    assert listening(pids) == {"0100007F"}, "on loopback only"
+    airflow.process.terminate()
+    airflow.process.wait(60)
+    assert not any(alive(pid) for pid in pids), "a clean stop leaves nobody behind"
