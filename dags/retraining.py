@@ -57,7 +57,7 @@ PARAMS = {
 }
 
 
-@task.branch(inlets=[MODEL])
+@task.branch(inlets=[MODEL], retries=2)
 def plan(params: dict[str, Any], run_id: str, ti: Any) -> str | None:
     """Find what is to be run, and whether it is anything new."""
     from hardcase_provider.hooks import KubeflowHook, engine_of
@@ -97,7 +97,7 @@ def announcement(events: Any) -> dict[str, Any]:
     return dict(found[-1].extra) if found else {}
 
 
-@task(outlets=[MODEL], trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
+@task(outlets=[MODEL], trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS, retries=2)
 def publish(ti: Any, outlet_events: Any) -> dict[str, Any]:
     """Say in the Asset's event what came of it."""
     from hardcase_provider.alerts import tell

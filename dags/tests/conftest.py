@@ -231,6 +231,52 @@ def connected(kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> Kubeflow:
     return kubeflow
 
 
+class Told:
+    """A web server that is told things, and answers what it was given.
+
+    Attributes:
+        heard: path, bearer token and JSON of each request.
+        answer: to all.
+    """
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str, Any]] = []
+        self.answer: Any = {}
+        self.url = ""
+
+    def events(self) -> list[str]:
+        return [body["event"] for _, _, body in self.heard]
+
+
+@pytest.fixture
+def webhook() -> Iterator[Told]:
+    told = Told()
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
+            told.heard.append((self.path, self.headers.get("Authorization", ""), body))
+            data = json.dumps(told.answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            self.do_POST()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    told.url = f"http://127.0.0.1:{server.server_port}"
+    yield told
+    server.shutdown()
+    server.server_close()
+
+
 class Instance:
     """As much of a task instance as the operators use."""
 

@@ -6,11 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -49,26 +47,6 @@ class Airflow:
 
 
 @pytest.fixture
-def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    heard: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", heard
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
 def airflow(kubeflow: Any, webhook: Any, tmp_path: Path) -> Iterator[Airflow]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -80,7 +58,7 @@ def airflow(kubeflow: Any, webhook: Any, tmp_path: Path) -> Iterator[Airflow]:
         "HARDCASE_POLL_SECONDS": "1",
         "HARDCASE_DEADLINE_MINUTES": "0",
         "AIRFLOW_CONN_KUBEFLOW_DEFAULT": json.dumps({"conn_type": "kubeflow", "host": kubeflow.url, "extra": extra}),
-        "AIRFLOW_CONN_HARDCASE_ALERTS": json.dumps({"conn_type": "http", "host": webhook[0]}),
+        "AIRFLOW_CONN_HARDCASE_ALERTS": json.dumps({"conn_type": "http", "host": webhook.url}),
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "hardcase_provider.serve"],
@@ -130,7 +108,7 @@ def listening(leaders: list[int]) -> set[str]:
 
 
 def test_wait_survives_scheduler_and_triggerer_and_the_run_dies_with_the_task(
-    airflow: Airflow, kubeflow: Any, webhook: tuple[str, list[dict[str, Any]]]
+    airflow: Airflow, kubeflow: Any, webhook: Any
 ) -> None:
     kubeflow.add_pipeline()
     run = airflow.start(profile="smoke", engine="kubeflow")
@@ -150,7 +128,7 @@ def test_wait_survives_scheduler_and_triggerer_and_the_run_dies_with_the_task(
     until(lambda: airflow.state(run) == "success", 90)
     [event] = airflow.get("assets/events")["asset_events"]
     assert (event["name"], event["extra"]["run_id"]) == ("image_screener", "run-0")
-    until(lambda: any(each["event"] == "late" for each in webhook[1]), 30)
+    until(lambda: "late" in webhook.events(), 30)
 
     again = airflow.start(profile="smoke", engine="kubeflow")
     until(lambda: airflow.state(again) == "success", 90)
