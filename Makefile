@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help run test lint format bench ablation airflow test-dags lock clean
 
 help: ## Say what can be made
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
 
 run: $(READY) ## Retrain end to end on profiles/tiny.yaml; ARGS="--seed 1" and the like go to `hardcase run`
 	@$(BIN)/hardcase run $(ARGS)
@@ -54,8 +54,8 @@ lock: $(READY) ## Resolve requirements.lock anew; packages of CUDA are left to t
 		--constraint .venv/constraints.txt --no-header --no-annotate --quiet --output-file .venv/resolved.txt
 	grep -vE '^(nvidia-|cuda-|triton==|--)' .venv/resolved.txt | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' > requirements.lock
 
-clean: ## Remove the environment and the caches; runs and store in .hardcase stay
-	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+clean: ## Remove the environments and the caches; runs and store in .hardcase stay
+	rm -rf .venv .venv-airflow .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
 
 $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
