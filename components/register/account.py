@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hardcase.audit.sbom import sbom
-
 from hardcase.audit.code import LOCK, code_digest, keep_code
 from hardcase.audit.ledger import Version
 from hardcase.audit.links import Link, gaps, open_link
 from hardcase.audit.provenance import ENVELOPE, FILE, FOLDER, SNAPSHOT, Provenance, Resource, named
+from hardcase.audit.sbom import sbom
 from hardcase.audit.signing import Keyring
 from hardcase.data.store import Store
 from hardcase.errors import HardcaseError
