@@ -44,7 +44,7 @@ def rebuild(spec: str, home: Home) -> None:
 
 def rolled_back(name: str, home: Home, why: str) -> Version:
     """Let the champion before this one serve again, once it is found whole."""
-    store, keys = open_store(home.store, near=False), home.keyring()
+    store, keys, name = open_store(home.store, near=False), home.keyring(), split_spec(name)
 
     def whole(version: Version) -> None:
         found = examine(store, f"{name}:{version.number}", keys)
@@ -53,22 +53,6 @@ def rolled_back(name: str, home: Home, why: str) -> Version:
 
     who = os.environ.get("HARDCASE_WHO") or getpass.getuser()
     with showing("rollback"):
-        version = roll_back(store, keys, split_spec(name), who, why, whole)
+        version = roll_back(store, keys, name, who, why, whole)
         Mirror(home.tracking_uri).show(partial(read_ledger, store, name, keys), store.uri)
     return version
-
-
-def replay(found: Audit, home: Home) -> dict[str, tuple[str, str]]:
-    """Run a version's steps again; recorded and new digests."""
-    from pipelines.replay import replayed
-
-    return replayed(found, home)
-
-
-def other(again: dict[str, tuple[str, str]]) -> list[str]:
-    """What a replay made otherwise than it was recorded."""
-    return [
-        f"replay: {name} is {new[:12]}, recorded was {recorded[:12]}"
-        for name, (recorded, new) in again.items()
-        if recorded != new
-    ]

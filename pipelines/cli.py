@@ -259,9 +259,21 @@ def audit(
             from hardcase.audit.page import page
 
             write_whole(html, page(found).encode())
-        again = auditing.replay(found, home) if replay and not found.first else {}
+        again = {}
+        if replay and not found.first:
+            from pipelines.replay import replayed
+
+            again = replayed(found, home)
         show.audited(found, again, as_json)
-        broken = [found.first.problem] if found.first else auditing.other(again)
+        broken = (
+            [found.first.problem]
+            if found.first
+            else [
+                f"replay: {name} is {new[:12]}, recorded was {recorded[:12]}"
+                for name, (recorded, new) in again.items()
+                if recorded != new
+            ]
+        )
     if broken:
         errors.print("error: broken:", " ".join(broken[0].split()))
         raise typer.Exit(1)
@@ -275,12 +287,14 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Let the champion before this one serve again."""
+    from hardcase.audit.ledger import split_spec
     from pipelines.auditing import rolled_back
 
     with reported(as_json):
         version = rolled_back(model, Home.of_latest(store), why)
-    fact = {"name": model, "version": version.number, "alias": "champion", "digest": version.digest}
-    typer.echo(json.dumps(fact) if as_json else f"{model}@champion is :{version.number} again, digest {version.digest}")
+    name = split_spec(model)
+    fact = {"name": name, "version": version.number, "alias": "champion", "digest": version.digest}
+    typer.echo(json.dumps(fact) if as_json else f"{name}@champion is :{version.number} again, digest {version.digest}")
 
 
 stores = typer.Typer(help="The object store.", no_args_is_help=True)

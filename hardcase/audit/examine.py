@@ -210,7 +210,7 @@ class _Objects:
         content = _guarded(finding, lambda: self._store.get_object(digest))
         listing = _guarded(finding, lambda: listed(content, kind, finding.place)) if content is not None else None
         for name, below in (listing or {}).items():
-            self._waiting.setdefault(below, []).append(_part(finding, name, below))
+            self._waiting.setdefault(below, []).append(finding.add(name, object_name(below)))
 
     def rehash(self) -> None:
         def problem(digest: str) -> str:
@@ -225,14 +225,6 @@ class _Objects:
             for findings, said in zip(self._waiting.values(), problems, strict=True):
                 for finding in findings:
                     finding.problem = finding.problem or said
-
-
-def _part(finding: Finding, name: str, digest: str) -> Finding:
-    return finding.add(name, object_name(digest) if _is_digest(digest) else "")
-
-
-def _is_digest(value: str) -> bool:
-    return len(value) == 64
 
 
 def _published(name: str, version: Version, dossier: Finding, store: Store) -> None:

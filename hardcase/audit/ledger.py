@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hardcase.audit.signing import STATEMENT, DistrustError, Keyring
 from hardcase.config import RegisterConfig
 from hardcase.data.digest import bytes_digest
-from hardcase.data.store import Store, refuse_pickles
+from hardcase.data.store import Store
+from hardcase.data.weights import refuse_pickles
 from hardcase.errors import InputError
 
 ENTRY: Final = "urn:hardcase:ledger:v1"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hardcase.audit.signing import STATEMENT, DistrustError
+from hardcase.data.store import object_name
 from hardcase.errors import HardcaseError
 
 SLSA: Final = "https://slsa.dev/provenance/v1"
@@ -138,9 +139,12 @@ def listed(content: bytes, kind: str, place: str) -> dict[str, str]:
     """
     try:
         listing = json.loads(content)
-        if kind == FOLDER:
-            return {str(name): str(digest) for name, digest in listing.items()}
-        return {f"shard {number} ({shard['split']})": shard["sha256"] for number, shard in enumerate(listing["shards"])}
+        if kind == SNAPSHOT:
+            shards = enumerate(listing["shards"])
+            listing = {f"shard {number} ({shard['split']})": shard["sha256"] for number, shard in shards}
+        for digest in listing.values():
+            object_name(digest)  # refuses what is no sha256
+        return dict(listing)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HardcaseError(f"{place}: not a listing; bring back the original") from error
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import obstore
@@ -35,10 +35,6 @@ DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 ODD: Final = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\\\\]")
 # What AWS demands of the name of a bucket: no address of four numbers, no two dots in a row.
 BUCKET: Final = re.compile(r"(?!\d+(?:\.\d+){3}$)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
-PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-# Pickles by protocol, and zip, as torch.save writes it.
-PICKLE_STARTS: Final = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
-HEADER: Final = 10**8  # bytes; safetensors itself takes no longer one
 AHEAD: Final = 4  # objects on their way at once; each is in memory whole
 
 
@@ -348,46 +344,6 @@ def refuse_links(uri: str, name: str) -> None:
     """
     if uri.startswith("file:") and _is_linked(local_path(uri), name):
         raise HardcaseError(f"store {uri}: {name} is a link or lies behind one; put what it leads to in its place")
-
-
-def refuse_pickles(folder: Path) -> None:
-    """Only safetensors are loaded: a pickle runs what its writer wants. Nothing is unpickled to find out.
-
-    Raises:
-        HardcaseError: a file under `folder` is a pickle by its name or its first bytes, or is named safetensors and is
-            none, or is cut short, or an index of weights names other files than safetensors.
-    """
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if fault := _fault(path):
-            raise HardcaseError(
-                f"{path}: {fault}; only whole safetensors are loaded: save the model so, and keep other files elsewhere"
-            )
-
-
-def _fault(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(8)
-    if path.suffix.lower() in PICKLES or start.startswith(PICKLE_STARTS):
-        return "is a pickle, or may be one"
-    try:
-        if path.name.endswith(".safetensors.index.json"):
-            named = json.loads(path.read_bytes())["weight_map"].values()
-            return "" if all(name.endswith(".safetensors") for name in named) else "names weights of another kind"
-        return _tensors_fault(path) if path.suffix.lower() == ".safetensors" else ""
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return "is not what its name says"
-
-
-def _tensors_fault(path: Path) -> str:
-    """Eight bytes say how long the header is, and it says where each tensor ends."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(HEADER, size - 8):
-            return "is no safetensors file, or cut short"
-        header: dict[str, Any] = json.loads(file.read(length))
-    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    return "" if 8 + length + max(ends, default=0) == size else "is cut short, or holds more than tensors"
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -16,7 +16,8 @@ from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
 from hardcase.config import EngineKind
 from hardcase.data.images import decode
-from hardcase.data.store import refuse_pickles, write_whole
+from hardcase.data.store import write_whole
+from hardcase.data.weights import refuse_pickles
 from hardcase.errors import InputError
 from hardcase.model.internvl import load_model, load_processor
 from hardcase.model.rollout import generate, prompt_inputs

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from hardcase.config import ModelConfig, TinyModelConfig
-from hardcase.data.store import refuse_pickles
+from hardcase.data.weights import refuse_pickles
 from hardcase.errors import HardcaseError, InputError
 from hardcase.model.tokenizer import CHAT_TEMPLATE, build_tokenizer
 

@@ -195,7 +195,7 @@ def test_lost_database_is_no_loss(copy: Machine) -> None:
 
 def test_rollback_restores_the_exact_digest_of_the_champion_before(copy: Machine, runs: Any) -> None:
     digests = [run["model"]["digest"] for run in runs]
-    done = copy.call("rollback", NAME, "--why", "it flags every shadow", "--json")
+    done = copy.call("rollback", f"{NAME}@champion", "--why", "it flags every shadow", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"name": NAME, "version": 1, "alias": "champion", "digest": digests[0]}
     done = copy.call("audit", NAME)

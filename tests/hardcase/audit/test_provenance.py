@@ -51,3 +51,5 @@ def test_other_statements_are_refused(change: dict[str, object]) -> None:
 def test_listing_that_is_none_is_refused(content: bytes) -> None:
     with pytest.raises(HardcaseError, match="objects/x: not a listing"):
         listed(content, SNAPSHOT, "objects/x")
+    with pytest.raises(HardcaseError, match="no sha256"):
+        listed(b'{"model.safetensors": "../../etc/passwd"}', FOLDER, "objects/x")

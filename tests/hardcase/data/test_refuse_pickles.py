@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hardcase.data.store import refuse_pickles
+from hardcase.data.weights import refuse_pickles
 from hardcase.errors import HardcaseError
 
 
