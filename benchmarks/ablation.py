@@ -34,14 +34,15 @@ from matplotlib import pyplot as plt
 
 from components.ingest.step import run as ingest_step
 from components.mine.step import run as mine_step
+from components.rollout.step import run as rollout_step
 from components.sft.step import run as sft_step
 from hardcase.config import load_profile
+from hardcase.data.cases import read_cases
 from hardcase.data.scenes import TAIL_SHARE, draw_scene, encode
 from hardcase.data.snapshot import Snapshot
 from hardcase.model.engine import LocalEngine, answers
 from hardcase.model.grpo import improve
 from hardcase.model.internvl import load_model, set_up_torch, start_model
-from hardcase.model.mining import read_cases
 from hardcase.model.sft import fine_tune, known_texts
 from hardcase.task.answer import parse_answer
 from hardcase.task.reward import KINDS, dpa
@@ -95,7 +96,9 @@ def prepared(job: tuple[Path, int]) -> None:
         sft_step(snapshot, store, profile.model, profile.sft, seed, scratch, model, folder / "sft.part")
         (folder / "sft.part").rename(folder / "sft.log")
     if not (folder / "mined").exists():
-        mine_step(snapshot, store, model, profile.mine, seed, scratch, folder / "mined.part")
+        rollouts = folder / "rollouts"
+        rollout_step(snapshot, store, model, profile.mine, seed, "1/1", scratch, rollouts)
+        mine_step(snapshot, store, [rollouts], profile.mine, folder / "mined.part")
         (folder / "mined.part").rename(folder / "mined")
     print(f"{folder.name}: prepared", file=sys.stderr, flush=True)
 

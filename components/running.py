@@ -17,18 +17,19 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from components.notes import LAST_LINES, LastLines, Note, leave
 from hardcase.audit.lineage import emit
 from hardcase.audit.links import Link, open_link
 from hardcase.audit.signing import DistrustError, Keyring, open_keyring
 from hardcase.data.digest import bytes_digest, canonical_json, path_digest
-from hardcase.errors import HardcaseError
+from hardcase.errors import HardcaseError, InputError
 
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
@@ -73,33 +74,100 @@ def running(
     Raises:
         SystemExit: the work raised a `HardcaseError`; its exit code.
     """
-    _die_with_launcher()
-    set_up_logging()
     run, read = os.environ.get("HARDCASE_RUN", ""), dict[str, str]()
+    with noted(step) as files, _refused_once(Path(scratch) / "refused" / f"{run}-{step}"):
+        try:
+            keys = keyring()
+            materials = {name: verified(artifact, keys) for name, artifact in inputs.items()}
+            read = _datasets(inputs, keys, parameters)
+            files.update(_paths(read, inputs.values()))
+            emit("START", run, step, read)
+            digests = list(materials.values())
+            work = bytes_digest(canonical_json({"step": step, "inputs": digests, **parameters}))
+            with _private_folder(Path(scratch) / f"{step}-{work[:16]}") as folder:
+                yield folder
+            products = {name: path_digest(Path(artifact.path)) for name, artifact in outputs.items()}
+            link = Link(step, {**materials, **sources}, products, parameters, circumstances()).signed(keys).decode()
+            for name, artifact in outputs.items():
+                artifact.metadata.update({"sha256": products[name], "link": link})
+            wrote = {f"{step}.{name}": digest for name, digest in products.items()}
+            files.update(_paths(wrote, outputs.values()))
+            emit("COMPLETE", run, step, read, wrote)
+        except Exception as error:
+            emit("FAIL", run, step, read, error=_said(error))
+            raise
+
+
+@contextmanager
+def noted(step: str) -> Iterator[dict[str, Path]]:
+    """Surround what a process does for a step: its log, and its errors in the forms that others read.
+
+    Args:
+        step: its name.
+
+    Yields:
+        Files that it read or wrote, by `step.output`, filled in by the work.
+
+    Raises:
+        SystemExit: the work raised a `HardcaseError`; its exit code.
+    """
+    _die_with_launcher()
+    last, files = set_up_logging(), dict[str, Path]()
     try:
-        keys = keyring()
-        materials = {name: verified(artifact, keys) for name, artifact in inputs.items()}
-        read = _datasets(inputs, keys, parameters)
-        emit("START", run, step, read)
-        digests = list(materials.values())
-        work = bytes_digest(canonical_json({"step": step, "inputs": digests, **parameters}))
-        with _private_folder(Path(scratch) / f"{step}-{work[:16]}") as folder:
-            yield folder
-        products = {name: path_digest(Path(artifact.path)) for name, artifact in outputs.items()}
-        link = Link(step, {**materials, **sources}, products, parameters, circumstances()).signed(keys).decode()
-        for name, artifact in outputs.items():
-            artifact.metadata.update({"sha256": products[name], "link": link})
-        emit("COMPLETE", run, step, read, {f"{step}.{name}": digest for name, digest in products.items()})
+        yield files
     except HardcaseError as error:
-        _record_error(step, error.exit_code, str(error))
-        emit("FAIL", run, step, read, error=str(error))
         logger.exception("%s failed", step)
+        leave(Note(step, error.exit_code, str(error), list(last.lines)), files)
         sys.exit(error.exit_code)
     except Exception as error:
-        message = "".join(traceback.format_exception_only(error)).strip()
-        _record_error(step, 1, message)
-        emit("FAIL", run, step, read, error=message)
+        lines = [*last.lines, *"".join(traceback.format_exception(error)).splitlines()]
+        leave(Note(step, 1, _said(error), lines[-LAST_LINES:]), files)
         raise
+    leave(Note(step), files)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, HardcaseError) else "".join(traceback.format_exception_only(error)).strip()
+
+
+@contextmanager
+def _refused_once(sign: Path) -> Iterator[None]:
+    """Refuse at once what was refused before in this run.
+
+    A cluster tries a step again whatever it failed of (docs/kubeflow.md): the work of a lost pod goes on, but an input
+    that is at fault stays so.
+    """
+    if sign.is_file():
+        raise InputError(sign.read_text(encoding="utf-8"))
+    try:
+        yield
+    except InputError as error:
+        if os.environ.get("HARDCASE_RUN") and "HARDCASE_RUN_DIR" not in os.environ:
+            sign.parent.mkdir(parents=True, exist_ok=True)
+            sign.write_text(str(error), encoding="utf-8")
+        raise
+
+
+def place_of() -> tuple[str, str, str]:
+    """Where this process is to work, by its environment: store, MLflow, scratch folder.
+
+    Raises:
+        InputError: it names no store.
+    """
+    if not (store := os.environ.get("HARDCASE_STORE")):
+        raise InputError("no store: set HARDCASE_STORE to a folder or s3://bucket/prefix")
+    scratch = os.environ.get("HARDCASE_SCRATCH", "/scratch")
+    return store, os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{scratch}/mlflow.db", scratch
+
+
+def sharded(step: str, shard: str) -> str:
+    """The name of a step that is done in shards: `rollout-3-of-8`; of one that is not, the step's."""
+    return step if shard == "1/1" else f"{step}-{shard.replace('/', '-of-')}"
+
+
+def numbered(name: str, artifacts: Sequence[Artifact]) -> dict[str, Artifact]:
+    """What the shards of a step made, by name."""
+    return {sharded(name, f"{number}/{len(artifacts)}"): each for number, each in enumerate(artifacts, 1)}
 
 
 def _datasets(inputs: Mapping[str, Artifact], keys: Keyring, parameters: Mapping[str, Any]) -> dict[str, str]:
@@ -110,6 +178,12 @@ def _datasets(inputs: Mapping[str, Artifact], keys: Keyring, parameters: Mapping
         name = next(name for name, product in link.products.items() if product == digest)
         found[f"{link.step}.{name}"] = digest
     return found
+
+
+def _paths(named: Mapping[str, str], artifacts: Iterable[Artifact]) -> dict[str, Path]:
+    """Where what has these digests lies."""
+    places = {artifact.metadata["sha256"]: Path(artifact.path) for artifact in artifacts}
+    return {name: places[digest] for name, digest in named.items() if digest in places}
 
 
 def keyring() -> Keyring:
@@ -167,13 +241,6 @@ def _private_folder(folder: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def _record_error(step: str, exit_code: int, message: str) -> None:
-    if run := os.environ.get("HARDCASE_RUN_DIR"):
-        path = Path(run) / "errors" / f"{step}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"exit_code": exit_code, "message": message, "step": step}), encoding="utf-8")
-
-
 def die_with_parent() -> None:
     """Let the kernel kill this process when its parent dies."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -212,11 +279,14 @@ class _ProgressLines(logging.Handler):
         sys.stdout.flush()
 
 
-def set_up_logging() -> None:
-    """Logs and progress to standard output, in the forms that the launcher reads."""
-    logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+def set_up_logging() -> LastLines:
+    """Logs and progress to standard output, in the forms that the launcher reads; the last lines of the log."""
+    last = LastLines()
+    handlers = [logging.StreamHandler(sys.stdout), last]
+    logging.basicConfig(handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     for name in ("hardcase", "components"):
         logging.getLogger(name).setLevel(logging.INFO)
     progress = logging.getLogger("hardcase.progress")
     progress.handlers = [_ProgressLines()]
     progress.propagate = False
+    return last

@@ -13,6 +13,7 @@ from hardcase.errors import InputError
 
 RewardKind = Literal["exact", "subset", "penalised", "jaccard"]
 EngineKind = Literal["transformers", "vllm"]
+GpuMemory = Literal["24gb", "80gb"]
 
 
 class Config(BaseModel):
@@ -189,6 +190,14 @@ class GrpoConfig(TrainConfig, SampleConfig):
     beta: float = Field(default=0.0, ge=0, description="weight of the KL term; 0 needs no reference model")
 
 
+class ClusterConfig(Config):
+    """What pods of a cluster get, and among how many work is divided; on one machine it counts for nothing."""
+
+    gpu_memory: GpuMemory | None = Field(default=None, description="of each GPU; none: no GPUs")
+    rollout_shards: int = Field(default=1, ge=1, le=256, description="pods that divide mining's rollouts")
+    answer_shards: int = Field(default=1, ge=1, le=256, description="pods that divide the answers to evaluate")
+
+
 class Profile(Config):
     """One way to retrain: every step's configuration."""
 
@@ -203,6 +212,7 @@ class Profile(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     drift: DriftConfig = DriftConfig()
     registration: RegisterConfig = Field(default=RegisterConfig(), alias="register")
+    cluster: ClusterConfig = ClusterConfig()
 
 
 PROFILES = Path(__file__).parent.parent / "profiles"

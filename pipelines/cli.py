@@ -17,10 +17,11 @@ from rich.console import Console
 from hardcase.audit.ledger import fetch_model
 from hardcase.audit.retention import keep_run
 from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
+from hardcase.data.listing import source_digest
 from hardcase.data.store import open_store, write_whole
 from hardcase.errors import HardcaseError, InputError
 from pipelines import show
-from pipelines.home import QUIET, Home, source_digest
+from pipelines.home import QUIET, Home
 
 app = typer.Typer(
     help="Retrain a small vision-language model that screens generated images.",
@@ -173,24 +174,17 @@ def evaluate(
     with reported(as_json), tempfile.TemporaryDirectory() as scratch:
         home = Home.of_latest(store)
         folder = model_folder(model, home, Path(scratch))
+        from components.answer.step import run as answer_step
         from components.evaluate.step import run as evaluate_step
         from pipelines.display import showing
 
         with home.locked():
             place, result = ingested(absolute(data), IngestConfig(eval_share=1.0), home, "evaluate")
+        manifest, config, answers = place / "manifest.json", EvaluateConfig(), Path(scratch) / "answers"
         with showing("evaluate"):
-            evaluate_step(
-                place / "manifest.json",
-                home.store,
-                None,
-                folder,
-                EvaluateConfig(),
-                0,
-                Path(scratch) / "answers",
-                place / "evaluation.parquet",
-                None,
-                place / "scores.json",
-            )
+            answer_step(manifest, home.store, folder, config, 0, "1/1", Path(scratch) / "kept", answers)
+            tables = place / "evaluation.parquet", None, place / "scores.json"
+            evaluate_step(manifest, home.store, [answers], [], config, 0, *tables)
         scores = json.loads((place / "scores.json").read_text(encoding="utf-8"))
     found = {**result, "scores": {"chance": scores["chance"], "model": scores["grpo"]}, "samples": scores["samples"]}
     show.scored({**found, "evaluation": str(place / "evaluation.parquet")}, as_json)

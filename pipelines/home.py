@@ -1,7 +1,6 @@
 """`$HARDCASE_HOME`: where the store, the runs, the cache and the registry of one machine lie."""
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -13,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hardcase.audit.signing import SIGNING_FILE, Keyring, make_key, open_keyring, public_keys, stored_keys
-from hardcase.data.remote import remote_digest
-from hardcase.data.store import local_path, open_store
+from hardcase.data.store import open_store
 from hardcase.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -169,30 +167,3 @@ class Home:
             known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             found.append({"run_id": folder.name, "status": "unfinished", **known})
         return found
-
-
-def source_digest(source: str, home: Path) -> str:
-    """What a source holds: on disk by path, size and time of change, on S3 by key, size and ETag; else empty.
-
-    Args:
-        source: a URI, a folder, or a manifest file (its folder then counts).
-        home: left out where it lies inside the source.
-    """
-    if source.startswith("s3://"):
-        return remote_digest(source)
-    if source.startswith("snapshot:"):  # its id says it
-        return ""
-    if "://" in source and not source.startswith("file://"):
-        return ""
-    path = local_path(source)
-    if not path.exists():
-        return ""
-    folder = path if path.is_dir() else path.parent
-    listing = hashlib.sha256()
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if Path(parent, name) != home)
-        for name in sorted(files):
-            file = Path(parent, name)
-            facts = file.lstat()
-            listing.update(f"{file.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
-    return listing.hexdigest()

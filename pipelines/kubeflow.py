@@ -1,4 +1,4 @@
-"""The pipeline as Kubeflow takes it: the compiled YAML, kept beside the source and compared with it."""
+"""The pipelines as Kubeflow takes them: compiled YAML, kept beside the source and compared with it."""
 
 import tempfile
 from pathlib import Path
@@ -6,25 +6,30 @@ from pathlib import Path
 from kfp.compiler import Compiler
 
 from hardcase.errors import InputError
-from pipelines.retraining import retraining
+from pipelines.cluster import retraining_on_cluster
 
-COMPILED = Path(__file__).with_name("retraining.yaml")
+FOLDER = Path(__file__).parent
+PIPELINES = {"retraining": retraining_on_cluster}
+COMPILED = FOLDER / "retraining.yaml"
 
 
-def compiled() -> str:
-    """The pipeline's YAML."""
+def compiled(name: str) -> str:
+    """A pipeline's YAML."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "retraining.yaml"
-        Compiler().compile(retraining, str(path))
+        path = Path(folder) / f"{name}.yaml"
+        Compiler().compile(PIPELINES[name], str(path))
         return path.read_text(encoding="utf-8")
 
 
 def write() -> None:
     """Write the committed YAML anew."""
-    COMPILED.write_text(compiled(), encoding="utf-8")
+    for name in PIPELINES:
+        (FOLDER / f"{name}.yaml").write_text(compiled(name), encoding="utf-8")
 
 
 def check() -> None:
     """Raise an `InputError` where the committed YAML is not what the source compiles to."""
-    if not COMPILED.is_file() or COMPILED.read_text(encoding="utf-8") != compiled():
-        raise InputError(f"{COMPILED.name}: not what the pipeline's source compiles to; run `hardcase compile`")
+    for name in PIPELINES:
+        path = FOLDER / f"{name}.yaml"
+        if not path.is_file() or path.read_text(encoding="utf-8") != compiled(name):
+            raise InputError(f"{path.name}: not what the pipeline's source compiles to; run `hardcase compile`")

@@ -18,18 +18,18 @@ from typing import Any
 import yaml
 from kfp import local
 
+from components.configure.step import plan
 from components.report.step import run as write_report
-from hardcase.audit.code import code_digest, git_environment
+from hardcase.audit.code import git_environment
 from hardcase.audit.ledger import read_ledger
 from hardcase.audit.lineage import default_environment, emit
 from hardcase.audit.retention import keep_run
 from hardcase.config import Profile
-from hardcase.data.digest import bytes_digest, canonical_json
 from hardcase.data.snapshot import Snapshot
 from hardcase.data.store import open_store, write_whole
 from hardcase.errors import HardcaseError, InputError
 from pipelines.display import Bars
-from pipelines.home import QUIET, Home, source_digest
+from pipelines.home import QUIET, Home
 from pipelines.recording import RecordingCache, Router
 from pipelines.retraining import STEPS, retraining
 from pipelines.summary import artifact_paths, summarise
@@ -55,7 +55,7 @@ def run(profile: Profile, name: str, home: Home) -> Outcome:
         home: where everything lies; one run at a time.
     """
     with home.locked():
-        arguments = _arguments(profile, name, home)
+        arguments = plan(profile, name, home.store, home.tracking_uri, str(home.scratch), home.keyring(), home.root)
         folder = home.new_run(arguments["fingerprint"])
         resolved = yaml.safe_dump(profile.model_dump(mode="json", by_alias=True), sort_keys=False)
         write_whole(folder / "config.yaml", resolved.encode())
@@ -112,30 +112,6 @@ def execute(pipeline: Callable[[], Any], folder: Path, home: Home, cache: Record
             pipeline()
     finally:
         logging.captureWarnings(False)
-
-
-def _arguments(profile: Profile, name: str, home: Home) -> dict[str, Any]:
-    config = profile.model_dump(mode="json", by_alias=True, exclude_none=True)  # KFP takes no null
-    seed, source = config.pop("seed"), config.pop("source")
-    code, listing = code_digest(), source_digest(source, home.root)
-    identity = {"source": source, "source_digest": listing, "config": config, "seed": seed, "code": code}
-    fingerprint = bytes_digest(canonical_json(identity))
-    ledger = read_ledger(open_store(home.store), profile.registration.name, home.keyring())
-    champion, reference = ledger.pin(fingerprint)
-    return {
-        "source": source,
-        "source_digest": listing,
-        "store": home.store,
-        "tracking_uri": home.tracking_uri,
-        "scratch": str(home.scratch),
-        "code": code,
-        "seed": seed,
-        "champion": champion,
-        "reference": reference,
-        "fingerprint": fingerprint,
-        "facts": {"profile": name, "source": source, "seed": str(seed), "fingerprint": fingerprint},
-        **config,
-    }
 
 
 def child_environment(profile: Profile, folder: Path, home: Home) -> dict[str, str]:
@@ -200,10 +176,11 @@ def _what_failed(cache: RecordingCache, folder: Path, failure: RuntimeError) -> 
     step = cache.current
     if step is None:
         raise failure
-    told, log = folder / "errors" / f"{step}.json", folder / "logs" / f"{step}.log"
+    told, log = next(folder.glob("errors/*.json"), None), folder / "logs" / f"{step}.log"
     error: dict[str, Any] = {"exit_code": 1, "message": "its process was killed (out of memory?)", "step": step}
-    if told.is_file():
-        error = json.loads(told.read_text(encoding="utf-8"))
+    if told is not None:
+        note = json.loads(told.read_text(encoding="utf-8"))
+        error |= {name: note[name] for name in ("exit_code", "message")}
     else:
         emit("FAIL", folder.name, step, error=error["message"])
     if error["exit_code"] == 1:

@@ -8,9 +8,11 @@ it knows the state of each, and which of them is speaking on standard output.
 import io
 import json
 import logging
+import re
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -20,6 +22,8 @@ from kfp.local import cache as kfp_cache
 from components.running import PROGRESS_MARK, keyring, verified
 from hardcase.errors import HardcaseError
 
+# What only Kubeflow's pages show; not sealed.
+SHOWN = (dsl.Metrics, dsl.ClassificationMetrics, dsl.Markdown)
 logger = logging.getLogger(__name__)
 
 
@@ -58,8 +62,14 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
     ) -> None:
         super().__init__(str(root))
         self.records = {step: Record() for step in steps}
-        self.current: str | None = None
-        self._display, self._whole, self._began = display, whole, 0.0
+        self._display, self._whole = display, whole
+        self._own = threading.local()  # the shards of a step run in threads
+
+    @property
+    def current(self) -> str | None:
+        """The step at work in this thread, or in any."""
+        running = (step for step, record in self.records.items() if record.status == "running")
+        return getattr(self._own, "step", None) or next(running, None)
 
     def install(self) -> None:
         """Become the cache that `kfp.local` uses; call after `kfp.local.init`."""
@@ -68,15 +78,11 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
 
     def compute_key(self, component_name: str, *args: Any, arguments: dict[str, Any], **kwargs: Any) -> str:
         """The key of a task about to start, by the content of its inputs."""
-        step = component_name.removeprefix("comp-")
-        self.current, self._began = step, time.monotonic()
-        self.records[step].status = "running"
-        content = {
-            name: {"type": value.schema_title, "sha256": value.metadata.get("sha256")}
-            if isinstance(value, dsl.Artifact)
-            else value
-            for name, value in arguments.items()
-        }
+        # A component that is used twice is numbered.
+        step = re.sub(r"-\d+$", "", component_name.removeprefix("comp-"))
+        self._own.step, self._own.began = step, time.monotonic()
+        self.records[step] = replace(self.records[step], status="running")
+        content = {name: _content(value) for name, value in arguments.items()}
         key: str = super().compute_key(component_name, *args, arguments=content, **kwargs)
         return key
 
@@ -87,7 +93,8 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         if outputs is not None:
             try:
                 for artifact in outputs.values():
-                    verified(artifact, keyring())
+                    if not isinstance(artifact, SHOWN):
+                        verified(artifact, keyring())
                 self._whole(step, _paths(outputs))
             except HardcaseError as error:
                 logger.warning("%s: not served from the cache: %s", step, error)
@@ -111,10 +118,21 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
 
     def _end(self, status: str, outputs: dict[str, Any], cached: bool) -> None:
         step = str(self.current)
-        seconds = round(time.monotonic() - self._began, 2)
-        self.records[step] = Record(status, seconds, cached, _paths(outputs))
-        self.current = None
+        seconds = round(time.monotonic() - getattr(self._own, "began", time.monotonic()), 2)
+        before = self.records[step]  # of another shard, or of nothing
+        cached_all = cached and (before.cached or not before.seconds)
+        self.records[step] = Record(status, round(before.seconds + seconds, 2), cached_all, _paths(outputs))
+        self._own.step = None
         self._display.step_ended(step, status, seconds, cached)
+
+
+def _content(value: Any) -> Any:
+    """What a task is given, artifacts by their content."""
+    if isinstance(value, list):
+        return [_content(each) for each in value]
+    if isinstance(value, dsl.Artifact):
+        return {"type": value.schema_title, "sha256": value.metadata.get("sha256")}
+    return value
 
 
 def _paths(outputs: dict[str, Any]) -> dict[str, Path]:

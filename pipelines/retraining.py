@@ -1,12 +1,14 @@
-"""The graph: ingest → validate → sft → mine → grpo → evaluate → drift → register → report.
+"""The graph: ingest → validate → sft → rollout → mine → grpo → answer → evaluate → drift → register → report.
 
 The same pipeline runs on one machine (`pipelines.local`) and, compiled, on Kubeflow.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
 
+from components.answer.component import answer as answer_step
 from components.drift.component import drift as drift_step
 from components.evaluate.component import evaluate as evaluate_step
 from components.grpo.component import grpo as grpo_step
@@ -14,69 +16,103 @@ from components.ingest.component import ingest as ingest_step
 from components.mine.component import mine as mine_step
 from components.register.component import register as register_step
 from components.report.component import report as report_step
+from components.report.step import ARTIFACTS
+from components.rollout.component import rollout as rollout_step
 from components.sft.component import sft as sft_step
 from components.validate.component import validate as validate_step
 
-STEPS = ("ingest", "validate", "sft", "mine", "grpo", "evaluate", "drift", "register", "report")
-# The name of each artifact for report and register: the step that makes it, and its name there.
-ARTIFACTS = {
-    "snapshot": ("ingest", "snapshot"),
-    "quarantine": ("ingest", "quarantine"),
-    "validation": ("validate", "result"),
-    "sft_log": ("sft", "log"),
-    "mined": ("mine", "mined"),
-    "grpo_log": ("grpo", "log"),
-    "evaluation": ("evaluate", "evaluation"),
-    "baseline": ("evaluate", "baseline"),
-    "scores": ("evaluate", "scores"),
-    "drift": ("drift", "result"),
-}
-# What register is given besides.
+STEPS = (
+    "ingest",
+    "validate",
+    "sft",
+    "rollout",
+    "mine",
+    "grpo",
+    "answer",
+    "evaluate",
+    "drift",
+    "register",
+    "report",
+)
+# What register is given besides, and of the steps that are done in shards.
 MODELS = {"sft_model": ("sft", "trained"), "model": ("grpo", "trained"), "drift_report": ("drift", "html")}
+SHARDED = {"rollouts": ("rollout", "rollouts"), "answers": ("answer", "answers")}
+SHARDED |= {"sft_answers": ("answer_sft", "answers")}
 
 
-def _chain(
-    source: Any,
-    source_digest: Any,
-    store: Any,
-    scratch: Any,
-    code: Any,
-    seed: Any,
-    reference: Any,
-    ingest: Any,
-    validate: Any,
-    model: Any,
-    sft: Any,
-    mine: Any,
-    grpo: Any,
-    evaluate: Any,
-    drift: Any,
-) -> dict[str, Any]:
-    """From the source to the drift report; the tasks by step."""
-    place = {"store": store, "scratch": scratch, "code": code}
-    read = ingest_step(source=source, source_digest=source_digest, config=ingest, **place)
+def chain(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """From the source to the drift report; the tasks by step. `plan` holds the parameters of `replaying`."""
+    place = {name: plan[name] for name in ("store", "scratch", "code")}
+    seed = plan["seed"]
+    read = ingest_step(source=plan["source"], source_digest=plan["source_digest"], config=plan["ingest"], **place)
     snapshot = read.outputs["snapshot"]
-    checked = validate_step(snapshot=snapshot, config=validate, **place)
+    checked = validate_step(snapshot=snapshot, config=plan["validate"], **place)
     tuned = sft_step(
-        snapshot=snapshot, validation=checked.outputs["result"], seed=seed, model=model, config=sft, **place
+        snapshot=snapshot,
+        validation=checked.outputs["result"],
+        seed=seed,
+        model=plan["model"],
+        config=plan["sft"],
+        **place,
     )
     sft_model = tuned.outputs["trained"]
-    mined = mine_step(snapshot=snapshot, model=sft_model, seed=seed, config=mine, **place)
+    with dsl.ParallelFor(plan["rollout_shards"], name="rollouts") as shard:
+        rolled = rollout_step(snapshot=snapshot, model=sft_model, seed=seed, shard=shard, config=plan["mine"], **place)
+    mined = mine_step(
+        snapshot=snapshot, rollouts=dsl.Collected(rolled.outputs["rollouts"]), config=plan["mine"], **place
+    )
     improved = grpo_step(
-        snapshot=snapshot, model=sft_model, mined=mined.outputs["mined"], seed=seed, config=grpo, **place
+        snapshot=snapshot, model=sft_model, mined=mined.outputs["mined"], seed=seed, config=plan["grpo"], **place
     )
     final = improved.outputs["trained"]
-    judged = evaluate_step(snapshot=snapshot, sft_model=sft_model, model=final, seed=seed, config=evaluate, **place)
-    compared = drift_step(evaluation=judged.outputs["evaluation"], reference=reference, config=drift, **place)
+    with dsl.ParallelFor(plan["answer_shards"], name="answers") as shard:
+        answered = {
+            role: answer_step(
+                snapshot=snapshot, model=model, role=role, seed=seed, shard=shard, config=plan["evaluate"], **place
+            )
+            for role, model in (("final", final), ("sft", sft_model))
+        }
+    judged = evaluate_step(
+        snapshot=snapshot,
+        answers=dsl.Collected(answered["final"].outputs["answers"]),
+        sft_answers=dsl.Collected(answered["sft"].outputs["answers"]),
+        seed=seed,
+        config=plan["evaluate"],
+        **place,
+    )
+    compared = drift_step(
+        evaluation=judged.outputs["evaluation"], reference=plan["reference"], config=plan["drift"], **place
+    )
     return {
         "ingest": read,
         "validate": checked,
         "sft": tuned,
+        "rollout": rolled,
         "mine": mined,
         "grpo": improved,
+        "answer": answered["final"],
+        "answer_sft": answered["sft"],
         "evaluate": judged,
         "drift": compared,
     }
+
+
+def graph(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole of it; the tasks by step. `plan` holds the parameters of `retraining`."""
+    tasks = chain(plan)
+    place = {name: plan[name] for name in ("store", "scratch", "code")}
+    artifacts = {name: tasks[step].outputs[output] for name, (step, output) in ARTIFACTS.items() if step in tasks}
+    tasks["register"] = register_step(
+        **artifacts,
+        **{name: tasks[step].outputs[output] for name, (step, output) in MODELS.items()},
+        **{name: dsl.Collected(tasks[step].outputs[output]) for name, (step, output) in SHARDED.items()},
+        **{name: plan[name] for name in ("champion", "tracking_uri", "seed", "fingerprint")},
+        config=plan["register"],
+        **place,
+    )
+    registered = tasks["register"].outputs["result"]
+    tasks["report"] = report_step(facts=plan["facts"], register=registered, **artifacts, **place)
+    return tasks
 
 
 @dsl.pipeline(name="hardcase-retraining")
@@ -98,6 +134,8 @@ def retraining(
     evaluate: dict[str, Any],
     drift: dict[str, Any],
     register: dict[str, Any],
+    rollout_shards: list[str],
+    answer_shards: list[str],
     source_digest: str = "",
     champion: str = "",
     reference: str = "",
@@ -122,39 +160,13 @@ def retraining(
         evaluate: configuration.
         drift: configuration.
         register: configuration.
+        rollout_shards: those of mining's rollouts: `["1/1"]` for one.
+        answer_shards: those of evaluation's answers.
         source_digest: what a folder source holds; changes with its files.
         champion: version to beat; empty for none.
         reference: sha256 of the evaluation to compare with; empty for none.
     """
-    tasks = _chain(
-        source,
-        source_digest,
-        store,
-        scratch,
-        code,
-        seed,
-        reference,
-        ingest,
-        validate,
-        model,
-        sft,
-        mine,
-        grpo,
-        evaluate,
-        drift,
-    )
-    place = {"store": store, "scratch": scratch, "code": code}
-    registered = register_step(
-        **{name: tasks[step].outputs[output] for name, (step, output) in {**ARTIFACTS, **MODELS}.items()},
-        champion=champion,
-        tracking_uri=tracking_uri,
-        seed=seed,
-        fingerprint=fingerprint,
-        config=register,
-        **place,
-    )
-    artifacts = {name: tasks[step].outputs[output] for name, (step, output) in ARTIFACTS.items()}
-    report_step(facts=facts, register=registered.outputs["result"], **artifacts, **place)
+    graph(dict(locals()))
 
 
 @dsl.pipeline(name="hardcase-replay")
@@ -172,7 +184,10 @@ def replaying(
     grpo: dict[str, Any],
     evaluate: dict[str, Any],
     drift: dict[str, Any],
+    rollout_shards: list[str],
+    answer_shards: list[str],
+    source_digest: str = "",
     reference: str = "",
 ) -> None:
     """The same without registering: what `hardcase audit --replay` does again."""
-    _chain(source, "", store, scratch, code, seed, reference, ingest, validate, model, sft, mine, grpo, evaluate, drift)
+    chain(dict(locals()))

@@ -5,16 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.report.step import ARTIFACTS
 from hardcase.data.digest import path_digest
 from pipelines.recording import Record
-from pipelines.retraining import ARTIFACTS
-
-REPORTED = {**ARTIFACTS, "register": ("register", "result")}
 
 
 def artifact_paths(records: Mapping[str, Record]) -> dict[str, Path | None]:
     """The report's artifacts, None for one that was not made."""
-    found = {name: records[step].outputs.get(output) for name, (step, output) in REPORTED.items()}
+    found = {name: records[step].outputs.get(output) for name, (step, output) in ARTIFACTS.items()}
     return {name: path if path is not None and path.exists() else None for name, path in found.items()}
 
 

@@ -1,7 +1,7 @@
-"""evaluate: greedy answers on the untouched split, the SFT model beside the final one, scores with intervals."""
+"""evaluate: scores of the answers on the untouched split, the SFT model's beside the final one's, with intervals."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hardcase.config import EvaluateConfig
+from hardcase.data.completions import read_completions
 from hardcase.data.snapshot import Snapshot
-from hardcase.errors import InputError
-from hardcase.model.engine import answers, open_engine
-from hardcase.model.internvl import set_up_torch
 from hardcase.task.answer import parse_answer
 from hardcase.task.reward import DEFAULT_KIND, dpa
-from hardcase.task.sample import Sample
 from hardcase.task.score import chance, paired_difference, score
 
 SCHEMA = pa.schema(
@@ -36,11 +33,10 @@ SCHEMA = pa.schema(
 def run(
     snapshot: Path,
     store: str,
-    sft_model: Path | None,
-    model: Path,
+    answers: Sequence[Path],
+    sft_answers: Sequence[Path],
     config: EvaluateConfig,
     seed: int,
-    scratch: Path,
     evaluation: Path,
     baseline: Path | None,
     scores: Path,
@@ -50,69 +46,53 @@ def run(
     Args:
         snapshot: the manifest; its `eval` split is judged.
         store: where its shards lie.
-        sft_model: the SFT model's folder, or None to score one model alone.
-        model: the final model's folder.
-        config: of answering and bootstrap.
+        answers: the final model's completions, the tables of the shards in order.
+        sft_answers: the same of the SFT model; none to score one model alone.
+        config: of the bootstrap.
         seed: of the bootstrap.
-        scratch: folder for what was answered; a run that was stopped goes on from there.
         evaluation: Parquet, one row a sample, of the final model.
-        baseline: the same of the SFT model; None with `sft_model` None.
+        baseline: the same of the SFT model; None if it is not scored.
         scores: JSON.
 
     Raises:
-        InputError: the snapshot holds no evaluation rows.
+        HardcaseError: the answers are not to the snapshot's samples.
     """
-    samples = Snapshot.open(snapshot, store).load("eval")
-    if not samples:
-        raise InputError("snapshot: no rows in the evaluation split; raise `ingest.eval_share` or mark rows `eval`")
-    aspects, groups = [sample.aspect for sample in samples], [sample.group for sample in samples]
-    final = _judged(model, samples, config, seed, "evaluating the model", scratch / "final")
+    facts = Snapshot.open(snapshot, store).facts("eval")
+    truths = [frozenset(row["answer"]) for row in facts]
+    aspects, groups = [row["aspect"] for row in facts], [row["group"] for row in facts]
+    final = _judged(answers, facts)
     pq.write_table(final, evaluation)
     report: dict[str, Any] = {
-        "samples": len(samples),
+        "samples": len(facts),
         "groups": len(set(groups)),
         "reward": DEFAULT_KIND,
-        "chance": chance([sample.truth for sample in samples], aspects, groups, DEFAULT_KIND, config.resamples, seed),
+        "chance": chance(truths, aspects, groups, DEFAULT_KIND, config.resamples, seed),
         "grpo": score(aspects, *_values(final), groups, config.resamples, seed),
         "sft": None,
         "gain": None,
     }
-    if sft_model is not None and baseline is not None:
-        first = _judged(sft_model, samples, config, seed, "evaluating the SFT model", scratch / "sft")
+    if baseline is not None:
+        first = _judged(sft_answers, facts)
         pq.write_table(first, baseline)
         report["sft"] = score(aspects, *_values(first), groups, config.resamples, seed)
         report["gain"] = paired_difference(_values(first), _values(final), aspects, groups, config.resamples, seed)
     scores.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _judged(
-    model: Path, samples: Sequence[Sample], config: EvaluateConfig, seed: int, what: str, kept: Path
-) -> pa.Table:
-    set_up_torch(seed, config.threads)
-    answered = answers(
-        open_engine(config.engine, model, seed),
-        samples,
-        copies=1,
-        batch_size=config.batch_size,
-        max_new_tokens=config.max_new_tokens,
-        temperature=0,
-        seed=seed,
-        what=what,
-        kept=kept,
-    )
+def _judged(shards: Sequence[Path], facts: Sequence[Mapping[str, Any]]) -> pa.Table:
     rows = []
-    for sample, (text,) in zip(samples, answered, strict=True):
-        answer = parse_answer(text)
+    for fact, (text,) in zip(facts, read_completions(shards, [fact["id"] for fact in facts]), strict=True):
+        answer, truth = parse_answer(text), frozenset(fact["answer"])
         rows.append(
             {
-                "id": sample.id,
-                "aspect": sample.aspect,
-                "group": sample.group,
-                "truth": sorted(sample.truth),
+                "id": fact["id"],
+                "aspect": fact["aspect"],
+                "group": fact["group"],
+                "truth": sorted(truth),
                 "answer": None if answer is None else sorted(answer),
                 "text": text,
-                "dpa": dpa(answer, sample.truth, DEFAULT_KIND),
-                "exact": answer == sample.truth,
+                "dpa": dpa(answer, truth, DEFAULT_KIND),
+                "exact": answer == truth,
             }
         )
     return pa.Table.from_pylist(rows, SCHEMA)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Model, Output
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 
 from components.running import TRAIN_IMAGE
 
@@ -20,6 +20,7 @@ def grpo(
     config: dict[str, Any],
     trained: Output[Model],
     log: Output[Artifact],
+    metrics: Output[Metrics],
 ) -> None:
     """Train with HCM-GRPO from the SFT model on all training samples."""
     from pathlib import Path
@@ -27,6 +28,7 @@ def grpo(
     from components.grpo.step import run
     from components.launching import in_processes
     from components.running import running
+    from components.showing import show_training
     from hardcase.config import GrpoConfig
 
     settings = GrpoConfig.model_validate(config)
@@ -44,3 +46,5 @@ def grpo(
             model_out=Path(trained.path),
             log=Path(log.path),
         )
+        shown = {"reward": "mean reward", "frac_reward_zero_std": "groups without spread", "entropy": "entropy a token"}
+        show_training(metrics, Path(log.path), shown)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from hardcase.config import GrpoConfig
+from hardcase.data.cases import read_cases
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
 from hardcase.model.grpo import improve
 from hardcase.model.internvl import load_model, save_model, set_up_torch
-from hardcase.model.mining import read_cases
 from hardcase.model.training import write_log
 
 

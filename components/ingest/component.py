@@ -3,7 +3,7 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Dataset, Output
+from kfp.dsl import Dataset, Metrics, Output
 
 from components.running import LIGHT_IMAGE
 
@@ -18,15 +18,18 @@ def ingest(
     config: dict[str, Any],
     snapshot: Output[Dataset],
     quarantine: Output[Dataset],
+    metrics: Output[Metrics],
 ) -> None:
     """Read a source of samples into a content-addressed snapshot; bad rows go to quarantine."""
     from pathlib import Path
 
     from components.ingest.step import run
     from components.running import running
+    from components.showing import show_numbers
     from hardcase.config import IngestConfig
 
     settings = IngestConfig.model_validate(config)
     outputs = {"snapshot": snapshot, "quarantine": quarantine}
     with running("ingest", scratch, {}, outputs, code=code, config=config, source=[source, source_digest]) as private:
-        run(source, store, settings, Path(snapshot.path), Path(quarantine.path), private)
+        done = run(source, store, settings, Path(snapshot.path), Path(quarantine.path), private)
+        show_numbers(metrics, {"accepted": done.accepted, **dict(done.quarantined)})

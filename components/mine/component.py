@@ -3,31 +3,42 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Model, Output
+from kfp.dsl import Dataset, Input, Metrics, Output
 
-from components.running import TRAIN_IMAGE
+from components.running import LIGHT_IMAGE
 
 
-@dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
+@dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
 def mine(
     snapshot: Input[Dataset],
-    model: Input[Model],
+    rollouts: Input[list[Dataset]],
     store: str,
     scratch: str,
     code: str,
-    seed: int,
     config: dict[str, Any],
     mined: Output[Dataset],
+    metrics: Output[Metrics],
 ) -> None:
-    """Find the training samples that the SFT model gets wrong: k rollouts of each."""
+    """Find the training samples that the SFT model gets wrong."""
     from pathlib import Path
 
     from components.mine.step import run
-    from components.running import running
+    from components.running import numbered, running
+    from components.showing import show_numbers
     from hardcase.config import MineConfig
+    from hardcase.data.cases import read_cases
 
     settings = MineConfig.model_validate(config)
-    with running(
-        "mine", scratch, {"snapshot": snapshot, "model": model}, {"mined": mined}, code=code, seed=seed, config=config
-    ) as private:
-        run(Path(snapshot.path), store, Path(model.path), settings, seed, private, Path(mined.path))
+    inputs, outputs = {"snapshot": snapshot, **numbered("rollouts", rollouts)}, {"mined": mined}
+    with running("mine", scratch, inputs, outputs, code=code, config=config):
+        run(Path(snapshot.path), store, [Path(shard.path) for shard in rollouts], settings, Path(mined.path))
+        cases = read_cases(Path(mined.path))
+        show_numbers(
+            metrics,
+            {
+                "training samples": len(cases),
+                "always solved": sum(case.exact_rate == 1 for case in cases),
+                "hard": sum(case.hard for case in cases),
+                "never solved": sum(case.suspect for case in cases),
+            },
+        )

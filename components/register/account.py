@@ -15,7 +15,18 @@ from hardcase.audit.signing import Keyring
 from hardcase.data.store import Store
 from hardcase.errors import HardcaseError
 
-STEPS: Final = ("ingest", "validate", "sft", "mine", "grpo", "evaluate", "drift")
+STEPS: Final = (
+    "ingest",
+    "validate",
+    "sft",
+    "rollout",
+    "mine",
+    "grpo",
+    "answer-sft",
+    "answer-final",
+    "evaluate",
+    "drift",
+)
 KINDS: Final = {"snapshot": SNAPSHOT, "sft_model": FOLDER, "model": FOLDER}
 
 
@@ -136,7 +147,8 @@ def account(
         if "sft" in links
         else {}
     )
-    unknown = [f"no record of the step {step}" for step in STEPS if step not in links]
+    done = {step for step in STEPS for name in links if name == step or name.startswith(f"{step}-")}
+    unknown = [f"no record of the step {step}" for step in STEPS if step not in done]
     unknown += [f"two records of the step {step}" for step in links if _count(opened.values(), step) > 1]
     unknown += gaps(list(links.values()), base.values())
     if {str(link.parameters.get("code")) for link in links.values()} | {code_digest()} != {launch.code}:
@@ -155,7 +167,7 @@ def account(
         Resource(f"record of {link.step}", store.put_object(envelope.encode()), ENVELOPE)
         for envelope, link in opened.items()
     ]
-    configuration = {step: link.parameters["config"] for step, link in links.items() if "config" in link.parameters}
+    configuration = {link.section: link.parameters["config"] for link in links.values() if "config" in link.parameters}
     configuration |= {"model": links["sft"].parameters["model"], "register": config.model_dump(mode="json")}
     return Account(links, {each.name: each for each in objects}, launch, configuration)
 

@@ -56,8 +56,8 @@ def run(
     """Register the model, and make it the champion if it passes the gate.
 
     Args:
-        artifacts: what the steps wrote, by name: snapshot, quarantine, validation, sft_model, sft_log, mined, model,
-            grpo_log, evaluation, baseline, scores, drift, drift_report.
+        artifacts: what the steps wrote, by name: snapshot, quarantine, validation, sft_model, sft_log, rollouts, mined,
+            model, grpo_log, sft_answers, answers, evaluation, baseline, scores, drift, drift_report.
         links: the steps' signed records of it.
         launch: what the launcher says of the run.
         keys: to sign with and to trust.

@@ -19,6 +19,20 @@ from hardcase.task.prompt import ASPECT_NAMES
 from hardcase.task.sample import LETTERS, Sample
 
 HARD_CASES, MISSES, SIDE = 12, 8, 128
+# What the page tells of: the step that makes it, and its name there.
+ARTIFACTS = {
+    "snapshot": ("ingest", "snapshot"),
+    "quarantine": ("ingest", "quarantine"),
+    "validation": ("validate", "result"),
+    "sft_log": ("sft", "log"),
+    "mined": ("mine", "mined"),
+    "grpo_log": ("grpo", "log"),
+    "evaluation": ("evaluate", "evaluation"),
+    "baseline": ("evaluate", "baseline"),
+    "scores": ("evaluate", "scores"),
+    "drift": ("drift", "result"),
+    "register": ("register", "result"),
+}
 CURVES = {
     "warmup": {"loss": "perception warm-up: loss", "mean_token_accuracy": "token accuracy"},
     "reading": {"loss": "reading five pictures: loss", "mean_token_accuracy": "token accuracy"},
@@ -36,8 +50,7 @@ def run(artifacts: Mapping[str, Path | None], facts: Mapping[str, Any], store: s
     """Write the report.
 
     Args:
-        artifacts: by name `snapshot, quarantine, validation, sft_log, mined, grpo_log, evaluation, baseline, scores,
-            drift, register`; any may be missing.
+        artifacts: by the names of `ARTIFACTS`; any may be missing.
         facts: what else to say of the run, label to value; `error` is shown first.
         store: where the snapshot's shards lie.
         html: the page.

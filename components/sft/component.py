@@ -3,7 +3,7 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Model, Output
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 
 from components.running import TRAIN_IMAGE
 
@@ -20,6 +20,7 @@ def sft(
     config: dict[str, Any],
     trained: Output[Model],
     log: Output[Artifact],
+    metrics: Output[Metrics],
 ) -> None:
     """Fine-tune on the annotated training samples, once the snapshot is found valid."""
     from pathlib import Path
@@ -27,6 +28,7 @@ def sft(
     from components.launching import in_processes
     from components.running import running
     from components.sft.step import run
+    from components.showing import show_training
     from hardcase.config import ModelConfig, SftConfig
     from hardcase.data.store import open_store
     from hardcase.model.internvl import checkpoint_folder
@@ -48,3 +50,4 @@ def sft(
             model_out=Path(trained.path),
             log=Path(log.path),
         )
+        show_training(metrics, Path(log.path), {"loss": "loss", "mean_token_accuracy": "token accuracy"})

@@ -287,15 +287,18 @@ def _disagreements(provenance: Provenance, links: Mapping[str, Link], ledger: Le
         return
     if links["grpo"].products.get("trained") != provenance.subject:
         yield "the model is not what grpo made"
+    answered = {link.materials.get("model") for step, link in links.items() if step.startswith("answer-final")}
+    if answered - {provenance.subject}:
+        yield "the answers that were judged are another model's"
     if base.digest != links["sft"].materials.get("base_model", ""):
         yield "the base model is not what sft started from"
     if {link.parameters.get("code") for link in links.values()} != {resources["code"].digest}:
         yield "the code is not what the steps ran"
-    config = {step: link.parameters["config"] for step, link in links.items() if "config" in link.parameters}
+    config = {link.section: link.parameters["config"] for link in links.values() if "config" in link.parameters}
     stated = provenance.parameters["config"]
-    for step, ran_with in config.items():
-        if stated.get(step) != ran_with:
-            yield f"the configuration of {step} is not what it ran with"
+    for section, ran_with in config.items():
+        if stated.get(section) != ran_with:
+            yield f"the configuration of {section} is not what it ran with"
     reference = links["drift"].parameters["reference"]
     if reference and reference not in {version.evaluation for version in ledger.versions.values()}:
         yield f"drift compared with {reference[:12]}, which is the evaluation of no version"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hardcase.audit.signing import STATEMENT, DistrustError, Keyring
+from hardcase.data.digest import canonical_json
 
 LINK: Final = "https://in-toto.io/attestation/link/v0.3"
 
@@ -46,6 +47,11 @@ class Link:
                 },
             }
         )
+
+    @property
+    def section(self) -> str:
+        """Of the configuration, that it ran with."""
+        return str(self.parameters.get("section", self.step))
 
     @property
     def run(self) -> str:
@@ -88,6 +94,10 @@ def gaps(links: Sequence[Link], sources: Iterable[str] = ()) -> list[str]:
         for name, digest in link.materials.items()
         if digest not in known
     ]
+    for name in {link.section for link in links}:
+        values = {canonical_json(link.parameters.get("config")) for link in links if link.section == name}
+        if len(values) > 1:
+            found.append(f"its steps do not share one configuration of {name}")
     for what in ("code", "seed"):
         values = {link.parameters[what] for link in links if what in link.parameters}
         if len(values) > 1:

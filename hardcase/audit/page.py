@@ -8,7 +8,6 @@ import jinja2
 
 from hardcase.audit.examine import Audit
 
-STEPS = ("ingest", "validate", "sft", "mine", "grpo", "evaluate", "drift")
 GOOD, BAD, PALE = "#1b7f4b", "#c22f2f", "#eef3f8"
 
 
@@ -84,9 +83,7 @@ def _graph(audit: Audit) -> Any:
         graph.add_node(label, label=f"{label}\n{digest[:12]}", fill="white", edge=edge)
         return label
 
-    for step in STEPS:
-        if (link := audit.links.get(step)) is None:
-            continue
+    for step, link in audit.links.items():
         graph.add_node(f"step {step}", label=step, fill=PALE, edge="#46607a")
         for name, digest in link.materials.items():
             graph.add_edge(thing(name, digest), f"step {step}")

@@ -6,6 +6,7 @@ fetched from the store, and their digests verified, wherever they are read.
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,6 +89,17 @@ class Snapshot:
     def load(self, split: str) -> list[Sample]:
         """The samples of `split`, encoded pictures and all, in memory."""
         return list(self.samples(split))
+
+    def load_shard(self, split: str, shard: str) -> tuple[int, list[Sample]]:
+        """A part of `split`, `3/8` the third of eight alike in size: how many samples lie before it, and its own."""
+        (number, shards), rows = map(int, shard.split("/")), self.rows(split)
+        start, stop = rows * (number - 1) // shards, rows * number // shards
+        return start, list(islice(self.samples(split), start, stop))
+
+    def facts(self, split: str) -> list[dict[str, Any]]:
+        """Id, aspect, answer and group of the samples of `split`, in order; no picture is decoded."""
+        columns = ["id", "aspect", "answer", "group"]
+        return [row for shard in self._shards(split) for row in shard.read(columns=columns).to_pylist()]
 
     def table(self) -> pa.Table:
         """All rows without the pictures' bytes."""

@@ -126,6 +126,7 @@ def answers(
     seed: int,
     what: str,
     kept: Path | None = None,
+    first: int = 0,
 ) -> list[list[str]]:
     """The texts of `copies` completions of each sample, in the order of the samples.
 
@@ -139,6 +140,7 @@ def answers(
         seed: of the sampling; each batch has its own stream, so work can go on from any batch.
         what: the name of this work in progress reports.
         kept: folder for what each batch answered; what lies there already is not asked again. It belongs to one work.
+        first: how many samples of the whole others answer before these; each has another stream of the sampling.
     """
     order = sorted(range(len(samples)), key=lambda index: _length(engine.processor, samples[index]))
     texts: list[list[str]] = [[]] * len(samples)
@@ -152,7 +154,7 @@ def answers(
             answered = json.loads(file.read_text(encoding="utf-8"))
         else:
             asked = [samples[index] for index in batch]
-            answered = engine.complete(asked, copies, max_new_tokens, temperature, seed * 1_000_003 + start)
+            answered = engine.complete(asked, copies, max_new_tokens, temperature, seed * 1_000_003 + first + start)
             if file is not None:
                 write_whole(file, json.dumps(answered).encode())
         for index, each in zip(batch, answered, strict=True):

@@ -11,8 +11,9 @@ from trl import GRPOConfig as TrlGrpoConfig
 from trl.models.utils import unwrap_model_for_generation
 
 from hardcase.config import GrpoConfig
+from hardcase.data.cases import MinedCase, judge, read_cases, write_cases
 from hardcase.model.engine import LocalEngine, answers
-from hardcase.model.mining import MinedCase, Weights, judge, mined_weights, read_cases, write_cases
+from hardcase.model.mining import Weights, mined_weights
 from hardcase.model.rows import lazy_rows, prompt_row
 from hardcase.model.trainer import HCMGRPOTrainer
 from hardcase.model.training import adapters, common_arguments, train

@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from components.answer.step import run as answer
 from components.evaluate.step import run as evaluate
 from components.grpo.step import run as grpo
 from components.ingest.step import run as ingest
 from components.mine.step import run as mine
+from components.rollout.step import run as rollout
 from components.sft.step import run as sft
 from hardcase.config import PROFILES, IngestConfig, Profile, TinyModelConfig, load_profile
 from hardcase.data.snapshot import Snapshot
@@ -86,10 +88,14 @@ def test_a_stock_checkpoint_goes_through_every_step(
     profile = profile_here(name, checkpoint, max_tiles=3)
     first, second = tmp_path / "sft", tmp_path / "grpo"
     sft(*data, profile.model, profile.sft, 0, tmp_path / "s", first, tmp_path / "sft.log")
-    mine(*data, first, profile.mine, 0, tmp_path / "m", tmp_path / "mined")
+    rollout(*data, first, profile.mine, 0, "1/1", tmp_path / "m", tmp_path / "rollouts")
+    mine(*data, [tmp_path / "rollouts"], profile.mine, tmp_path / "mined")
     grpo(*data, first, tmp_path / "mined", profile.grpo, 0, tmp_path / "g", second, tmp_path / "grpo.log")
     tables = tmp_path / "evaluation", tmp_path / "baseline", tmp_path / "scores.json"
-    evaluate(*data, first, second, profile.evaluate, 0, tmp_path / "e", *tables)
+    before, after = tmp_path / "before", tmp_path / "after"
+    for model, answers in ((first, before), (second, after)):
+        answer(*data, model, profile.evaluate, 0, "1/1", tmp_path / f"kept-{answers.name}", answers)
+    evaluate(*data, [after], [before], profile.evaluate, 0, *tables)
     assert json.loads(tables[2].read_text())["samples"] == 2
     start, tuned = load_file(checkpoint / "model.safetensors"), load_file(first / "model.safetensors")
     assert start.keys() == tuned.keys()

@@ -14,10 +14,10 @@ from components.ingest.step import run as ingest
 from components.launching import in_processes
 from components.sft.step import run as sft
 from hardcase.config import GrpoConfig, IngestConfig, ModelConfig, SftConfig, TinyModelConfig
+from hardcase.data.cases import judge, write_cases
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import HardcaseError, InputError
 from hardcase.model.internvl import build_tiny, load_model, save_model
-from hardcase.model.mining import judge, write_cases
 from hardcase.model.sft import fine_tune, known_texts
 from hardcase.task.prompt import completion
 from tests.components import leaving

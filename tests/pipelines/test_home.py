@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
+from hardcase.data.listing import source_digest
 from hardcase.errors import InputError
-from pipelines.home import Home, source_digest
+from pipelines.home import Home
 
 
 def test_source_digest_changes_with_a_file_and_not_with_the_home_inside_it(tmp_path):

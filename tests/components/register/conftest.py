@@ -153,14 +153,15 @@ class House:
 def _artifacts(folder: Path, fingerprint: str, table: pa.Table, scores: Any, drift: Any) -> dict[str, Path]:
     """What the steps before leave, as small as it gets."""
     names = ("snapshot", "quarantine", "validation", "sft_log", "mined", "grpo_log", "evaluation", "baseline", "scores")
-    paths = {name: folder / name for name in (*names, "drift", "drift_report")}
+    names += ("drift", "drift_report", "rollouts", "sft_answers", "answers")
+    paths = {name: folder / name for name in names}
     paths |= {"model": model_of(fingerprint, folder / "model"), "sft_model": model_of("sft", folder / "sft")}
     contents = {
         "snapshot": {"schema": 1, "rows": 0, "splits": {"train": 0, "eval": 0}, "shards": [], "unknown_keys": []},
         "scores": scores,
         "drift": drift,
     }
-    for name in ("quarantine", "validation", "sft_log", "grpo_log", "drift_report"):
+    for name in names:  # those that are read are written below
         paths[name].write_text(name)
     for name, content in contents.items():
         paths[name].write_text(json.dumps(content))
@@ -187,9 +188,12 @@ def _links(artifacts: dict[str, Path], reference: str, code: str, run: str) -> d
         link("ingest", "", {"snapshot": "snapshot", "quarantine": "quarantine"}, source=["procedural://", ""]),
         link("validate", "snapshot", {"result": "validation"}),
         link("sft", "snapshot validation", trained, seed=0, model={"tiny": {}}),
-        link("mine", "snapshot sft_model", {"mined": "mined"}, seed=0),
+        link("rollout", "snapshot sft_model", {"rollouts": "rollouts"}, seed=0),
+        link("mine", "snapshot rollouts", {"mined": "mined"}),
         link("grpo", "snapshot sft_model mined", {"trained": "model", "log": "grpo_log"}, seed=0),
-        link("evaluate", "snapshot sft_model model", judged, seed=0),
+        link("answer-sft", "snapshot sft_model", {"answers": "sft_answers"}, seed=0),
+        link("answer-final", "snapshot model", {"answers": "answers"}, seed=0),
+        link("evaluate", "snapshot sft_answers answers", judged, seed=0),
         link("drift", "evaluation", {"result": "drift", "html": "drift_report"}, reference=reference),
     ]
     return {each.step: each for each in links}

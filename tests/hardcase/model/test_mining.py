@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hardcase.config import GrpoConfig
-from hardcase.model.mining import GroupSampler, MinedCase, Weights, judge, mined_weights, read_cases, write_cases
+from hardcase.data.cases import MinedCase, judge, read_cases, write_cases
+from hardcase.model.mining import GroupSampler, Weights, mined_weights
 from hardcase.task.sample import Sample
 
 RIGHT, PARTIAL, INVALID = (

@@ -12,12 +12,12 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import shuffle_sequence_dict, split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from hardcase.config import GrpoConfig, LoraConfig, SftConfig, TrainConfig
+from hardcase.data.cases import MinedCase, judge, read_cases
 from hardcase.data.images import decode
 from hardcase.data.scenes import encode
 from hardcase.errors import HardcaseError, InputError
 from hardcase.model.grpo import improve
 from hardcase.model.internvl import load_model, save_model
-from hardcase.model.mining import MinedCase, judge, read_cases
 from hardcase.model.rows import lazy_rows, prompt_row
 from hardcase.model.sft import fine_tune
 from hardcase.model.trainer import HCMGRPOTrainer
