@@ -412,7 +412,8 @@ def test_queues_lead_to_flavors_whose_nodes_some_pool_makes(overlay: str) -> Non
         assert [each["name"] for each in flavor["resources"]] == group["coveredResources"]
         labels, gpus = flavors[flavor["name"]]["nodeLabels"], flavor["resources"][-1]["nominalQuota"]
         fitting = [p for p in pools if labels.items() <= p["template"].get("metadata", {}).get("labels", {}).items()]
-        assert sum(pool["limits"]["nvidia.com/gpu"] for pool in fitting) >= gpus, flavor["name"]
+        assert fitting
+        assert sum(pool["limits"].get("nvidia.com/gpu", 0) for pool in fitting) >= gpus, flavor["name"]
         waiting += gpus
     quota = one(overlay, "ResourceQuota", "runs")["spec"]["hard"]
     assert int(quota["requests.nvidia.com/gpu"]) >= 2 * waiting, "pods that wait in the queue count in the quota too"

@@ -1,0 +1,153 @@
+"""The committed YAML run as a cluster would run it, but on this machine: one click, and a run that fails."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.handlers import Message as MessageHandler
+
+from hardcase.audit.examine import examine
+from hardcase.audit.signing import make_key, open_keyring
+from hardcase.data.store import open_store
+from pipelines.kubeflow import COMPILED
+
+RUN = """
+import json, sys
+from kfp import components, local
+folder, package, parameters = sys.argv[1:]
+local.init(local.SubprocessRunner(use_venv=False), pipeline_root=folder + "/artifacts", cache_root=folder + "/cache")
+components.load_component_from_file(package)(**json.loads(parameters))
+"""
+
+
+@dataclass
+class Cluster:
+    """Where the pods' environment points, and who is told."""
+
+    folder: Path
+    hooks: list[dict[str, Any]] = field(default_factory=list)
+    mails: list[Message] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def click(self, run: str, **parameters: Any) -> "subprocess.CompletedProcess[str]":
+        """Start the pipeline with these parameters, all others by default; retries do not wait."""
+        package = self.folder / "package.yaml"
+        package.write_text(COMPILED.read_text(encoding="utf-8").replace("backoffDuration: 60s", "backoffDuration: 0s"))
+        return subprocess.run(
+            [sys.executable, "-c", RUN, str(self.folder), str(package), json.dumps(parameters)],
+            env={**os.environ, **self.environment, "HARDCASE_RUN": run, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+
+    def shown(self, name: str) -> str:
+        """The newest artifact of that name."""
+        found = sorted(self.folder.glob(f"artifacts/*/{name}"), key=lambda path: path.stat().st_mtime_ns)
+        return found[-1].read_text(encoding="utf-8")
+
+    def attempts(self, run: str, step: str) -> list[str]:
+        return sorted(path.name for path in (self.folder / "store" / "notes" / run).glob(f"{step}.*"))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    there = Cluster(tmp_path)
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            there.hooks.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    class Inbox(MessageHandler):
+        def handle_message(self, message: Message) -> None:
+            there.mails.append(message)
+
+    hook = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    Thread(target=hook.serve_forever, daemon=True).start()
+    with socket.create_server(("127.0.0.1", 0)) as free:  # the controller cannot be asked for any port
+        port = free.getsockname()[1]
+    smtp = Controller(Inbox(), hostname="127.0.0.1", port=port)
+    smtp.start()
+    make_key(tmp_path / "keys")
+    own = {
+        "HARDCASE_STORE": (tmp_path / "store").as_uri(),
+        "HARDCASE_SIGNING_KEY": str(tmp_path / "keys" / "signing.pem"),
+        "HARDCASE_SCRATCH": str(tmp_path / "scratch"),
+        "HARDCASE_CACHE": str(tmp_path / "near"),
+        "HARDCASE_UI": "https://kubeflow.example.org/pipeline",
+        "HARDCASE_WEBHOOK": f"http://127.0.0.1:{hook.server_port}/hook",
+        "HARDCASE_SMTP_HOST": "127.0.0.1",
+        "HARDCASE_SMTP_PORT": str(port),
+        "HARDCASE_MAIL_FROM": "hardcase@example.org",
+        "HARDCASE_MAIL_TO": "platform@example.org",
+    }
+    there.environment = own
+    yield there
+    smtp.stop()
+    hook.shutdown()
+    hook.server_close()
+
+
+def test_one_click_trains_in_shards_registers_and_reports(cluster: Cluster) -> None:
+    done = cluster.click("run-1", profile="smoke", settings={"cluster.rollout_shards": 2, "cluster.answer_shards": 2})
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    keys = open_keyring(cluster.environment["HARDCASE_SIGNING_KEY"], [])
+    audit = examine(open_store(cluster.environment["HARDCASE_STORE"]), "image-screener", keys)
+    assert audit.first is None
+    shards = {"rollout-1-of-2", "rollout-2-of-2", "answer-sft-2-of-2", "answer-final-1-of-2"}
+    assert shards <= set(audit.links)
+    assert {link.run for link in audit.links.values()} == {"run-1"}
+    assert "image-screener:1 was promoted and is the champion" in cluster.shown("conclude/summary")
+    assert "<html" in cluster.shown("report/html")
+    assert set(json.loads(cluster.shown("evaluate/metrics"))) >= {"final overall", "sft exact_match"}
+    matrix = json.loads(cluster.shown("evaluate/confusion"))
+    assert sum(map(sum, matrix)) == 4 * json.loads(cluster.shown("evaluate/scores"))["samples"]
+    record = json.loads((cluster.folder / "store" / "runs" / "run-1.json").read_text())
+    assert record["status"] == "succeeded"
+    assert audit.provenance is not None
+    assert record["snapshot"] == audit.provenance.dependencies["snapshot"].digest
+    assert cluster.hooks == [] and cluster.mails == [], "nobody is told of what went well"
+
+
+def test_a_fault_in_the_input_is_told_with_step_and_log_is_not_done_again_and_is_mended(cluster: Cluster) -> None:
+    done = cluster.click("run-1", profile="smoke", settings={"validate.min_train_rows": 1000})
+    assert done.returncode != 0
+    (told,) = cluster.hooks
+    assert (told["run"], told["state"], told["step"]) == ("run-1", "FAILED", "validate")
+    assert "min_train_rows" in told["message"] or "1000" in told["message"]
+    assert any("validate failed" in line for line in told["log"])
+    assert told["link"] == "https://kubeflow.example.org/pipeline/#/runs/details/run-1"
+    (mail,) = cluster.mails
+    assert mail["Subject"].startswith("Run run-1 failed at validate")
+    page, summary = cluster.shown("conclude/html"), cluster.shown("conclude/summary")
+    assert "Failed" in page and "validate" in page
+    assert "Last lines of `validate`" in summary
+    notes = cluster.attempts("run-1", "validate")
+    assert len(notes) == 4, "three times tried again"
+    store = open_store(cluster.environment["HARDCASE_STORE"])
+    last = json.loads(store.get_named(f"notes/run-1/{notes[-1]}") or b"")
+    assert last["message"] == told["message"] and not last["files"], "refused at once, before anything was read"
+
+
+def test_settings_that_no_profile_has_are_told_too(cluster: Cluster) -> None:
+    assert cluster.click("run-1", profile="smoke", settings={"sft.stepps": 3}).returncode != 0
+    (told,) = cluster.hooks
+    assert told["step"] == "configure"
+    assert "sft.stepps" in told["message"]
