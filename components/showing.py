@@ -4,9 +4,13 @@ They prove nothing and are not sealed: what a model was made of is in the artifa
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+import pyarrow.parquet as pq
+
+from hardcase.task.sample import LETTERS
 
 
 class Metrics(Protocol):
@@ -40,17 +44,23 @@ def show_training(metrics: Metrics, log: Path, names: Mapping[str, str]) -> None
     show_numbers(metrics, {name: last.get(key) for key, name in names.items()})
 
 
-def show_confusion(confusion: Any, rows: Sequence[Mapping[str, Any]], letters: Sequence[str]) -> None:
-    """How often a picture with a flaw was flagged, and one without; an invalid answer flags none.
+def show_scores(metrics: Metrics, confusion: Any, scores: Path, evaluation: Path) -> None:
+    """The scores, and how often a picture with a flaw was flagged, and one without; an invalid answer flags none.
 
     Args:
+        metrics: to show the scores.
         confusion: KFP's classification metrics.
-        rows: of an evaluation: `truth` and `answer`, letters.
-        letters: of all pictures.
+        scores: what evaluate wrote.
+        evaluation: the table.
     """
+    found = json.loads(scores.read_text(encoding="utf-8"))
+    parts = {"final": found["grpo"], "sft": found["sft"], "chance": found["chance"]}
+    known = {part: each for part, each in parts.items() if each}
+    names = ("overall", "exact_match")
+    show_numbers(metrics, {f"{part} {name}": each[name] for part, each in known.items() for name in names})
     counts = [[0, 0], [0, 0]]
-    for row in rows:
-        for letter in letters:
+    for row in pq.read_table(evaluation, columns=["truth", "answer"]).to_pylist():
+        for letter in LETTERS:
             counts[letter not in row["truth"]][letter not in (row["answer"] or ())] += 1
     confusion.log_confusion_matrix(["flaw", "no flaw"], counts)
     Path(confusion.path).write_text(json.dumps(counts), encoding="utf-8")

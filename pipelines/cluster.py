@@ -10,7 +10,13 @@ from typing import Any, Final
 
 from kfp import dsl, kubernetes
 
+from components.answer.component import answer as answer_step
 from components.configure.component import configure as configure_step
+from components.configure.component import fetch as fetch_step
+from components.drift.component import drift as drift_step
+from components.evaluate.component import score as score_step
+from components.ingest.component import ingest as ingest_step
+from components.record.component import record as record_step
 from components.report.component import conclude as conclude_step
 from hardcase.config import PROFILES
 from pipelines.retraining import graph, retraining
@@ -45,7 +51,7 @@ TIMEOUTS: Final = {"sft": 24 * HOUR, "grpo": 48 * HOUR, "rollout": 12 * HOUR, "a
 GPU_STEPS: Final = {"sft": "train", "grpo": "train", "rollout": "shard", "answer": "shard", "answer_sft": "shard"}
 
 
-def _settle(step: str, task: dsl.PipelineTask, plan: Mapping[str, Any]) -> None:
+def _settle(step: str, task: dsl.PipelineTask, plan: Mapping[str, Any], priority: str = "training") -> None:
     """Ask for what a step's pod needs."""
     kubernetes.set_timeout(task, TIMEOUTS.get(step.partition("_")[0], HOUR))
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
@@ -72,8 +78,16 @@ def _settle(step: str, task: dsl.PipelineTask, plan: Mapping[str, Any]) -> None:
     kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
     kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="16Gi")  # noqa: S108
     kubernetes.add_pod_label(task, "kueue.x-k8s.io/queue-name", "gpu")
-    kubernetes.add_pod_label(task, "kueue.x-k8s.io/priority-class", "training")
+    kubernetes.add_pod_label(task, "kueue.x-k8s.io/priority-class", priority)
     kubernetes.add_pod_annotation(task, "karpenter.sh/do-not-disrupt", "true")
+
+
+def _conclude(task: dsl.PipelineTask) -> None:
+    """What the exit handler needs besides."""
+    _settle("conclude", task, {})
+    task.set_caching_options(False)
+    notify = {name: name for name in ("HARDCASE_WEBHOOK", "HARDCASE_SMTP_PASSWORD")}
+    kubernetes.use_secret_as_env(task, "hardcase-notify", notify, optional=True)
 
 
 def _steps(*values: Any) -> None:
@@ -120,11 +134,82 @@ def retraining_on_cluster(
         plan = configure_step(profile=profile, source=source, seed=seed, settings=settings)
         steps(**plan.outputs)
     _settle("configure", plan, {})
-    _settle("conclude", ended, {})
-    ended.set_caching_options(False)
+    _conclude(ended)
     plan.set_caching_options(False)  # the champion of today is no input of it
-    notify = {name: name for name in ("HARDCASE_WEBHOOK", "HARDCASE_SMTP_PASSWORD")}
-    kubernetes.use_secret_as_env(ended, "hardcase-notify", notify, optional=True)
+
+
+@dsl.pipeline(name="score")
+def score(
+    model: dsl.Input[dsl.Model],
+    version: str,
+    reference: str,
+    source: str,
+    source_digest: str,
+    store: str,
+    tracking_uri: str,
+    scratch: str,
+    code: str,
+    seed: int,
+    answer_shards: list[str],
+    ingest: dict[str, Any],
+    evaluate: dict[str, Any],
+    drift: dict[str, Any],
+    nodes: dict[str, Any],
+    shard_gpus: int,
+    shard_cpus: str,
+    shard_memory: str,
+) -> None:
+    """Score a model on a source of samples; the parameters are what `fetch` finds."""
+    plan = dict(locals())
+    place = {"store": store, "scratch": scratch, "code": code}
+    read = ingest_step(source=source, source_digest=source_digest, config=ingest, **place)
+    snapshot = read.outputs["snapshot"]
+    with dsl.ParallelFor(answer_shards, name="answers") as shard:
+        answered = answer_step(
+            snapshot=snapshot, model=model, role="final", seed=seed, shard=shard, config=evaluate, **place
+        )
+    answers = dsl.Collected(answered.outputs["answers"])
+    judged = score_step(snapshot=snapshot, answers=answers, seed=seed, config=evaluate, **place)
+    evaluation = judged.outputs["evaluation"]
+    compared = drift_step(evaluation=evaluation, reference=reference, config=drift, **place)
+    told = record_step(
+        snapshot=snapshot,
+        evaluation=evaluation,
+        scores=judged.outputs["scores"],
+        drift=compared.outputs["result"],
+        version=version,
+        source=source,
+        tracking_uri=tracking_uri,
+        **place,
+    )
+    told.set_caching_options(False)  # each run is a record of its own
+    tasks = {"ingest": read, "answer": answered, "evaluate": judged, "drift": compared, "record": told}
+    for step, task in tasks.items():
+        _settle(step, task, plan, priority="backfill")
+
+
+@dsl.pipeline(name="hardcase-evaluation", description="Score a registered version on other data.")
+def evaluation_on_cluster(
+    model: str = "image-screener@champion",
+    source: str = "procedural://?samples=200&seed=11",
+    profile: str = "tiny",
+    settings: dict[str, Any] = {},  # noqa: B006
+) -> None:
+    """Score a registered version again.
+
+    Args:
+        model: NAME@champion, NAME@challenger or NAME:VERSION.
+        source: Samples with answers: s3://bucket/prefix, snapshot:ID or procedural://…
+        profile: How to answer, and on which machines.
+        settings: Keys of the profile to change, such as {"evaluate.batch_size": 32}.
+    """
+    ended = conclude_step(profile=profile, source=source, seed=0)
+    with dsl.ExitHandler(ended, name="run"):
+        plan = fetch_step(model=model, source=source, profile=profile, settings=settings)
+        score(model=plan.outputs["fetched"], **{name: plan.outputs[name] for name in plan.outputs if name != "fetched"})
+    _settle("fetch", plan, {})
+    _conclude(ended)
+    plan.set_caching_options(False)  # an alias moves
 
 
 def _offer(pipeline: Any, parameter: str, choices: list[str]) -> None:
@@ -135,3 +220,4 @@ def _offer(pipeline: Any, parameter: str, choices: list[str]) -> None:
 
 
 _offer(retraining_on_cluster, "profile", PROFILE_NAMES)
+_offer(evaluation_on_cluster, "profile", PROFILE_NAMES)

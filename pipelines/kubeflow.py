@@ -6,10 +6,10 @@ from pathlib import Path
 from kfp.compiler import Compiler
 
 from hardcase.errors import InputError
-from pipelines.cluster import retraining_on_cluster
+from pipelines.cluster import evaluation_on_cluster, retraining_on_cluster
 
 FOLDER = Path(__file__).parent
-PIPELINES = {"retraining": retraining_on_cluster}
+PIPELINES = {"retraining": retraining_on_cluster, "evaluation": evaluation_on_cluster}
 COMPILED = FOLDER / "retraining.yaml"
 
 

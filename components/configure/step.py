@@ -1,10 +1,10 @@
-"""configure: what every step of a run is given, from a profile and what the store says today."""
+"""configure: what every step of a run is given, from a profile and what the store says today; also of an evaluation."""
 
 from pathlib import Path
 from typing import Any, Final
 
 from hardcase.audit.code import code_digest
-from hardcase.audit.ledger import read_ledger
+from hardcase.audit.ledger import Version, fetch_model, find_version, read_ledger, split_spec
 from hardcase.audit.signing import Keyring
 from hardcase.config import GpuMemory, Profile
 from hardcase.data.digest import bytes_digest, canonical_json
@@ -52,6 +52,57 @@ def plan(
         "rollout_shards": ["1/1"],
         "answer_shards": ["1/1"],
         **config,
+    }
+
+
+def fetched_version(store: str, keys: Keyring, model: str, folder: Path) -> Version:
+    """Write a registered version's files, every signature and digest verified.
+
+    Args:
+        store: URI of the object store.
+        keys: who is trusted.
+        model: `NAME`, `NAME@ALIAS` or `NAME:VERSION`.
+        folder: for the files.
+
+    Raises:
+        InputError: no such model is registered.
+        HardcaseError: it is not in the store as it was.
+    """
+    opened = open_store(store)
+    version = find_version(opened, keys, model)
+    fetch_model(opened, keys, f"{split_spec(model)}:{version.number}", folder)
+    return version
+
+
+def evaluation_plan(
+    profile: Profile, model: str, version: Version, store: str, tracking_uri: str, scratch: str
+) -> dict[str, Any]:
+    """The parameters of the pipeline `evaluation`: all rows without a split are evaluated.
+
+    Args:
+        profile: the configuration; its `source` is evaluated on.
+        model: what was asked for.
+        version: what that is today; drift is told from the evaluation it was judged by.
+        store: URI of the object store.
+        tracking_uri: of MLflow.
+        scratch: folder of the steps' private folders.
+    """
+    config = profile.model_dump(mode="json", by_alias=True, exclude_none=True)
+    asked = machines(profile)
+    return {
+        "version": f"{split_spec(model)}:{version.number}",
+        "reference": version.evaluation,
+        "source": profile.source,
+        "source_digest": source_digest(profile.source),
+        "store": store,
+        "tracking_uri": tracking_uri,
+        "scratch": scratch,
+        "code": code_digest(),
+        "seed": profile.seed,
+        "ingest": {**config["ingest"], "eval_share": 1.0},
+        "evaluate": config["evaluate"],
+        "drift": config["drift"],
+        **{name: asked[name] for name in ("answer_shards", "nodes", "shard_gpus", "shard_cpus", "shard_memory")},
     }
 
 

@@ -1,4 +1,4 @@
-"""The KFP face of evaluate."""
+"""The KFP faces of evaluate: of a retraining, and of one model alone."""
 
 from typing import Any
 
@@ -25,16 +25,12 @@ def evaluate(
     confusion: Output[ClassificationMetrics],
 ) -> None:
     """Score the final model's answers on the untouched split, and the SFT model's."""
-    import json
     from pathlib import Path
-
-    import pyarrow.parquet as pq
 
     from components.evaluate.step import run
     from components.running import numbered, running
-    from components.showing import show_confusion, show_numbers
+    from components.showing import show_scores
     from hardcase.config import EvaluateConfig
-    from hardcase.task.sample import LETTERS
 
     settings = EvaluateConfig.model_validate(config)
     inputs = {"snapshot": snapshot, **numbered("sft_answers", sft_answers), **numbered("answers", answers)}
@@ -51,10 +47,35 @@ def evaluate(
             Path(baseline.path),
             Path(scores.path),
         )
-        found = json.loads(Path(scores.path).read_text(encoding="utf-8"))
-        parts = {"final": found["grpo"], "sft": found["sft"], "chance": found["chance"]}
-        show_numbers(
-            metrics,
-            {f"{part} {name}": each[name] for part, each in parts.items() for name in ("overall", "exact_match")},
-        )
-        show_confusion(confusion, pq.read_table(evaluation.path).to_pylist(), LETTERS)
+        show_scores(metrics, confusion, Path(scores.path), Path(evaluation.path))
+
+
+@dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
+def score(
+    snapshot: Input[Dataset],
+    answers: Input[list[Dataset]],
+    store: str,
+    scratch: str,
+    code: str,
+    seed: int,
+    config: dict[str, Any],
+    evaluation: Output[Dataset],
+    scores: Output[Artifact],
+    metrics: Output[Metrics],
+    confusion: Output[ClassificationMetrics],
+) -> None:
+    """Score one model's answers."""
+    from pathlib import Path
+
+    from components.evaluate.step import run
+    from components.running import numbered, running
+    from components.showing import show_scores
+    from hardcase.config import EvaluateConfig
+
+    settings = EvaluateConfig.model_validate(config)
+    inputs = {"snapshot": snapshot, **numbered("answers", answers)}
+    outputs = {"evaluation": evaluation, "scores": scores}
+    with running("evaluate", scratch, inputs, outputs, code=code, seed=seed, config=config):
+        shards, tables = [Path(shard.path) for shard in answers], (Path(evaluation.path), None, Path(scores.path))
+        run(Path(snapshot.path), store, shards, [], settings, seed, *tables)
+        show_scores(metrics, confusion, Path(scores.path), Path(evaluation.path))

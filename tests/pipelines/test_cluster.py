@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as MessageHandler
+from mlflow.tracking import MlflowClient
 
+from components.record.step import EXPERIMENT, RESULT_TAG, RUN_TAG
 from hardcase.audit.examine import examine
 from hardcase.audit.signing import make_key, open_keyring
 from hardcase.data.store import open_store
-from pipelines.kubeflow import COMPILED
+from pipelines.kubeflow import FOLDER
 
 RUN = """
 import json, sys
@@ -40,10 +42,11 @@ class Cluster:
     mails: list[Message] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
 
-    def click(self, run: str, **parameters: Any) -> "subprocess.CompletedProcess[str]":
-        """Start the pipeline with these parameters, all others by default; retries do not wait."""
+    def click(self, run: str, pipeline: str = "retraining", **parameters: Any) -> "subprocess.CompletedProcess[str]":
+        """Start a pipeline with these parameters, all others by default; retries do not wait."""
+        compiled = (FOLDER / f"{pipeline}.yaml").read_text(encoding="utf-8")
         package = self.folder / "package.yaml"
-        package.write_text(COMPILED.read_text(encoding="utf-8").replace("backoffDuration: 60s", "backoffDuration: 0s"))
+        package.write_text(compiled.replace("backoffDuration: 60s", "backoffDuration: 0s"), encoding="utf-8")
         return subprocess.run(
             [sys.executable, "-c", RUN, str(self.folder), str(package), json.dumps(parameters)],
             env={**os.environ, **self.environment, "HARDCASE_RUN": run, "OMP_NUM_THREADS": "1"},
@@ -106,12 +109,12 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def test_one_click_trains_in_shards_registers_and_reports(cluster: Cluster) -> None:
-    done = cluster.click("run-1", profile="smoke", settings={"cluster.rollout_shards": 2, "cluster.answer_shards": 2})
+    done = cluster.click("run-1", profile="smoke", settings={"cluster.rollout_shards": 2})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     keys = open_keyring(cluster.environment["HARDCASE_SIGNING_KEY"], [])
     audit = examine(open_store(cluster.environment["HARDCASE_STORE"]), "image-screener", keys)
     assert audit.first is None
-    shards = {"rollout-1-of-2", "rollout-2-of-2", "answer-sft-2-of-2", "answer-final-1-of-2"}
+    shards = {"rollout-1-of-2", "rollout-2-of-2", "answer-sft", "answer-final"}
     assert shards <= set(audit.links)
     assert {link.run for link in audit.links.values()} == {"run-1"}
     assert "image-screener:1 was promoted and is the champion" in cluster.shown("conclude/summary")
@@ -124,6 +127,19 @@ def test_one_click_trains_in_shards_registers_and_reports(cluster: Cluster) -> N
     assert audit.provenance is not None
     assert record["snapshot"] == audit.provenance.dependencies["snapshot"].digest
     assert cluster.hooks == [] and cluster.mails == [], "nobody is told of what went well"
+
+    again = cluster.click("run-2", "evaluation", profile="smoke", source="procedural://?samples=60&seed=3")
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    kept = json.loads((cluster.folder / "store" / "evaluations" / "image-screener" / "run-2.json").read_text())
+    assert (kept["model"], kept["samples"]) == ("image-screener:1", 60)
+    assert kept["drift"]["reference"] == audit.version.evaluation  # type: ignore[union-attr]
+    client = MlflowClient(f"sqlite:///{cluster.folder}/scratch/mlflow.db")
+    (told,) = client.search_runs(
+        [client.get_experiment_by_name(EXPERIMENT).experiment_id], f"tags.`{RUN_TAG}` = 'run-2'"
+    )
+    result = json.loads(told.data.tags[RESULT_TAG])
+    assert result["scores"]["model"] == kept["scores"]["model"]
+    assert told.data.metrics["overall"] == kept["scores"]["model"]["overall"]
 
 
 def test_a_fault_in_the_input_is_told_with_step_and_log_is_not_done_again_and_is_mended(cluster: Cluster) -> None:
