@@ -6,6 +6,7 @@ and those of Airflow's side, which have environments of their own, use it.
 
 import json
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -207,8 +208,8 @@ class Handler(BaseHTTPRequestHandler):
         """Name of the model of what is answered."""
         if path == "healthz":
             return "V2beta1GetHealthzResponse"
-        kind = "pipeline_versions" if "version" in path else path.split("/")[0].replace("recurringruns", "recurring_runs")
-        _, one, page = KINDS[kind]
+        kind, *_ = path.replace("recurringruns", "recurring_runs").split("/")
+        _, one, page = KINDS["pipeline_versions" if "version" in path else kind]
         if ":" in path or self.command == "DELETE":
             return "object"
         listing = self.command == "GET" and (path.endswith("/versions") or "/" not in path)
@@ -258,16 +259,17 @@ class Handler(BaseHTTPRequestHandler):
         server, things = self.kubeflow, getattr(self.kubeflow, kind)
         if name not in things:
             return 404, {"code": 5, "message": f"{kind} {name} not found"}
+        thing = things[name]
         if self.command == "DELETE":
             del things[name]
             return 200, {}
         if verb == ":terminate":
-            things[name]["state"] = "CANCELING" if things[name]["state"] == "RUNNING" else "CANCELED"
+            thing["state"] = "CANCELING" if thing["state"] == "RUNNING" else "CANCELED"
         elif verb:
-            things[name]["status"] = {":enable": "ENABLED", ":disable": "DISABLED"}[verb]
+            thing["status"] = {":enable": "ENABLED", ":disable": "DISABLED"}[verb]
         elif kind == "runs" and server.before_get:
-            server.before_get(things[name])
-        return 200, {} if verb else things[name]
+            server.before_get(thing)
+        return 200, {} if verb else thing
 
     def upload(self) -> Answer:
         server = self.kubeflow
@@ -304,12 +306,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def kubeflow_server() -> Iterator[Kubeflow]:
+def kubeflow_server(tls: ssl.SSLContext | None = None) -> Iterator[Kubeflow]:
     """Start one on a free port of loopback; it is gone afterwards."""
     known = Kubeflow()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"kubeflow": known}))
     server.daemon_threads = True
-    known.url = f"http://127.0.0.1:{server.server_port}"
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    known.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield known

@@ -1,0 +1,378 @@
+"""Kubeflow Pipelines' API: how it is reached, and what its answers mean.
+
+Built on `kfp_server_api`, the OpenAPI client inside `kfp.Client`. `kfp.Client` 2.17 itself will not do: its requests
+have no time-out, it waits for ever on a cancelled run and asks Google for a new token when one expires, cannot describe
+a run, prints links to standard output, and takes cookies and the namespace from a file in the home folder.
+"""
+
+import ipaddress
+import json
+import os
+import re
+import ssl
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import kfp_server_api
+import urllib3
+from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH
+
+from components.running import die_with_parent
+from hardcase.errors import HardcaseError, InputError
+
+ATTEMPTS: Final = 5
+LONGEST_WAIT: Final = 60
+PASSING: Final = frozenset({429, 500, 502, 503, 504})
+IN_CLUSTER: Final = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
+# What upstream forwards: the UI's server hands the API's requests on, and the links work too.
+SERVICE: Final = "svc/ml-pipeline-ui"
+SERVICE_PORT: Final = 80
+SECONDS_TO_FORWARD: Final = 30
+HINTS: Final = {
+    400: "the request is at fault",
+    401: "the token is missing, wrong or expired; renew it in --token-file or HARDCASE_KFP_TOKEN",
+    403: "the token's account may not do this; see its role in the namespace",
+    404: "there is no such thing there; is --host the API's?",
+    409: "it is there already",
+}
+
+
+class Refused(InputError):
+    """Kubeflow answered no, and will again; the user can mend it."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Unreachable(HardcaseError):
+    """Kubeflow gave no answer, or only that it cannot now; what was asked may have been done."""
+
+
+class Absent(Unreachable):
+    """Nobody is there; on the first contact, the host is wrong."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where Kubeflow is and how it is spoken to.
+
+    Attributes:
+        url: of the API, without `/apis`.
+        ui: where a person sees a run.
+        token: gives the bearer token; asked at each request, for a token in a file is rotated.
+        ca: file of certificates to trust; the system's if empty.
+        timeout: of one request, in seconds.
+        pause: between the second attempt and the third, in seconds; doubled for each one after.
+        keep: called before each request.
+    """
+
+    url: str
+    ui: str = ""
+    token: Callable[[], str] | None = field(default=None, repr=False)
+    ca: str = ""
+    timeout: float = 30
+    pause: float = 1
+    keep: Callable[[], None] | None = None
+
+    def link(self, kind: str, name: str) -> str:
+        """In the UI, of one of the `runs` or a `recurringrun`."""
+        return f"{self.ui or self.url}/#/{kind}/details/{name}"
+
+
+def url_of(host: str) -> str:
+    """The API's URL; `https` unless said otherwise.
+
+    Raises:
+        InputError: it is none.
+    """
+    url = (host if "://" in host else f"https://{host}").rstrip("/")
+    parts = urlsplit(url)
+    try:
+        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or parts.username or parts.query or parts.fragment or re.search(r"\s", url):
+        raise InputError(f"--host {host}: not a URL of Kubeflow's API, such as https://kubeflow.example/pipeline")
+    return url.removesuffix("/apis/v2beta1")
+
+
+def address_of(
+    host: str,
+    *,
+    ui: str = "",
+    token_file: Path | None = None,
+    in_cluster: bool = False,
+    ca: Path | None = None,
+    keep: Callable[[], None] | None = None,
+) -> Address:
+    """The address that the command line and the environment say.
+
+    Args:
+        host: of the API; in the cluster, that of its service if empty.
+        ui: base of links to the UI, if that is elsewhere.
+        token_file: with the bearer token; else `HARDCASE_KFP_TOKEN` has it, or there is none.
+        in_cluster: this is a pod, whose token for Kubeflow is projected into a file.
+        ca: certificates to trust.
+        keep: called before each request.
+
+    Raises:
+        InputError: it is no address, has no token where it should, or would send one in the clear.
+    """
+    if in_cluster:
+        token_file = token_file or Path(os.environ.get(KF_PIPELINES_SA_TOKEN_ENV) or KF_PIPELINES_SA_TOKEN_PATH)
+        host = host or IN_CLUSTER
+    if not host:
+        raise InputError("no host: say --host URL, --port-forward or --in-cluster, or set HARDCASE_KFP_HOST")
+    if ca and not ca.is_file():
+        raise InputError(f"--ca {ca}: no such file; name certificates in PEM")
+    url, token = url_of(host), _token(token_file)
+    if token and not _private(url, in_cluster):
+        raise InputError(f"--host {host}: a token would go over plain http; use https, or --port-forward")
+    return Address(url, url_of(ui) if ui else "", token, str(ca or ""), keep=keep)
+
+
+def _token(path: Path | None) -> Callable[[], str] | None:
+    if path is None:
+        said = os.environ.get("HARDCASE_KFP_TOKEN", "").strip()
+        return (lambda: said) if said else None
+
+    def read() -> str:
+        try:
+            token = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: the token cannot be read from there ({error}); mend --token-file") from error
+        if not token or not token.isascii() or not token.isprintable():
+            raise InputError(f"{path}: there is no token in it; mend --token-file")
+        return token
+
+    read()
+    return read
+
+
+def _private(url: str, in_cluster: bool) -> bool:
+    """Whether a token may be sent there: by TLS, to this machine, or in the cluster to one of its services."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return parts.scheme == "https" or _near(host) or (in_cluster and host.endswith((".svc", ".svc.cluster.local")))
+
+
+def _near(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Client(kfp_server_api.ApiClient):  # type: ignore[misc]
+    """Upstream's client with time-outs, attempts, a check of what comes back, and errors that say what to do.
+
+    What may have been carried out (a POST whose answer was lost) is not repeated here: the caller looks first.
+
+    Args:
+        address: of the API.
+    """
+
+    def __init__(self, address: Address) -> None:
+        config = kfp_server_api.Configuration(host=address.url)
+        config.ssl_ca_cert = address.ca or ssl.get_default_verify_paths().cafile
+        parts = urlsplit(address.url)
+        if not _near(host := parts.hostname or "") and not proxy_bypass(host):
+            config.proxy = getproxies().get(parts.scheme)
+        config.retries = urllib3.Retry(
+            ATTEMPTS - 1,
+            redirect=False,  # it leads to a login page
+            status_forcelist=PASSING,
+            raise_on_status=False,
+            backoff_factor=address.pause,
+            backoff_max=LONGEST_WAIT,
+            retry_after_max=LONGEST_WAIT,
+        )
+        super().__init__(config)
+        self.address = address
+
+    def request(self, method: str, url: str, **more: Any) -> Any:
+        """One request, tried again where that does no harm.
+
+        Raises:
+            Refused: it makes no sense to try again.
+            Unreachable: it was tried often enough, or may have been done.
+        """
+        address = self.address
+        if address.keep:
+            address.keep()
+        if address.token:
+            more["headers"]["Authorization"] = f"Bearer {address.token()}"
+        what = f"Kubeflow, {method} {self._path(url)}"
+        try:
+            answer = super().request(method, url, **{**more, "_request_timeout": (address.timeout, address.timeout)})
+        except kfp_server_api.ApiException as error:
+            raise _answered(what, error) from None
+        except urllib3.exceptions.HTTPError as error:
+            raise _unanswered(what, error, address.url) from None
+        try:
+            fine = isinstance(json.loads(answer.data or b"{}"), dict)
+        except ValueError:
+            fine = False
+        if not fine:
+            raise Refused(f"{what}: the answer is no JSON; is {address.url} the API, or does a login stand before it?")
+        return answer
+
+    def _path(self, url: str) -> str:
+        return url.removeprefix(f"{self.address.url}/apis/v2beta1")
+
+
+def _answered(what: str, error: kfp_server_api.ApiException) -> HardcaseError:
+    status = error.status or 0
+    try:
+        told = json.loads(error.body or b"{}")
+        told = told.get("error_message") or told.get("message") or told.get("error") or ""
+    except (ValueError, AttributeError):
+        told = ""
+    hint = HINTS.get(status, "a redirect: a login stands before it" if 300 <= status < 400 else "")
+    reason = ": ".join(filter(None, [hint, " ".join(str(told).split())[:300]])) or str(error.reason)
+    message = f"{what}: HTTP {status}, {reason}"
+    return Unreachable(message) if status >= 500 or status == 429 else Refused(message, status)
+
+
+def _unanswered(what: str, error: urllib3.exceptions.HTTPError, url: str) -> HardcaseError:
+    reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason else error
+    if isinstance(reason, urllib3.exceptions.NameResolutionError):
+        return Absent(f"{url}: there is no such host; mend --host")
+    if isinstance(reason, urllib3.exceptions.SSLError):
+        return Refused(f"{url}: its certificate is not trusted ({_brief(reason)}); name its authority by --ca")
+    if isinstance(reason, urllib3.exceptions.NewConnectionError):
+        return Absent(f"{url}: nothing answers there ({_brief(reason)}); mend --host")
+    if isinstance(reason, urllib3.exceptions.TimeoutError):
+        return Unreachable(f"{what}: no answer in time")
+    return Unreachable(f"{what}: the connection broke ({_brief(reason)})")
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split()).rpartition(">: ")[2][:200]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request that was not sent; `path` is below `/apis/v2beta1`."""
+
+    method: str
+    path: str
+    query: dict[str, Any]
+    body: Any
+
+
+class Rehearsal(Client):
+    """Sends nothing: keeps what it would send, and answers as a Kubeflow that has none of it yet."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address)
+        self.sent: list[Sent] = []
+
+    def request(self, method: str, url: str, **more: Any) -> Any:
+        """Keep it."""
+        query = {name: value for name, value in more.get("query_params") or [] if value != ""}
+        body, path = more.get("body"), unquote(self._path(url))
+        for name, (file, content, kind) in more.get("post_params") or []:
+            body = {name: {"file": file, "type": kind, "bytes": len(content)}}
+        self.sent.append(Sent(method, path, query, body))
+        made = {f"{name}_id": f"<id of the {name.replace('_', ' ')}>" for name in THINGS}
+        return _Answer(json.dumps({} if method == "GET" else {**made, "state": "PENDING"}).encode())
+
+
+THINGS: Final = ("pipeline", "pipeline_version", "experiment", "run", "recurring_run")
+
+
+class _Answer:
+    def __init__(self, data: bytes) -> None:
+        self.data: Any = data
+        self.status = 200
+
+    def getheader(self, name: str, default: str | None = None) -> str | None:
+        return default
+
+    def getheaders(self) -> Mapping[str, str]:
+        return {}
+
+
+class _Forwarding:
+    """A `kubectl port-forward` of ours on loopback, started again on the same port when it ends."""
+
+    def __init__(self, context: str, namespace: str, log: Path) -> None:
+        self._where = [*(["--context", context] if context else []), "--namespace", namespace]
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    def keep(self) -> None:
+        """See to it that it works.
+
+        Raises:
+            Absent: there is no kubectl, or it cannot reach the service.
+        """
+        if self._process is not None and self._process.poll() is None:
+            return
+        command = ["kubectl", *self._where, "port-forward", "--address", "127.0.0.1"]
+        with self._log.open("wb") as log:
+            try:
+                self._process = subprocess.Popen(
+                    [*command, SERVICE, f"{self.port or ''}:{SERVICE_PORT}"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    preexec_fn=die_with_parent,  # noqa: PLW1509  there are no threads
+                )
+            except FileNotFoundError as error:
+                raise Absent("--port-forward: kubectl is not on the path; install it, or say --host") from error
+        self.port = self._opened(self._process)
+
+    def _opened(self, process: "subprocess.Popen[bytes]") -> int:
+        limit = time.monotonic() + SECONDS_TO_FORWARD
+        while time.monotonic() < limit:
+            ended = process.poll() is not None
+            told = self._log.read_text(encoding="utf-8", errors="replace")
+            if found := re.search(r"^Forwarding from 127\.0\.0\.1:(\d+) ", told, re.MULTILINE):
+                return int(found[1])
+            if ended:
+                last = (told.strip().splitlines() or ["it says nothing"])[-1]
+                raise Absent(f"--port-forward: kubectl ended with {process.returncode}: {last}")
+            time.sleep(0.05)
+        self.stop()
+        raise Absent(f"--port-forward: kubectl did not forward within {SECONDS_TO_FORWARD} s; is the cluster there?")
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+@contextmanager
+def forwarded(context: str = "", namespace: str = "kubeflow") -> Iterator[_Forwarding]:
+    """Forward a port of loopback to Kubeflow in a cluster, as long as the context lasts.
+
+    Args:
+        context: of kubectl; its current one if empty.
+        namespace: in which Kubeflow is.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        forwarding = _Forwarding(context, namespace, Path(folder) / "log")
+        try:
+            forwarding.keep()
+            yield forwarding
+        finally:
+            forwarding.stop()

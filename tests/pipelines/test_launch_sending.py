@@ -1,0 +1,233 @@
+"""The client against a real HTTP server: one key is one run, one name one schedule, and each fault one clear error."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from hardcase.errors import InputError
+from pipelines.client import ATTEMPTS, Absent, Address, Client, Refused, Unreachable
+from pipelines.package import load_package
+from pipelines.sending import Kubeflow, Order, cron_of
+
+
+@pytest.fixture
+def order(little):
+    return Order(
+        package=load_package(str(little)),
+        parameters={"profile": "smoke", "seed": 3},
+        key="retraining-1",
+        namespace="hardcase",
+        experiment="nightly",
+        service_account="pipeline-runner",
+    )
+
+
+@pytest.fixture
+def client(kubeflow):
+    return Kubeflow(Client(Address(kubeflow.url, token=lambda: "sesame", timeout=0.5, pause=0.01)))
+
+
+def test_run_has_what_was_ordered(kubeflow, client, order, little):
+    done = client.launch(order)
+    assert (done.uploaded, done.started, done.run.run_id) == (True, True, "run-0")
+    [run] = kubeflow.runs.values()
+    assert run["display_name"] == "retraining-1"
+    assert run["runtime_config"] == {"parameters": {"profile": "smoke", "seed": 3}}
+    assert run["pipeline_version_reference"] == {"pipeline_id": "pipeline-0", "pipeline_version_id": "version-0"}
+    assert run["service_account"] == "pipeline-runner"
+    assert kubeflow.experiments[run["experiment_id"]]["display_name"] == "nightly"
+    assert kubeflow.versions["version-0"]["display_name"] == order.package.version
+    assert kubeflow.uploaded == [little.read_bytes()]
+    assert set(kubeflow.tokens) == {"Bearer sesame"}
+
+
+def test_same_pipeline_is_uploaded_once_and_a_changed_one_again(kubeflow, client, order):
+    client.launch(order)
+    assert not client.launch(replace(order, key="another")).uploaded
+    changed = replace(order.package, content=order.package.content + b"# changed\n")
+    assert client.launch(replace(order, key="third", package=changed)).uploaded
+    assert (len(kubeflow.pipelines), len(kubeflow.versions), len(kubeflow.runs)) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "PAUSED", "SUCCEEDED"])
+def test_same_key_finds_the_run_that_goes_on_or_succeeded(kubeflow, client, order, state):
+    client.launch(order)
+    kubeflow.runs["run-0"]["state"] = state
+    again = client.launch(order)
+    assert (again.run.run_id, again.started, len(kubeflow.runs)) == ("run-0", False, 1)
+
+
+@pytest.mark.parametrize("more", [{"state": "FAILED"}, {"state": "CANCELED"}, {"storage_state": "ARCHIVED"}])
+def test_same_key_after_a_failure_starts_another(kubeflow, client, order, more):
+    client.launch(order)
+    kubeflow.runs["run-0"] |= more
+    assert client.launch(order).run.run_id == "run-1"
+
+
+def test_run_that_airflow_started_under_the_key_is_found(kubeflow, client, order):
+    for number in range(5):
+        kubeflow.create_run({"display_name": f"other-{number}"})
+    kubeflow.create_run({"display_name": order.key, "experiment_id": "of another"})
+    assert client.launch(order).run.run_id == "run-5"
+
+
+@pytest.mark.parametrize("what", ["pipelines$", "pipelines/upload_version", "experiments", "runs"])
+@pytest.mark.parametrize("fault", ["lose", "drop", 409, 429, 500, 503, 0.8])
+def test_passing_fault_of_a_post_leaves_one_of_each(kubeflow, client, order, what, fault):
+    kubeflow.fault(f"POST {what}", fault)
+    client.launch(order)
+    things = kubeflow.pipelines, kubeflow.versions, kubeflow.experiments
+    assert [len(each) for each in things] == [1, 1, 1]
+    going = [run for run in kubeflow.runs.values() if run["state"] != "CANCELED"]
+    assert [run["run_id"] for run in going] == ["run-0"]
+
+
+def test_two_at_the_same_moment_leave_the_elder_run(kubeflow, client, order):
+    kubeflow.before_create = lambda: kubeflow.create_run({"display_name": order.key})
+    done = client.launch(order)
+    assert (done.run.run_id, done.started) == ("run-0", False)
+    assert {name: each["state"] for name, each in kubeflow.runs.items()} == {"run-0": "PENDING", "run-1": "CANCELED"}
+
+
+def test_many_at_once_leave_one_run(kubeflow, client, order):
+    client.launch(replace(order, key="makes the version"))
+    barrier, seen = threading.Barrier(4), []
+
+    def launch():
+        one = Kubeflow(Client(Address(kubeflow.url, timeout=5, pause=0.01)))
+        barrier.wait()
+        seen.append(one.launch(order).run.run_id)
+
+    threads = [threading.Thread(target=launch) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    going = [run["run_id"] for run in kubeflow.runs.values() if run["display_name"] == order.key]
+    alive = [name for name in going if kubeflow.runs[name]["state"] == "PENDING"]
+    assert alive == [going[0]]
+    assert seen == alive * 4
+
+
+@pytest.mark.parametrize("fault", [429, 500, 502, 503, 504, "drop", 0.8])
+def test_passing_fault_of_a_look_is_tried_again(kubeflow, client, fault):
+    kubeflow.create_run({"display_name": "x"})
+    kubeflow.fault("GET runs/run-0", fault, fault)
+    assert client.run("run-0").run_id == "run-0"
+    assert kubeflow.made("GET runs/run-0") == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (429, "HTTP 429"),
+        (500, "HTTP 500, ordered 500"),
+        ("drop", "connection broke"),
+        (0.8, "no answer in time"),
+    ],
+)
+def test_lasting_fault_is_one_line_and_no_fault_of_the_user(kubeflow, client, fault, said):
+    kubeflow.fault("GET runs/x", *[fault] * ATTEMPTS)
+    with pytest.raises(Unreachable, match=f"Kubeflow, GET /runs/x: .*{said}") as error:
+        client.run("x")
+    assert error.value.exit_code == 1
+    assert "\n" not in str(error.value)
+    assert kubeflow.made("GET runs/x") == ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (400, "HTTP 400, the request is at fault: ordered 400"),
+        (401, "HTTP 401, the token is missing, wrong or expired; .*HARDCASE_KFP_TOKEN: ordered 401"),
+        (403, "HTTP 403, the token's account may not do this; see its role"),
+        (404, "HTTP 404, there is no such thing"),
+        ("login", "the answer is no JSON; is http.* the API, or does a login stand"),
+        ("redirect", "HTTP 302, a redirect: a login stands before it"),
+    ],
+)
+def test_refusal_is_said_once_and_the_user_can_mend_it(kubeflow, client, order, fault, said):
+    kubeflow.fault("GET pipelines", fault)
+    with pytest.raises(Refused, match=said) as error:
+        client.launch(order)
+    assert error.value.exit_code == 2
+    assert "\n" not in str(error.value)
+    assert "sesame" not in str(error.value)
+    assert len(kubeflow.requests) == 1
+
+
+def test_conflict_that_lasts_is_an_error_and_not_a_loop(kubeflow, client, order):
+    kubeflow.fault("POST experiments", *[409] * ATTEMPTS)
+    with pytest.raises(Unreachable, match="HTTP 409, it is there already"):
+        client.launch(order)
+    assert not kubeflow.runs
+
+
+@pytest.mark.parametrize(
+    ("url", "said"), [("http://127.0.0.1:1", "nothing answers there"), ("http://no.such.invalid", "no such host")]
+)
+def test_host_where_nobody_is_can_be_mended(url, said):
+    with pytest.raises(Absent, match=said) as error:
+        Kubeflow(Client(Address(url, timeout=5, pause=0.01))).run("x")
+    assert error.value.exit_code == 2
+    assert "mend --host" in str(error.value)
+
+
+def test_schedule_is_kept_under_its_name(kubeflow, client, order):
+    weekly = replace(order, key="weekly", cron="0 0 3 * * 1")
+    first = client.launch(weekly)
+    [kept] = kubeflow.recurring_runs.values()
+    assert (first.changed, first.run, kubeflow.runs) == (True, None, {})
+    assert kept["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * 1"}}
+    assert (kept["mode"], kept["max_concurrency"], kept["no_catchup"]) == ("ENABLE", "1", True)
+    assert kept["runtime_config"] == {"parameters": {"profile": "smoke", "seed": 3}}
+    again = client.launch(weekly)
+    assert (again.changed, again.schedule, kubeflow.made("POST recurringruns$")) == (False, first.schedule, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cron": "0 0 4 * * 1"},
+        {"parameters": {"profile": "tiny"}},
+        {"concurrency": 2},
+        {"service_account": ""},
+        {"experiment": "other"},
+    ],
+)
+def test_changed_schedule_takes_the_place_of_the_old_one(kubeflow, client, order, change):
+    weekly = replace(order, key="weekly", cron="0 0 3 * * 1")
+    client.launch(replace(weekly, key="another"))
+    client.launch(weekly)
+    done = client.launch(replace(weekly, **change))
+    assert done.changed
+    assert sorted(each["display_name"] for each in kubeflow.recurring_runs.values()) == ["another", "weekly"]
+    assert kubeflow.requests[-2:] == ["POST recurringruns", "DELETE recurringruns/recurring-run-1"]
+
+
+def test_schedule_that_was_switched_off_is_switched_on(kubeflow, client, order):
+    weekly = replace(order, key="weekly", cron="0 0 3 * * 1")
+    name = client.launch(weekly).schedule
+    kubeflow.recurring_runs[name]["status"] = "DISABLED"
+    assert client.launch(weekly).changed
+    assert kubeflow.recurring_runs[name]["status"] == "ENABLED"
+
+
+def test_lost_answer_leaves_one_schedule(kubeflow, client, order):
+    kubeflow.fault("POST recurringruns", "lose")
+    client.launch(replace(order, key="weekly", cron="0 0 3 * * 1"))
+    assert len(kubeflow.recurring_runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "cron"), [("0 3 * * 1", "0 0 3 * * 1"), ("0 0 9 ? * MON-FRI", "0 0 9 ? * MON-FRI"), ("*/5 * * * *",) * 2]
+)
+def test_cron_has_seconds_for_kubeflow(text, cron):
+    assert cron_of(text) == (cron if len(cron.split()) == 6 else f"0 {cron}")
+
+
+@pytest.mark.parametrize("text", ["weekly", "0 3 * *", "0 3 * * 1; rm", "@daily", "0 0 0 3 * * 1"])
+def test_schedule_that_is_no_cron_is_refused(text):
+    with pytest.raises(InputError, match="--schedule"):
+        cron_of(text)
