@@ -170,7 +170,10 @@ def _kind(about: Mapping[str, Any]) -> str:
 
 
 def _default(about: Mapping[str, Any]) -> str:
-    return f", by default {json.dumps(about['defaultValue'])}" if "defaultValue" in about else ""
+    if "defaultValue" not in about:
+        return ""
+    value = about["defaultValue"]  # protobuf has no whole numbers
+    return f", by default {json.dumps(int(value) if about['parameterType'] == 'NUMBER_INTEGER' else value)}"
 
 
 def _value(name: str, text: str, about: Mapping[str, Any]) -> Any:
