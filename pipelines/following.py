@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -17,8 +18,12 @@ from pipelines.client import Refused, Unreachable
 from pipelines.sending import Kubeflow
 
 ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
-# Nodes of the workflow that are no steps of the pipeline.
-INNER: Final = frozenset({"root", "executor", "system-container-impl", "system-dag-driver", "system-container-driver"})
+# Nodes of the workflow that are no steps: what Kubeflow's compiler for Argo adds (backend/src/v2/compiler/argocompiler),
+# and groups of steps. Argo numbers attempts and iterations: `executor(0)`, `iteration(3:3)`.
+INNER: Final = re.compile(
+    r"(root|executor|.*-driver|iteration|iteration-item|.*system-(container|dag)-.*"
+    r"|(for-loop|condition|condition-branches|exit-handler)-\d+)(\(.*\))?"
+)
 MARKS: Final = {"SUCCEEDED": "[green]✓", "FAILED": "[red]✗", "CANCELED": "[red]✗", "SKIPPED": "–", "RUNNING": "[cyan]…"}
 
 
@@ -67,9 +72,9 @@ class Step:
         """Of the step as a whole."""
         if len(self.states) == 1:
             return next(iter(self.states))
-        return next(
-            (state for state in ("FAILED", "CANCELED", "RUNNING", "PENDING") if state in self.states), "RUNNING"
-        )
+        if self.states.keys() <= {"SUCCEEDED", "SKIPPED"}:
+            return "SUCCEEDED"
+        return next((state for state in ("FAILED", "CANCELED") if state in self.states), "RUNNING")
 
 
 def steps_of(run: api.V2beta1Run, now: float) -> list[Step]:
@@ -102,7 +107,7 @@ def _tasks(run: api.V2beta1Run) -> list[api.V2beta1PipelineTaskDetail]:
 
 def _inner(task: api.V2beta1PipelineTaskDetail, run: api.V2beta1Run) -> bool:
     name = task.display_name
-    return name in INNER or name.endswith("-driver") or name in (run.display_name, run.run_id)
+    return bool(INNER.fullmatch(name)) or name in (run.display_name, run.run_id)
 
 
 def failures(run: api.V2beta1Run) -> list[dict[str, str]]:

@@ -123,8 +123,11 @@ def test_steps_come_in_order_with_their_shards_and_without_the_engines_own():
         task("rollout", "RUNNING", T + 12),
         task("ingest", "SUCCEEDED", T, T + 10),
         task("ingest-driver", "SUCCEEDED", T, T + 1),
-        task("root", "RUNNING", T),
-        task("key", "RUNNING", T),
+        *(
+            task(name, "FAILED", T)
+            for name in ("root", "key", "executor", "executor(0)", "retry-system-container-impl")
+        ),
+        *(task(name, "RUNNING", T) for name in ("for-loop-1", "iteration(1:1)", "iteration-item", "exit-handler-1")),
         task("mine", "PENDING"),
     )
     steps = steps_of(run, T + 40)
@@ -133,6 +136,21 @@ def test_steps_come_in_order_with_their_shards_and_without_the_engines_own():
         ("rollout", "running 1/2", 30),
         ("mine", "pending", 0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        (["SUCCEEDED", "SKIPPED"], "succeeded 1/2"),
+        (["SUCCEEDED", "PENDING"], "running 1/2"),
+        (["RUNNING", "FAILED"], "failed 0/2"),
+        (["SKIPPED"], "skipped"),
+        ([None], "pending"),
+    ],
+)
+def test_state_of_a_step_is_that_of_its_shards_together(states, said):
+    [step] = steps_of(run_of(*(task("rollout", state, T) for state in states)), T)
+    assert step.told == said
 
 
 def test_failing_step_is_named_the_first_first_with_what_kubeflow_tells():
