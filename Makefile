@@ -7,11 +7,26 @@ BIN := .venv/bin
 AIRFLOW := .venv-airflow
 READY := .venv/.ready
 ARGS ?=
+# Images: what builds and runs them, what it is told besides, and their bases. Here and there a digest: docs/images.md.
+ENGINE ?= podman
+BUILD_FLAGS ?=
+BASE ?= python:3.11-slim-bookworm
+TRAIN_BASE ?= $(BASE)
+IMAGES ?= light train airflow mlflow
+IMAGE_light := docker.io/hardcase/python-light
+IMAGE_train := docker.io/hardcase/python-train
+IMAGE_airflow := docker.io/hardcase/airflow
+IMAGE_mlflow := docker.io/hardcase/mlflow
+LIMIT_light := 1000000000
+SOURCE ?= $(shell git remote get-url origin 2>/dev/null | sed -nE 's,^(https?://)([^/@]*@)?,\1,p')
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+LOCKS := infra/images/locks
+UV_LOCK = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 # Each step is a process: without compiled modules every one of them would compile its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench ablation airflow test-dags lock clean
+.PHONY: help run test lint format bench ablation airflow test-dags lock image-locks images e2e-containers clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
@@ -51,8 +66,41 @@ test-dags: $(AIRFLOW)/.ready ## Run the tests of the DAGs, in Airflow's own envi
 lock: $(READY) ## Resolve requirements.lock anew; packages of CUDA are left to torch's own requirements
 	echo 'torch==2.13.0' > .venv/constraints.txt
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 $(FIND_LINKS) --upgrade \
-		--constraint .venv/constraints.txt --no-header --no-annotate --quiet --output-file .venv/resolved.txt
+		--extra train --constraint .venv/constraints.txt --no-header --no-annotate --quiet --output-file .venv/resolved.txt
 	grep -vE '^(nvidia-|cuda-|triton==|--)' .venv/resolved.txt | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' > requirements.lock
+	@$(MAKE) --no-print-directory image-locks
+
+image-locks: $(READY) ## Lock with hashes what the images install, at the versions of the other locks; torch and CUDA apart
+	$(UV_LOCK) $(LOCKS)/build.in --output-file $(LOCKS)/build.lock
+	$(UV_LOCK) pyproject.toml --constraint requirements.lock --output-file $(LOCKS)/light.lock
+	$(UV_LOCK) pyproject.toml --constraint requirements.lock --extra train --output-file .venv/train.lock
+	for torch in 0 1; do awk -v torch=$$torch '/^[^ ]/ {own = /^(torch|triton|nvidia-|cuda-)/} own == torch' \
+		.venv/train.lock > $(LOCKS)/$$(test $$torch = 1 && echo torch || echo train).lock; done
+	cp .venv/train.lock $(LOCKS)/vllm.lock
+	$(UV_LOCK) pyproject.toml --extra train --extra vllm --output-file $(LOCKS)/vllm.lock
+	$(UV_LOCK) $(LOCKS)/mlflow.in --constraint requirements.lock --output-file $(LOCKS)/mlflow.lock
+	cp requirements-airflow.lock $(LOCKS)/airflow.lock
+	$(UV_LOCK) $(LOCKS)/airflow.in --output-file $(LOCKS)/airflow.lock
+
+images: $(addprefix image-,$(IMAGES)) ## Build the images, and the bill of materials of each in dist/; docs/images.md
+
+image-%: BASE_OF = $(if $(filter train,$*),$(TRAIN_BASE),$(BASE))
+image-%: $(READY)
+	@$(ENGINE) build $(BUILD_FLAGS) --file infra/images/Dockerfile --target $* --tag $(IMAGE_$*):$(VERSION) \
+		--build-arg BASE=$(BASE_OF) --build-arg VERSION=$(VERSION) --build-arg SOURCE="$(SOURCE)" \
+		--build-arg COMMIT=$$(git rev-parse HEAD) \
+		--build-arg CLEAN=$$(test -z "$$(git status --porcelain)" && echo yes || echo no) .
+	@$(BIN)/python infra/images/examine.py $(ENGINE) $(IMAGE_$*):$(VERSION) dist/$*.cdx.json $(LIMIT_$*)
+
+e2e-containers: PROFILE = tiny
+e2e-containers: $(READY) ## `hardcase run` with each step in a container; PROFILE=smoke for seconds; docs/images.md
+	@if [ -z "$$DOCKER_HOST" ] && [ "$(ENGINE)" = podman ]; then \
+		folder=$$(mktemp -d) && export DOCKER_HOST=unix://$$folder/podman.sock && \
+		{ podman system service --time=0 $$DOCKER_HOST & service=$$!; } && trap 'kill $$service; rm -r $$folder' EXIT; \
+		until [ -S $$folder/podman.sock ]; do kill -0 $$service || exit 1; sleep 0.1; done; \
+	fi; \
+	$(BIN)/hardcase run --containers --profile $(PROFILE) $(ARGS)
+
 
 clean: ## Remove the environments and the caches; runs and store in .hardcase stay
 	rm -rf .venv .venv-airflow .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info

@@ -1,14 +1,18 @@
-"""What is installed where a model was made, as a CycloneDX 1.6 bill of materials."""
+"""What is installed where a model was made, or in an image, as a CycloneDX 1.6 bill of materials."""
 
 import json
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import PackageMetadata, distributions
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+
+if TYPE_CHECKING:
+    from cyclonedx.model.component import Component
 
 LONGEST_NAME: Final = 80  # of a licence; some packages put the whole text where its name belongs
 NAMESPACE: Final = uuid.UUID("6f1d3c52-7f0e-5d2b-9a53-0c4f1f0f6a11")
@@ -16,7 +20,18 @@ NAMESPACE: Final = uuid.UUID("6f1d3c52-7f0e-5d2b-9a53-0c4f1f0f6a11")
 
 @cache
 def sbom() -> bytes:
-    """Of the running environment: the same packages give the same bytes."""
+    """Of the running environment."""
+    return bill(found.metadata for found in distributions())  # a property that parses the file each time
+
+
+def bill(metadata: Iterable[PackageMetadata], root: str = "hardcase", system: Iterable["Component"] = ()) -> bytes:
+    """Of what is installed somewhere: the same packages give the same bytes.
+
+    Args:
+        metadata: of Python's packages, in the order of the path.
+        root: what is made of them; its own metadata may be among them.
+        system: what else there is.
+    """
     from cyclonedx.contrib.license.factories import LicenseFactory
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component, ComponentType
@@ -25,8 +40,8 @@ def sbom() -> bytes:
     from packageurl import PackageURL
 
     licence = partial(LicenseFactory().make_from_string, license_acknowledgement=LicenseAcknowledgement.DECLARED)
-    installed = _installed()
-    own = installed.pop("hardcase", None)
+    installed = _installed(metadata)
+    own = installed.pop(root, None)
     version = {name: _told(found, "Version") for name, found in installed.items()}
     components = {
         name: Component(
@@ -39,15 +54,15 @@ def sbom() -> bytes:
         )
         for name, found in sorted(installed.items())
     }
-    bom = Bom(components=components.values())
-    root = Component(
+    bom = Bom(components=[*components.values(), *system])
+    made = Component(
         type=ComponentType.APPLICATION,
-        name="hardcase",
+        name=root,
         version=_told(own, "Version") if own else None,
-        bom_ref="hardcase",
+        bom_ref=root,
     )
-    bom.metadata.component = root
-    bom.register_dependency(root, [components[name] for name in _needs(own) if name in components] if own else [])
+    bom.metadata.component = made
+    bom.register_dependency(made, [components[name] for name in _needs(own) if name in components] if own else [])
     for name, component in components.items():
         bom.register_dependency(component, [components[n] for n in _needs(installed[name]) if n in components])
     told = json.loads(JsonV1Dot6(bom).output_as_string())
@@ -62,10 +77,9 @@ def packages(bom: bytes) -> dict[str, str]:
     return {component["name"]: component["version"] for component in json.loads(bom)["components"]}
 
 
-def _installed() -> dict[str, PackageMetadata]:
+def _installed(metadata: Iterable[PackageMetadata]) -> dict[str, PackageMetadata]:
     """By normalised name; of two, the one that is imported, which is first on the path."""
-    read = [found.metadata for found in distributions()]  # a property that parses the file each time
-    whole = [found for found in read if _told(found, "Name") and _told(found, "Version")]
+    whole = [found for found in metadata if _told(found, "Name") and _told(found, "Version")]
     return {canonicalize_name(_told(found, "Name")): found for found in reversed(whole)}
 
 

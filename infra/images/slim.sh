@@ -1,0 +1,32 @@
+#!/bin/sh
+# Make an environment of the light steps small: sh slim.sh SITE-PACKAGES
+set -eu
+cd "$1"
+# evidently.tests and the like are no tests, so only of these.
+find matplotlib mpl_toolkits networkx numpy pandas pyarrow pywt scipy sklearn statsmodels \
+    -type d -name tests -prune -exec rm -r {} +
+find . -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.ipynb' \) -delete
+find sklearn/datasets statsmodels/datasets -type f -name '*.csv*' -delete
+# Pages of servers and notebooks that do not run here.
+rm -r mlflow/server/js evidently/ui/service/assets plotly/package_data/plotly.min.js jupyterlab_plotly ../../../share/jupyter
+# Arrow's Flight, headers, and the services of AWS that no step asks.
+rm -r pyarrow/include pyarrow/libarrow_flight.so* pyarrow/libarrow_python_flight.so* pyarrow/_flight.*
+find botocore/data -mindepth 1 -maxdepth 1 -type d \
+    ! -name kms ! -name s3 ! -name signin ! -name sso ! -name sso-oidc ! -name sts -exec rm -r {} +
+# As steps do, without the client of Kubeflow's API.
+_KFP_RUNTIME=true "${VIRTUAL_ENV}/bin/python" - <<'IMPORTS'
+import pkgutil
+from importlib import import_module
+
+import components
+import evidently.legacy.calculations.stattests.registry
+import evidently.metrics
+import great_expectations
+import kfp.dsl.executor_main
+import mlflow.tracking
+
+TRAINED = {"evaluate", "grpo", "launching", "mine", "sft"}
+for package in pkgutil.iter_modules(components.__path__):
+    if package.ispkg and package.name not in TRAINED:
+        import_module(f"components.{package.name}.step")
+IMPORTS
