@@ -93,6 +93,9 @@ def run(
     settings: Annotated[list[str] | None, typer.Option("--set", help="A key of the profile: sft.steps=100.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.")] = None,
     store: StoreUri = None,
+    containers: Annotated[
+        bool, typer.Option("--containers", help="Each step in a container of its image; `make images` builds them.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Retrain end to end; what was done before is not done again."""
@@ -100,7 +103,7 @@ def run(
         chosen = configured(profile, source, seed, settings or [])
         from pipelines.local import run as run_locally
 
-        outcome = run_locally(chosen, Path(profile).stem, Home.here(store))
+        outcome = run_locally(chosen, Path(profile).stem, Home.here(store), containers)
     if as_json:
         typer.echo(json.dumps(outcome.summary))
     else:

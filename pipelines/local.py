@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,16 @@ from hardcase.config import Profile
 from hardcase.data.snapshot import Snapshot
 from hardcase.data.store import open_store, write_whole
 from hardcase.errors import HardcaseError, InputError
+from pipelines.containers import check
+from pipelines.containers import runner as container_runner
 from pipelines.display import Bars
 from pipelines.home import QUIET, Home
 from pipelines.recording import RecordingCache, Router
 from pipelines.retraining import STEPS, retraining
 from pipelines.summary import artifact_paths, summarise
 
+Runner = Any  # one of kfp.local's, which has no types
+PROCESSES = local.SubprocessRunner(use_venv=False)
 logger = logging.getLogger(__name__)
 
 
@@ -46,31 +50,38 @@ class Outcome:
     exit_code: int
 
 
-def run(profile: Profile, name: str, home: Home) -> Outcome:
+def run(profile: Profile, name: str, home: Home, containers: bool = False) -> Outcome:
     """Retrain once.
 
     Args:
         profile: the configuration; its `source` is read.
         name: the profile's name, for the summary.
         home: where everything lies; one run at a time.
+        containers: run each step in a container of its image, not as a process in this environment.
     """
     with home.locked():
+        if containers:
+            check(home)
         arguments = plan(profile, name, home.store, home.tracking_uri, str(home.scratch), home.keyring(), home.root)
         folder = home.new_run(arguments["fingerprint"])
         resolved = yaml.safe_dump(profile.model_dump(mode="json", by_alias=True), sort_keys=False)
         write_whole(folder / "config.yaml", resolved.encode())
-        with Bars() as bars, environment(child_environment(profile, folder, home)):
+        with (
+            Bars() as bars,
+            environment(child_environment(profile, folder, home)),
+            container_runner(profile, home) if containers else nullcontext(PROCESSES) as runner,
+        ):
             cache = RecordingCache(home.cache, STEPS, bars, _still_kept(home))
-            return _run(arguments, folder, name, home, cache, bars)
+            return _run(arguments, folder, name, home, cache, bars, runner)
 
 
 def _run(
-    arguments: dict[str, Any], folder: Path, profile: str, home: Home, cache: RecordingCache, bars: Bars
+    arguments: dict[str, Any], folder: Path, profile: str, home: Home, cache: RecordingCache, bars: Bars, runner: Runner
 ) -> Outcome:
     error: dict[str, Any] | None = None
     emit("START", folder.name)
     try:
-        execute(lambda: retraining(**arguments), folder, home, cache, bars)
+        execute(lambda: retraining(**arguments), folder, home, cache, bars, runner)
     except RuntimeError as failure:  # all that kfp.local says of a failed task
         error = _what_failed(cache, folder, failure)
     except BaseException as failure:
@@ -92,14 +103,21 @@ def _run(
     return Outcome(folder, summary, exit_code)
 
 
-def execute(pipeline: Callable[[], Any], folder: Path, home: Home, cache: RecordingCache, bars: Bars) -> None:
+def execute(
+    pipeline: Callable[[], Any],
+    folder: Path,
+    home: Home,
+    cache: RecordingCache,
+    bars: Bars,
+    runner: Runner = PROCESSES,
+) -> None:
     """Call a pipeline, which is to run it, with that cache; artifacts and logs go into `folder`.
 
     Raises:
         RuntimeError: a step failed; all that kfp.local says.
     """
     local.init(
-        local.SubprocessRunner(use_venv=False),
+        runner,
         pipeline_root=str(folder / "artifacts"),
         workspace_root=str(folder / "workspace"),
         enable_caching=True,
