@@ -15,8 +15,8 @@ find botocore/data -mindepth 1 -maxdepth 1 -type d \
     ! -name kms ! -name s3 ! -name signin ! -name sso ! -name sso-oidc ! -name sts -exec rm -r {} +
 # As steps do, without the client of Kubeflow's API.
 _KFP_RUNTIME=true "${VIRTUAL_ENV}/bin/python" - <<'IMPORTS'
-import pkgutil
 from importlib import import_module
+from pathlib import Path
 
 import components
 import evidently.legacy.calculations.stattests.registry
@@ -25,8 +25,7 @@ import great_expectations
 import kfp.dsl.executor_main
 import mlflow.tracking
 
-TRAINED = {"evaluate", "grpo", "launching", "mine", "sft"}
-for package in pkgutil.iter_modules(components.__path__):
-    if package.ispkg and package.name not in TRAINED:
-        import_module(f"components.{package.name}.step")
+for component in Path(components.__path__[0]).glob("*/component.py"):
+    if "LIGHT_IMAGE" in component.read_text(encoding="utf-8"):
+        import_module(f"components.{component.parent.name}.step")
 IMPORTS
