@@ -18,8 +18,9 @@ from pipelines.client import Refused, Unreachable
 from pipelines.sending import Kubeflow
 
 ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
-# Nodes of the workflow that are no steps: what Kubeflow's compiler for Argo adds (backend/src/v2/compiler/argocompiler),
-# and groups of steps. Argo numbers attempts and iterations: `executor(0)`, `iteration(3:3)`.
+# Nodes of the workflow that are no steps: what Kubeflow's compiler for Argo adds (upstream's
+# backend/src/v2/compiler/argocompiler), and groups of steps. Argo numbers attempts and iterations: `executor(0)`,
+# `iteration(3:3)`.
 INNER: Final = re.compile(
     r"(root|executor|.*-driver|iteration|iteration-item|.*system-(container|dag)-.*"
     r"|(for-loop|condition|condition-branches|exit-handler)-\d+)(\(.*\))?"
