@@ -334,9 +334,9 @@ def check(
 
 @app.command(name="compile")
 def compile_pipeline(
-    check: Annotated[bool, typer.Option(help="Only compare with the committed file.")] = False,
+    check: Annotated[bool, typer.Option(help="Only compare with the committed files.")] = False,
 ) -> None:
-    """Write the pipeline as Kubeflow takes it, `pipelines/retraining.yaml`."""
+    """Write the pipelines as Kubeflow takes them, `pipelines/retraining.yaml` and `evaluation.yaml`."""
     from pipelines import kubeflow
 
     with reported():
