@@ -108,7 +108,12 @@ def conclude(
             link=link,
         )
         error = None if state == "SUCCEEDED" else ended.headline
-        write_page(there, {**facts, "run_id": run, "error": error}, store.uri, html)
+        told_of = {**facts, "run_id": run, "error": error}
+        try:
+            write_page(there, told_of, store.uri, html)
+        except Exception:  # whatever a failed run left behind: people are told all the same
+            logger.exception("the report could not be written of all that there is")
+            write_page({}, told_of, store.uri, html)
     summary.write_text(ended.markdown, encoding="utf-8")
     record = {"run_id": run, "snapshot": files.get("ingest.snapshot"), "status": state.lower(), **facts}
     keep_run(store, run, {**record, "error": None if error is None else {"step": ended.step, "message": ended.message}})

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from components.running import keyring, link_of, running, verified
+from components.notes import read_notes
+from components.running import keyring, link_of, numbered, place_of, running, sharded, verified
 from hardcase.audit.signing import DistrustError, make_key
 from hardcase.data.digest import path_digest
+from hardcase.data.store import Store, open_store
 from hardcase.errors import HardcaseError, InputError
 
 WORK = """
@@ -42,7 +44,7 @@ class File:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    for name in ("HARDCASE_LAUNCHER_PID", "HARDCASE_RUN_DIR"):
+    for name in ("HARDCASE_LAUNCHER_PID", "HARDCASE_RUN", "HARDCASE_RUN_DIR", "HARDCASE_STORE"):
         monkeypatch.delenv(name, raising=False)
     keys = tmp_path_factory.mktemp("keys")
     make_key(keys)
@@ -140,4 +142,59 @@ def test_what_the_user_did_wrong_reaches_the_launcher(tmp_path: Path, monkeypatc
         raise InputError("row 3: no answer; add one")
     assert left.value.code == 2
     told = json.loads((tmp_path / "run" / "errors" / "ingest.json").read_text())
-    assert told == {"exit_code": 2, "message": "row 3: no answer; add one", "step": "ingest"}
+    assert (told["step"], told["exit_code"], told["message"]) == ("ingest", 2, "row 3: no answer; add one")
+    assert any("ingest failed" in line for line in told["log"])
+
+
+@pytest.fixture
+def pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """No launcher watches: notes go into the store."""
+    monkeypatch.setenv("HARDCASE_STORE", (tmp_path / "store").as_uri())
+    monkeypatch.setenv("HARDCASE_RUN", "run-1")
+    return open_store((tmp_path / "store").as_uri())
+
+
+def test_without_a_launcher_each_attempt_leaves_a_note_and_its_files(tmp_path: Path, pods: Store) -> None:
+    given = made(tmp_path / "given", "rollout", "rollouts")
+    with pytest.raises(RuntimeError), running("mine", str(tmp_path), {"rollouts": given}, {}):
+        raise RuntimeError("the disk is full")
+    first = {note.step: note for note in read_notes(pods, "run-1")}
+    assert first["mine"].exit_code == 1
+    assert first["mine"].message == "RuntimeError: the disk is full"
+    assert any("the disk is full" in line for line in first["mine"].log)
+    made(tmp_path / "mined", "mine", "mined", rollouts=given)
+    notes = {note.step: note for note in read_notes(pods, "run-1")}
+    assert notes["mine"].exit_code == 0, "the last attempt counts"
+    assert set(notes["mine"].files) == {"rollout.rollouts", "mine.mined"}
+    assert pods.get_object(notes["mine"].files["mine.mined"]) == b"mined"
+    assert read_notes(pods, "run-2") == []
+
+
+def test_a_refusal_holds_for_its_run_and_a_lost_pod_goes_on(
+    tmp_path: Path, pods: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit), running("ingest", str(tmp_path), {}, {}):
+        raise InputError("row 3: no answer; add one")
+    with pytest.raises(SystemExit) as left, running("ingest", str(tmp_path), {}, {}):
+        pytest.fail("tried again, though the input is at fault")
+    assert left.value.code == 2
+    assert read_notes(pods, "run-1")[0].message == "row 3: no answer; add one"
+    monkeypatch.setenv("HARDCASE_RUN", "run-2")
+    with pytest.raises(RuntimeError), running("ingest", str(tmp_path), {}, {}) as folder:
+        (folder / "checkpoint").touch()
+        raise RuntimeError("the pod was lost")
+    with running("ingest", str(tmp_path), {}, {}) as folder:
+        assert (folder / "checkpoint").exists()
+
+
+@pytest.mark.parametrize(("count", "names"), [(1, ["answers"]), (2, ["answers-1-of-2", "answers-2-of-2"])])
+def test_shards_are_told_apart_where_there_are_several(tmp_path: Path, count: int, names: list[str]) -> None:
+    shards = [File(str(tmp_path / str(number))) for number in range(count)]
+    assert numbered("answers", shards) == dict(zip(names, shards, strict=True))
+    assert sharded("answer-sft", f"1/{count}") == ("answer-sft" if count == 1 else "answer-sft-1-of-2")
+
+
+def test_a_pod_without_a_store_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HARDCASE_STORE", raising=False)
+    with pytest.raises(InputError, match="HARDCASE_STORE"):
+        place_of()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,7 +65,7 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
+def cluster(tmp_path: Path, unused_port: int) -> Iterator[Cluster]:
     there = Cluster(tmp_path)
 
     class Hook(BaseHTTPRequestHandler):
@@ -84,9 +83,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
     hook = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
     Thread(target=hook.serve_forever, daemon=True).start()
-    with socket.create_server(("127.0.0.1", 0)) as free:  # the controller cannot be asked for any port
-        port = free.getsockname()[1]
-    smtp = Controller(Inbox(), hostname="127.0.0.1", port=port)
+    smtp = Controller(Inbox(), hostname="127.0.0.1", port=unused_port)
     smtp.start()
     make_key(tmp_path / "keys")
     own = {
@@ -97,7 +94,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         "HARDCASE_UI": "https://kubeflow.example.org/pipeline",
         "HARDCASE_WEBHOOK": f"http://127.0.0.1:{hook.server_port}/hook",
         "HARDCASE_SMTP_HOST": "127.0.0.1",
-        "HARDCASE_SMTP_PORT": str(port),
+        "HARDCASE_SMTP_PORT": str(unused_port),
         "HARDCASE_MAIL_FROM": "hardcase@example.org",
         "HARDCASE_MAIL_TO": "platform@example.org",
     }

@@ -1,0 +1,42 @@
+"""Work divided into shards is whole again afterwards."""
+
+from pathlib import Path
+
+import pytest
+
+from components.ingest.step import run as ingest
+from hardcase.config import IngestConfig
+from hardcase.data.completions import read_completions, write_completions
+from hardcase.data.snapshot import Snapshot
+from hardcase.errors import HardcaseError
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    folder = tmp_path_factory.mktemp("snapshot")
+    (folder / "scratch").mkdir()
+    manifest, store = folder / "manifest.json", (folder / "store").as_uri()
+    config = IngestConfig(eval_share=0.5)
+    ingest("procedural://?samples=11&seed=2", store, config, manifest, folder / "quarantine", folder / "scratch")
+    return Snapshot.open(manifest, store)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 40])
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_shards_are_all_samples_once_in_order(snapshot: Snapshot, split: str, shards: int) -> None:
+    parts = [snapshot.load_shard(split, f"{number}/{shards}") for number in range(1, shards + 1)]
+    whole = [sample.id for sample in snapshot.samples(split)]
+    assert [sample.id for _, part in parts for sample in part] == whole
+    assert [before for before, _ in parts] == [sum(len(p) for _, p in parts[:n]) for n in range(shards)]
+    assert max(len(part) for _, part in parts) - min(len(part) for _, part in parts) <= 1
+    assert [row["id"] for row in snapshot.facts(split)] == whole
+
+
+def test_completions_come_back_by_shard_and_none_is_missing_or_another(tmp_path: Path) -> None:
+    first, second = tmp_path / "1", tmp_path / "2"
+    write_completions(["a", "b"], [["x", "y"], ["z", ""]], first)
+    write_completions(["c"], [["é", "w"]], second)
+    assert read_completions([first, second], ["a", "b", "c"]) == [["x", "y"], ["z", ""], ["é", "w"]]
+    for shards in ([second, first], [first], [first, first, second]):
+        with pytest.raises(HardcaseError, match="run again"):
+            read_completions(shards, ["a", "b", "c"])
