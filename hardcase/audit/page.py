@@ -62,10 +62,11 @@ def _steps_last(nodes: list[str]) -> list[str]:
 
 
 def _rows(nodes: list[str]) -> list[float]:
-    """Steps lie on the middle line, things above and below it by turns."""
+    """A step lies on the middle line, things, and other shards of the step, above and below it by turns."""
     things = [node for node in nodes if not node.startswith("step ") and node != "gate"]
-    rows = [(1 + place // 2) * (1 if place % 2 == 0 else -1) for place in range(len(things))]
-    return [*map(float, rows), *[0.0] * (len(nodes) - len(things))]
+    beside = max(len(nodes) - 1, len(things))
+    rows = [float((1 + place // 2) * (1 if place % 2 == 0 else -1)) for place in range(beside)]
+    return rows if len(things) == len(nodes) else [*rows, 0.0]
 
 
 def _graph(audit: Audit) -> Any:

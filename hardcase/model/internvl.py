@@ -216,4 +216,7 @@ def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) 
         if PartialState().is_main_process:
             # Files of a size that a store takes in one piece, and a reader holds in memory.
             model.save_pretrained(folder, safe_serialization=True, max_shard_size="1GB")
+            # How the tokenizer was found, of the hub or offline, says nothing of the model.
+            for found in ("is_local", "local_files_only"):
+                processor.tokenizer.init_kwargs.pop(found, None)
             processor.save_pretrained(folder)

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,3 +58,16 @@ def test_a_checkpoint_with_the_stock_processor_loads_without_its_video_part(fres
 def test_a_folder_without_a_model_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="safetensors"):
         load_model(tmp_path)
+
+
+def test_a_model_is_the_same_bytes_whether_it_was_loaded_offline_or_not(fresh_model: Build, tmp_path: Path) -> None:
+    save_model(*fresh_model(), tmp_path / "made")
+    code = (
+        "import sys; from hardcase.model.internvl import load_model, save_model; "
+        "save_model(*load_model(sys.argv[1]), __import__('pathlib').Path(sys.argv[2]))"
+    )
+    for offline in ("0", "1"):
+        environment = {**os.environ, "HF_HUB_OFFLINE": offline}
+        arguments = [sys.executable, "-c", code, str(tmp_path / "made"), str(tmp_path / offline)]
+        subprocess.run(arguments, env=environment, check=True, capture_output=True)
+    assert path_digest(tmp_path / "0") == path_digest(tmp_path / "1")
