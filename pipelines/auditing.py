@@ -1,28 +1,38 @@
-"""What `hardcase audit` and `hardcase rollback` do on a machine: its store, its keys, its MLflow database."""
+"""What `hardcase audit` and `hardcase rollback` do on a machine: its store, its keys, its MLflow."""
 
 import getpass
+import logging
 import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.register.mirror import Mirror
+from components.register.mirror import Mirror, UnshownError
 from hardcase.audit.diff import differences
 from hardcase.audit.examine import Audit, examine
-from hardcase.audit.ledger import Version, publish_dossier, read_ledger, roll_back, split_spec
+from hardcase.audit.ledger import Ledger, Version, publish_dossier, read_ledger, roll_back, split_spec
 from hardcase.data.store import open_store
 from hardcase.errors import HardcaseError, InputError
 from pipelines.display import showing
 from pipelines.home import Home
 
+logger = logging.getLogger(__name__)
+
 
 def audited(spec: str, home: Home, keys: Sequence[Path]) -> Audit:
-    """Audit a version in the home's store, and compare what MLflow shows."""
+    """Audit a version in the home's store, and compare what MLflow shows, if it can be asked."""
+    mirror = Mirror(home.tracking_uri)
+
+    def shown(ledger: Ledger) -> Sequence[str]:
+        try:
+            return mirror.differences(ledger)
+        except UnshownError as error:
+            logger.warning("what MLflow shows was not compared: %s", error)
+            return []
+
     with showing("audit"):
-        return examine(
-            open_store(home.store, near=False), spec, home.verifier(keys), Mirror(home.tracking_uri).differences
-        )
+        return examine(open_store(home.store, near=False), spec, home.verifier(keys), shown)
 
 
 def compared(name: str, first: str, second: str, home: Home, keys: Sequence[Path]) -> dict[str, Any]:
@@ -53,6 +63,10 @@ def rolled_back(name: str, home: Home, why: str) -> Version:
 
     who = os.environ.get("HARDCASE_WHO") or getpass.getuser()
     with showing("rollback"):
+        mirror = Mirror(home.tracking_uri)
         version = roll_back(store, keys, name, who, why, whole)
-        Mirror(home.tracking_uri).show(partial(read_ledger, store, name, keys), store.uri)
+        try:
+            mirror.show(partial(read_ledger, store, name, keys), store.uri)
+        except UnshownError as error:
+            logger.warning("rolled back, but MLflow does not show it: %s", error)
     return version

@@ -60,8 +60,8 @@ class Home:
 
     @property
     def tracking_uri(self) -> str:
-        """URI of MLflow's database."""
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        """URI of MLflow's server, in its own variable, or of a database in the folder."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
 
     @property
     def keys(self) -> Path:

@@ -183,7 +183,7 @@ def _check_registered(registered: Mapping[str, Any], home: Home) -> None:
         raise HardcaseError(
             f"{registered['name']}:{registered['version']} is not in the ledger of {store.uri} as it was"
         )
-    if not Path(home.tracking_uri.removeprefix("sqlite:///")).is_file():
+    if home.tracking_uri.startswith("sqlite:///") and not Path(home.tracking_uri.removeprefix("sqlite:///")).is_file():
         raise HardcaseError(f"{home.tracking_uri}: gone; run again to make it anew")
     listings = [json.loads(store.get_object(digest)) for digest in (version.digest, version.dossier)]
     for digest in (version.statement, version.evaluation, *(each for listing in listings for each in listing.values())):

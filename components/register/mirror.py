@@ -1,5 +1,11 @@
 """MLflow's models, versions, tags and aliases, showing what the ledger says; written anew from it at any time.
 
+MLflow is a database of this machine or a server that several writers reach at once, and has no transactions across
+requests. So nobody waits for a lock: each writer looks, does what is missing, and looks again until nothing is.
+Whatever a killed one left half done, the next one finishes. Three things make that come out right: the ledger only
+grows and is read after MLflow, so that what MLflow shows and the ledger lacks is not merely newer; versions are made
+empty and given tags that never change; whoever set an alias by an older ledger finds out when reading it again.
+
 MLflow takes seconds to import and is imported only where there is something to show or to compare.
 """
 
@@ -7,11 +13,13 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from hardcase.audit.ledger import CHALLENGER, CHAMPION, Ledger, Version
 from hardcase.errors import HardcaseError, InputError
@@ -19,143 +27,256 @@ from hardcase.errors import HardcaseError, InputError
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-QUIET: Final = {
+ENVIRONMENT: Final = {
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # Two minutes seven times over is MLflow's own; nobody is to wait that long for what only shows.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
+# How long to leave the versions before one's own to their writers; each later writer waits longer.
+SECONDS_A_VERSION, SECONDS_AT_MOST = 3.0, 30.0
+# Refusals in a row that others' writing explains: a version made meanwhile, a model renamed meanwhile.
+REFUSALS: Final = 10
+# Of a model: sha256 of the newest entry that MLflow shows.
+SHOWN: Final = "ledger"
+TAGS: Final = [name for name in Version.model_fields if name != "number"]
 logger = logging.getLogger(__name__)
 
 
+class UnshownError(HardcaseError):
+    """MLflow does not answer, or refuses; the ledger is whole without it."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What MLflow shows under a model's name.
+
+    Attributes:
+        name: of the model.
+        names: all that begin with it.
+        tags: of the model; None if there is no such model.
+        aliases: of the model.
+        versions: by number: where its files are said to lie, and its tags.
+    """
+
+    name: str
+    names: set[str] = field(default_factory=set)
+    tags: Mapping[str, str] | None = None
+    aliases: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[int, tuple[str, dict[str, str]]] = field(default_factory=dict)
+
+    def foreign(self, ledger: Ledger) -> list[int]:
+        """The versions that are not this ledger's, or say otherwise; users may have added tags of their own."""
+        return sorted(n for n, (source, tags) in self.versions.items() if _foreign(ledger, n, source, tags))
+
+
 class Mirror:
-    """MLflow's database; opened on first use, made on first writing.
+    """MLflow's database, opened on first use and made on first writing, or its server.
 
     Args:
-        tracking_uri: `sqlite:///` and an absolute path.
+        tracking_uri: `sqlite:///` and an absolute path, or `http://…`, `https://…`; MLflow's own variables say who asks
+            a server (`MLFLOW_TRACKING_TOKEN`, or `…_USERNAME` and `…_PASSWORD`).
 
     Raises:
-        InputError: another kind of database.
+        InputError: another kind of registry.
     """
 
     def __init__(self, tracking_uri: str) -> None:
-        if not tracking_uri.startswith("sqlite:////"):
-            raise InputError(f"registry {tracking_uri}: this version keeps it in SQLite; name sqlite:////absolute/path")
-        self.database = Path(tracking_uri.removeprefix("sqlite:///")).resolve()
+        self.uri = tracking_uri
+        self.database: Path | None = None
+        if tracking_uri.startswith("sqlite:////"):
+            self.database = Path(tracking_uri.removeprefix("sqlite:///")).resolve()
+            self.uri = f"sqlite:///{self.database}"
+        elif not tracking_uri.startswith(("http://", "https://")):
+            raise InputError(f"registry {tracking_uri}: name sqlite:////absolute/path, http://… or https://…")
+        elif urlsplit(tracking_uri).username is not None:
+            raise InputError(
+                f"registry {urlsplit(tracking_uri).hostname}: a password in its address would be shown with every run; "
+                "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
 
-    def show(self, read: Callable[[], Ledger], store: str) -> None:
+    def show(self, read: Callable[[], Ledger], store: str, own: int = 0) -> None:
         """Let MLflow say what the ledger says.
 
         Versions there that are not the ledger's (of another store, or made by hand) are kept under another name.
 
         Args:
-            read: gives the ledger of one model; called when no other process can show a later one.
-            store: URI to name as the source of files.
+            read: gives the ledger of one model.
+            store: URI to name as the place of the files.
+            own: the version that the caller made. The writers of those before it are left time to show them: MLflow
+                numbers versions in the order they come.
 
         Raises:
-            HardcaseError: the database cannot be read.
+            UnshownError: MLflow cannot be read or written.
         """
-        with self._locked():
-            self._make_database()
+        self._make_database()
+        name, refusals, since, before = read().name, 0, time.monotonic(), -1
+        while True:
+            shown = self._look(name)
+            if len(shown.versions) != before:
+                before, since = len(shown.versions), time.monotonic()
+            if time.monotonic() - since < min(SECONDS_A_VERSION * (own - before - 1), SECONDS_AT_MOST):
+                time.sleep(0.5)
+                continue
             ledger = read()
-            name, client = ledger.name, self._client
-            shown = self._versions(name)
-            if any(not _same(ledger, number, tags) for number, tags in shown.items()):
-                other = next(f"{name}.{n}" for n in range(1, 10**6) if not self._models(f"{name}.{n}"))
-                logger.warning("registry %s: its %s is not the store's; renamed to %s", self.database, name, other)
-                client.rename_registered_model(name, other)
-                shown = {}
-            if not self._models(name):
-                client.create_registered_model(name)
-            for number, version in ledger.versions.items():
-                if number not in shown:
-                    client.create_model_version(name, source=f"{store}#{version.digest}", tags=_tags(version))
-            there = self._aliases(name)
-            for alias in (CHAMPION, CHALLENGER):
-                if (place := ledger.aliases.get(alias)) is None and alias in there:
-                    client.delete_registered_model_alias(name, alias)
-                elif place is not None and there.get(alias) != place:
-                    client.set_registered_model_alias(name, alias, str(place))
+            try:
+                if not self._mend(ledger, shown, store):
+                    return
+                refusals = 0
+            except Exception as error:
+                refusals += 1
+                if refusals == REFUSALS:
+                    raise self._unshown(error) from error
+                time.sleep(0.2)
 
     def differences(self, ledger: Ledger) -> list[str]:
         """What MLflow says other than the ledger, as sentences; nothing where there is no database.
 
+        That it does not show the newest entries yet is no difference; it is logged.
+
         Raises:
-            HardcaseError: the database cannot be read.
+            UnshownError: MLflow cannot be read.
         """
-        if not self.database.is_file():
+        if self.database is not None and not self.database.is_file():
             return []
-        shown, aliases = self._versions(ledger.name), self._aliases(ledger.name)
-        wrong = [number for number, tags in shown.items() if not _same(ledger, number, tags)]
-        found = [f"version {number} in MLflow is not the ledger's" for number in sorted(wrong)]
-        for alias in sorted({*aliases, *ledger.aliases}):
-            there, here = aliases.get(alias), ledger.aliases.get(alias)
-            if there != here and alias in (CHAMPION, CHALLENGER) and shown:
+        shown = self._look(ledger.name)
+        found = [f"version {number} in MLflow is not the ledger's" for number in shown.foreign(ledger)]
+        newest = (shown.tags or {}).get(SHOWN, "")
+        if newest and newest not in ledger.digests:
+            lacking = f"MLflow shows entry {newest[:12]}, which the ledger lacks: its end was cut off"
+            return [*found, f"{lacking}, or this is the ledger of another store"]
+        entries = ledger.digests.index(newest) + 1 if newest else 0
+        if entries < len(ledger.moves):
+            logger.warning(
+                "registry %s: shows %d of %d entries of %s; `hardcase audit %s --rebuild` shows all",
+                *(self.uri, entries, len(ledger.moves), ledger.name, ledger.name),
+            )
+        # A writer that was killed has set the aliases of one of these.
+        since = [Ledger(ledger.name, ledger.moves[:end]).aliases for end in range(entries, len(ledger.moves) + 1)]
+        for alias in (CHALLENGER, CHAMPION):
+            there, here = shown.aliases.get(alias), ledger.aliases.get(alias)
+            if shown.tags is not None and there not in [aliases.get(alias) for aliases in since]:
                 ours, theirs = (f"version {place}" if place else "nothing" for place in (here, there))
                 found.append(
                     f"alias {alias} was moved outside the gate: it names {theirs} in MLflow, by the ledger {ours}"
                 )
         return found
 
-    def _models(self, name: str) -> list[object]:
-        return list(self._client.search_registered_models(f"name='{name}'"))
+    def _look(self, name: str) -> Shown:
+        """Names first: a model renamed since then frees no name that was taken, so that only one writer renames it."""
+        try:
+            client = self._client
+            models = {model.name: model for model in client.search_registered_models(f"name LIKE '{name}%'", 1000)}
+            if name not in models:
+                return Shown(name, set(models))
+            versions = client.search_model_versions(f"name='{name}'", max_results=10_000)
+        except Exception as error:
+            raise self._unshown(error) from error
+        return Shown(
+            name,
+            set(models),
+            models[name].tags,
+            {alias: int(number) for alias, number in models[name].aliases.items()},
+            {int(each.version): (each.source, dict(each.tags)) for each in versions},
+        )
 
-    def _versions(self, name: str) -> dict[int, dict[str, str]]:
-        found = self._client.search_model_versions(f"name='{name}'", max_results=10_000) if self._models(name) else []
-        return {int(version.version): dict(version.tags) for version in found}
-
-    def _aliases(self, name: str) -> dict[str, int]:
-        models = self._client.search_registered_models(f"name='{name}'")
-        return {alias: int(number) for model in models for alias, number in model.aliases.items()}
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process writes at a time: MLflow numbers versions in the order they come."""
-        self.database.parent.mkdir(parents=True, exist_ok=True)
-        with self.database.with_name(f".{self.database.name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _mend(self, ledger: Ledger, shown: Shown, store: str) -> bool:
+        """Do what is missing, and say whether anything was."""
+        name, client, mended = ledger.name, self._client, False
+        gaps = shown.versions and max(shown.versions) > len(shown.versions)  # of deleted ones: never numbered again
+        if gaps or shown.foreign(ledger):
+            other = next(place for n in range(1, 10**6) if (place := f"{name}.{n}") not in shown.names)
+            client.rename_registered_model(name, other)
+            logger.warning("registry %s: its %s is not the store's; renamed to %s", self.uri, name, other)
+            shown = Shown(name)
+        if shown.tags is None:
+            about = f"What the signed ledger in {store} says; `hardcase audit {name}` proves it."
+            client.create_registered_model(name, description=about)
+        for number in range(len(shown.versions) + 1, len(ledger.versions) + 1):
+            # Empty, as another writer may have taken the number meanwhile: then it is kept for the ledger's next.
+            mended = True
+            if int(client.create_model_version(name, source=_source(ledger)).version) != number:
+                return True
+        for number, version in ledger.versions.items():
+            _, there = shown.versions.get(number, ("", {}))
+            for key, value in _tags(version).items():
+                if key not in there:
+                    mended = True
+                    client.set_model_version_tag(name, str(number), key, value)
+        for alias in (CHAMPION, CHALLENGER):
+            place = ledger.aliases.get(alias)
+            if place is None and alias in shown.aliases:
+                mended = True
+                client.delete_registered_model_alias(name, alias)
+            elif place is not None and shown.aliases.get(alias) != place:
+                mended = True
+                client.set_registered_model_alias(name, alias, str(place))
+        if (shown.tags or {}).get(SHOWN) != ledger.digests[-1]:
+            mended = True
+            client.set_registered_model_tag(name, SHOWN, ledger.digests[-1])
+        return mended
 
     @cached_property
     def _client(self) -> "MlflowClient":
-        # On a file of another kind MLflow tries again for minutes.
-        with self.database.open("rb") as file:
-            if file.read(16) != b"SQLite format 3\0":
-                raise HardcaseError(f"registry {self.database}: not an SQLite database; bring it back or remove it")
-        client = _mlflow_client(self.database)
-        try:
-            client.search_registered_models(max_results=1)
-        except Exception as error:
-            reason = str(error).partition("\n")[0]
-            raise HardcaseError(f"registry {self.database}: MLflow cannot read it: {reason}; bring it back") from error
-        return client
+        if self.database is not None:
+            # On a file of another kind MLflow tries again for minutes.
+            with self.database.open("rb") as file:
+                if file.read(16) != b"SQLite format 3\0":
+                    raise ValueError("not an SQLite database; bring it back or remove it")
+        return _mlflow_client(self.uri)
+
+    def _unshown(self, error: Exception) -> UnshownError:
+        reason = str(error).strip().partition("\n")[0].rpartition("Caused by ")[2].rstrip(")")
+        return UnshownError(
+            f"registry {self.uri}: {reason}; the ledger is whole without it, the next registration or "
+            "`hardcase audit NAME --rebuild` lets MLflow show it"
+        )
 
     def _make_database(self) -> None:
         """Make the tables under another name first: MLflow does not finish those of a process that was killed."""
-        if self.database.is_file():
+        if self.database is None or self.database.is_file():
             return
-        draft = self.database.with_name(f".{self.database.name}.draft")
-        for path in (draft, Path(f"{draft}-journal")):
-            path.unlink(missing_ok=True)
-        _mlflow_client(draft).search_registered_models(max_results=1)
-        draft.replace(self.database)
+        self.database.parent.mkdir(parents=True, exist_ok=True)
+        with self.database.with_name(f".{self.database.name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if self.database.is_file():
+                return
+            draft = self.database.with_name(f".{self.database.name}.draft")
+            for path in (draft, Path(f"{draft}-journal")):
+                path.unlink(missing_ok=True)
+            _mlflow_client(f"sqlite:///{draft}").search_registered_models(max_results=1)
+            draft.replace(self.database)
 
 
-def _mlflow_client(database: Path) -> "MlflowClient":
-    for key, value in QUIET.items():
+def _mlflow_client(uri: str) -> "MlflowClient":
+    for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     from mlflow.tracking import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    uri = f"sqlite:///{database}"
     return MlflowClient(uri, registry_uri=uri)
 
 
+def _source(ledger: Ledger) -> str:
+    """Where MLflow is told that files lie: the same for all versions, as a number may become another version's.
+
+    A server takes no path of a machine, and a store may move; the first entry tells one ledger from another.
+    """
+    return f"hardcase://{ledger.digests[0]}/{ledger.name}"
+
+
 def _tags(version: Version) -> dict[str, str]:
-    tags = version.model_dump(mode="json", exclude={"number", "reasons"})
+    tags = version.model_dump(mode="json", include=set(TAGS) - {"reasons"})
     return {**tags, "reasons": json.dumps(version.reasons, ensure_ascii=False)}
 
 
-def _same(ledger: Ledger, number: int, tags: Mapping[str, str]) -> bool:
-    """Whether a version says what the ledger says of it; users may have added tags of their own."""
-    return number in ledger.versions and _tags(ledger.versions[number]).items() <= tags.items()
+def _foreign(ledger: Ledger, number: int, source: str, tags: Mapping[str, str]) -> bool:
+    """Whether a version is not the ledger's: it says otherwise, or says less and was made elsewhere."""
+    said = {key: value for key, value in tags.items() if key in TAGS}
+    right = _tags(ledger.versions[number]) if number in ledger.versions else {}
+    if source == _source(ledger):
+        return not said.items() <= right.items()
+    return said != right or not right

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from components.register.account import Account, Launch, account
 from components.register.gate import Decision, decide
-from components.register.mirror import Mirror
+from components.register.mirror import Mirror, UnshownError
 from hardcase.audit.dossier import DossierFacts, dossier
 from hardcase.audit.ledger import (
     CHALLENGER,
@@ -62,7 +62,7 @@ def run(
         launch: what the launcher says of the run.
         keys: to sign with and to trust.
         store: URI of the object store.
-        tracking_uri: of MLflow's database.
+        tracking_uri: of MLflow's database or server.
         config: of the gate; the registered name.
         result: JSON: `verdict`, `reasons`, `name`, `version`, `alias`, `digest`, `against` (the champion, or null),
             `differences` (null where nothing was compared).
@@ -97,7 +97,10 @@ def run(
     if config.retention_days is not None:
         for place in [*published, *kept.names(f"{MODELS}/{config.name}/ledger")]:
             retain(kept.uri, place, config.retention_days)
-    mirror.show(partial(read_ledger, kept, config.name, keys), kept.uri)
+    try:
+        mirror.show(partial(read_ledger, kept, config.name, keys), kept.uri, done.number)
+    except UnshownError as error:
+        logger.warning("%s:%d is registered, but MLflow does not show it: %s", config.name, done.number, error)
     _write(done, config.name, json.loads(kept.get_object(done.gate)), result)
 
 

@@ -1,9 +1,18 @@
-"""A small house with a real store and a real SQLite registry; MLflow's slow migration runs once."""
+"""A small house with a real store and a real registry, SQLite or a server; MLflow's slow migration runs once."""
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +23,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from components.register.account import Launch
-from components.register.mirror import Mirror
+from components.register.mirror import ENVIRONMENT, Mirror
 from components.register.step import run
 from hardcase.audit.code import code_digest
 from hardcase.audit.examine import examine
@@ -69,11 +78,12 @@ class House:
     """Where a run's files, the store and the registry lie; `launch` does what the launcher does around register."""
 
     root: Path
+    server: str = ""
     runs: int = 0
 
     @property
     def tracking_uri(self) -> str:
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return self.server or f"sqlite:///{self.root / 'mlflow.db'}"
 
     @property
     def store(self) -> Store:
@@ -136,12 +146,11 @@ class House:
 
     def state(self) -> tuple[dict[str, int], dict[int, dict[str, str]]]:
         """Aliases, and every version's tags, as MLflow tells them; the same as the ledger's."""
-        if not self.mirror.database.is_file():
+        if not self.server and not (self.root / "mlflow.db").is_file():
             return {}, {}
         assert self.mirror.differences(self.ledger) == []
-        client = self.mirror._client
-        aliases = {k: int(v) for model in client.search_registered_models() for k, v in model.aliases.items()}
-        return aliases, {int(v.version): dict(v.tags) for v in client.search_model_versions(f"name='{NAME}'")}
+        shown = self.mirror._look(NAME)
+        return dict(shown.aliases), {number: tags for number, (_, tags) in shown.versions.items()}
 
     def audited(self, version: int | str = "") -> list[str]:
         """What is wrong with a version, by default the champion."""
@@ -221,6 +230,77 @@ def house(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path / "cwd")
     shutil.copyfile(empty_database, tmp_path / "mlflow.db")
     return House(tmp_path)
+
+
+@dataclass
+class Server:
+    """`mlflow server` on loopback, SQLite behind; in a process group of its own, as it has children."""
+
+    folder: Path
+    port: int = 0
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        arguments = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        places = ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--artifacts-destination", self.folder]
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *arguments, *places],
+                env={**os.environ, **ENVIRONMENT},
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        until = time.monotonic() + 120
+        while True:
+            with suppress(urllib.error.URLError), urllib.request.urlopen(f"{self.uri}/health"):
+                return
+            assert process.poll() is None and time.monotonic() < until, (self.folder / "log").read_text()
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        while self.processes:
+            process = self.processes.pop()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def empty(self) -> None:
+        client = Mirror(self.uri)._client
+        for model in client.search_registered_models():
+            client.delete_registered_model(model.name)
+
+
+@pytest.fixture(scope="session")
+def started(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copyfile(empty_database, folder / "mlflow.db")
+    server = Server(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def server(started: Server) -> Server:
+    """Running, with nothing in it."""
+    if not started.processes:
+        started.start()
+    started.empty()
+    return started
 
 
 @pytest.fixture(name="evaluated")

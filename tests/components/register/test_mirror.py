@@ -1,6 +1,7 @@
-"""MLflow shows what the ledger says, and nothing is lost that others put there."""
+"""MLflow shows what the ledger says, in a database and by a server, and nothing is lost that others put there."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,17 @@ from hardcase.errors import HardcaseError, InputError
 from tests.components.register.conftest import House, evaluated
 
 NAME = RegisterConfig().name
+
+
+@pytest.fixture(name="house", params=["database", "server"])
+def _house(house: House, request: pytest.FixtureRequest) -> House:
+    if request.param == "server":
+        house.server = request.getfixturevalue("server").uri
+    return house
+
+
+def versions(mirror: Mirror, name: str) -> dict[int, Any]:
+    return {number: tags for number, (_, tags) in mirror._look(name).versions.items()}
 
 
 def test_alias_moved_by_hand_is_told_and_set_right_by_the_next_registration(house: House) -> None:
@@ -40,9 +52,9 @@ def test_tag_changed_by_hand_is_told_and_one_of_the_users_own_is_not(house: Hous
 def test_versions_of_others_under_this_name_are_kept_under_another(house: House) -> None:
     client = house.mirror._client
     client.create_registered_model(NAME)
-    client.create_model_version(NAME, source="file:///elsewhere", tags={"digest": "theirs"})
+    client.create_model_version(NAME, source="s3://elsewhere/model", tags={"digest": "theirs"})
     assert house.launch("a", evaluated())["version"] == 1
-    assert house.mirror._versions(f"{NAME}.1") == {1: {"digest": "theirs"}}
+    assert versions(house.mirror, f"{NAME}.1") == {1: {"digest": "theirs"}}
     assert house.audited() == []
 
 
@@ -54,7 +66,7 @@ def test_lost_database_is_written_anew_from_the_store(house: House) -> None:
     before = house.state()
     moved = Mirror(f"sqlite:///{house.root / 'anew' / 'mlflow.db'}")
     moved.show(lambda: house.ledger, house.store.uri)
-    assert (moved._aliases(NAME), moved._versions(NAME)) == before
+    assert (moved._look(NAME).aliases, versions(moved, NAME)) == before
     assert before[0] == {"champion": 1, "challenger": 3}
 
 
@@ -71,7 +83,13 @@ def test_database_that_is_none_is_refused_at_once(house: House, tmp_path: Path) 
         Mirror(f"sqlite:///{tmp_path}/other.db").show(lambda: house.ledger, "s")
 
 
-@pytest.mark.parametrize("uri", ["http://localhost:5000", "sqlite:///relative.db", "./mlruns"])
+@pytest.mark.parametrize("uri", ["databricks", "sqlite:///relative.db", "./mlruns"])
 def test_other_kinds_of_registry_are_refused(uri: str) -> None:
-    with pytest.raises(InputError, match="SQLite"):
+    with pytest.raises(InputError, match="name sqlite:////absolute/path, http://… or https://…"):
         Mirror(uri)
+
+
+def test_password_in_the_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_TOKEN") as refusal:
+        Mirror("https://me:hunter2@mlflow.example.com")
+    assert "hunter2" not in str(refusal.value)

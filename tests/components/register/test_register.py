@@ -57,7 +57,7 @@ def test_first_model_becomes_champion(house: House) -> None:
         "statement": version.statement,
         "dossier": version.dossier,
     }
-    assert house.mirror._client.get_model_version(NAME, "1").source == f"{house.store.uri}#{path_digest(model)}"
+    assert house.mirror._look(NAME).versions[1][0] == f"hardcase://{house.ledger.digests[0]}/{NAME}"
     (move,) = house.ledger.moves
     assert (move.who, move.why, move.alias) == ("tester", found["reasons"][0], "champion")
     assert house.audited() == []
