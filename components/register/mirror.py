@@ -1,10 +1,11 @@
 """MLflow's models, versions, tags and aliases, showing what the ledger says; written anew from it at any time.
 
-MLflow is a database of this machine or a server that several writers reach at once, and has no transactions across
-requests. So nobody waits for a lock: each writer looks, does what is missing, and looks again until nothing is.
-Whatever a killed one left half done, the next one finishes. Three things make that come out right: the ledger only
-grows and is read after MLflow, so that what MLflow shows and the ledger lacks is not merely newer; versions are made
-empty and given tags that never change; whoever set an alias by an older ledger finds out when reading it again.
+MLflow is a database of this machine or a server that several writers reach at once. It numbers versions in the order
+they come and has no transactions across requests, so writers take turns (`_turn`), and each looks, does what is
+missing, and looks again until nothing is. What a killed one left half done, the next one finishes. A turn may be taken
+from a writer that is only slow, and it comes out right without: the ledger only grows and is read after MLflow, so that
+what MLflow shows and the ledger lacks is not merely newer; versions are made empty and given tags that never change;
+whoever set an alias by an older ledger finds out when reading it again.
 
 MLflow takes seconds to import and is imported only where there is something to show or to compare.
 """
@@ -14,7 +15,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,10 +37,10 @@ ENVIRONMENT: Final = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
-# How long to leave the versions before one's own to their writers; each later writer waits longer.
-SECONDS_A_VERSION, SECONDS_AT_MOST = 3.0, 30.0
-# Refusals in a row that others' writing explains: a version made meanwhile, a model renamed meanwhile.
-REFUSALS: Final = 10
+# How long a turn may stand still until another writer takes it: its owner was killed.
+SECONDS_STILL = 10.0
+# How often to look again after one: who took a turn may have written the same meanwhile.
+REFUSALS: Final = 5
 # Of a model: sha256 of the newest entry that MLflow shows.
 SHOWN: Final = "ledger"
 TAGS: Final = [name for name in Version.model_fields if name != "number"]
@@ -97,7 +99,7 @@ class Mirror:
                 "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
 
-    def show(self, read: Callable[[], Ledger], store: str, own: int = 0) -> None:
+    def show(self, read: Callable[[], Ledger], store: str) -> None:
         """Let MLflow say what the ledger says.
 
         Versions there that are not the ledger's (of another store, or made by hand) are kept under another name.
@@ -105,31 +107,24 @@ class Mirror:
         Args:
             read: gives the ledger of one model.
             store: URI to name as the place of the files.
-            own: the version that the caller made. The writers of those before it are left time to show them: MLflow
-                numbers versions in the order they come.
 
         Raises:
             UnshownError: MLflow cannot be read or written.
         """
         self._make_database()
-        name, refusals, since, before = read().name, 0, time.monotonic(), -1
-        while True:
-            shown = self._look(name)
-            if len(shown.versions) != before:
-                before, since = len(shown.versions), time.monotonic()
-            if time.monotonic() - since < min(SECONDS_A_VERSION * (own - before - 1), SECONDS_AT_MOST):
-                time.sleep(0.5)
-                continue
-            ledger = read()
-            try:
-                if not self._mend(ledger, shown, store):
-                    return
-                refusals = 0
-            except Exception as error:
-                refusals += 1
-                if refusals == REFUSALS:
-                    raise self._unshown(error) from error
-                time.sleep(0.2)
+        name, refused = read().name, 0
+        with self._turn(name) as renew:
+            while True:
+                shown = self._look(name)
+                ledger = read()
+                try:
+                    with self._asking():
+                        if not self._mend(ledger, shown, store, renew):
+                            return
+                except UnshownError:
+                    refused += 1
+                    if refused == REFUSALS:
+                        raise
 
     def differences(self, ledger: Ledger) -> list[str]:
         """What MLflow says other than the ledger, as sentences; nothing where there is no database.
@@ -166,23 +161,21 @@ class Mirror:
 
     def _look(self, name: str) -> Shown:
         """Names first: a model renamed since then frees no name that was taken, so that only one writer renames it."""
-        try:
+        with self._asking():
             client = self._client
             models = {model.name: model for model in client.search_registered_models(f"name LIKE '{name}%'", 1000)}
             if name not in models:
                 return Shown(name, set(models))
             versions = client.search_model_versions(f"name='{name}'", max_results=10_000)
-        except Exception as error:
-            raise self._unshown(error) from error
         return Shown(
             name,
             set(models),
             models[name].tags,
             {alias: int(number) for alias, number in models[name].aliases.items()},
-            {int(each.version): (each.source, dict(each.tags)) for each in versions},
+            {int(each.version): (str(each.source), dict(each.tags)) for each in versions},
         )
 
-    def _mend(self, ledger: Ledger, shown: Shown, store: str) -> bool:
+    def _mend(self, ledger: Ledger, shown: Shown, store: str, renew: Callable[[str], object]) -> bool:
         """Do what is missing, and say whether anything was."""
         name, client, mended = ledger.name, self._client, False
         gaps = shown.versions and max(shown.versions) > len(shown.versions)  # of deleted ones: never numbered again
@@ -197,22 +190,25 @@ class Mirror:
         for number in range(len(shown.versions) + 1, len(ledger.versions) + 1):
             # Empty, as another writer may have taken the number meanwhile: then it is kept for the ledger's next.
             mended = True
+            renew(f"makes version {number}")
             if int(client.create_model_version(name, source=_source(ledger)).version) != number:
                 return True
         for number, version in ledger.versions.items():
             _, there = shown.versions.get(number, ("", {}))
-            for key, value in _tags(version).items():
-                if key not in there:
-                    mended = True
-                    client.set_model_version_tag(name, str(number), key, value)
+            if missing := {key: tag for key, tag in _tags(version).items() if key not in there}:
+                mended = True
+                renew(f"writes version {number}")
+            for key, tag in missing.items():
+                client.set_model_version_tag(name, str(number), key, tag)
         for alias in (CHAMPION, CHALLENGER):
-            place = ledger.aliases.get(alias)
-            if place is None and alias in shown.aliases:
-                mended = True
+            number = ledger.aliases.get(alias, 0)
+            if number == shown.aliases.get(alias, 0):
+                continue
+            mended = True
+            if number:
+                client.set_registered_model_alias(name, alias, str(number))
+            else:
                 client.delete_registered_model_alias(name, alias)
-            elif place is not None and shown.aliases.get(alias) != place:
-                mended = True
-                client.set_registered_model_alias(name, alias, str(place))
         if (shown.tags or {}).get(SHOWN) != ledger.digests[-1]:
             mended = True
             client.set_registered_model_tag(name, SHOWN, ledger.digests[-1])
@@ -227,12 +223,46 @@ class Mirror:
                     raise ValueError("not an SQLite database; bring it back or remove it")
         return _mlflow_client(self.uri)
 
-    def _unshown(self, error: Exception) -> UnshownError:
-        reason = str(error).strip().partition("\n")[0].rpartition("Caused by ")[2].rstrip(")")
-        return UnshownError(
-            f"registry {self.uri}: {reason}; the ledger is whole without it, the next registration or "
-            "`hardcase audit NAME --rebuild` lets MLflow show it"
-        )
+    @contextmanager
+    def _turn(self, name: str) -> Iterator[Callable[[str], object]]:
+        """Be the only writer, by the one thing that MLflow lets only one do: to make a model of some name.
+
+        Yields:
+            What tells the others that its owner is alive, to be called more often than they wait.
+        """
+        turn, seen, since = f"{name}.writing", 0, time.monotonic()
+        with self._asking():
+            client = self._client
+            while not _done(lambda: client.create_registered_model(turn), unless="RESOURCE_ALREADY_EXISTS"):
+                for model in client.search_registered_models(f"name='{turn}'"):
+                    if (changed := model.last_updated_timestamp) != seen:
+                        seen, since = changed, time.monotonic()
+                    elif time.monotonic() - since > SECONDS_STILL:
+                        logger.warning(
+                            "registry %s: a writer of %s was stopped halfway; finishing its work", self.uri, name
+                        )
+                        _done(lambda: client.delete_registered_model(turn), unless="RESOURCE_DOES_NOT_EXIST")
+                time.sleep(0.3)
+        try:
+            yield lambda what: _done(
+                lambda: client.update_registered_model(turn, what), unless="RESOURCE_DOES_NOT_EXIST"
+            )
+        finally:
+            # Where it fails, others wait a while and take it.
+            with suppress(Exception):
+                client.delete_registered_model(turn)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Any failure of MLflow as an error that says that nothing is lost."""
+        try:
+            yield
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0].rpartition("Caused by ")[2].rstrip(")")
+            raise UnshownError(
+                f"registry {self.uri}: {reason}; the ledger is whole without it, the next registration or "
+                "`hardcase audit NAME --rebuild` lets MLflow show it"
+            ) from error
 
     def _make_database(self) -> None:
         """Make the tables under another name first: MLflow does not finish those of a process that was killed."""
@@ -258,6 +288,19 @@ def _mlflow_client(uri: str) -> "MlflowClient":
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient(uri, registry_uri=uri)
+
+
+def _done(request: Callable[[], object], unless: str) -> bool:
+    """Whether it was done; MLflow's error of that code is a no."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        request()
+    except MlflowException as error:
+        if error.error_code != unless:
+            raise
+        return False
+    return True
 
 
 def _source(ledger: Ledger) -> str:

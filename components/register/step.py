@@ -98,7 +98,7 @@ def run(
         for place in [*published, *kept.names(f"{MODELS}/{config.name}/ledger")]:
             retain(kept.uri, place, config.retention_days)
     try:
-        mirror.show(partial(read_ledger, kept, config.name, keys), kept.uri, done.number)
+        mirror.show(partial(read_ledger, kept, config.name, keys), kept.uri)
     except UnshownError as error:
         logger.warning("%s:%d is registered, but MLflow does not show it: %s", config.name, done.number, error)
     _write(done, config.name, json.loads(kept.get_object(done.gate)), result)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from hardcase.audit.examine import examine
 from hardcase.audit.ledger import read_ledger
 from hardcase.audit.signing import Keyring, make_key, open_keyring
 from hardcase.data.store import open_store
+from tests.components.register.conftest import Server
 from tests.pipelines.conftest import Machine
 
 NAME = "image-screener"
@@ -191,6 +193,40 @@ def test_lost_database_is_no_loss(copy: Machine) -> None:
     assert not (copy.home / "mlflow.db").exists()
     assert copy.call("audit", NAME, "--rebuild").returncode == 0
     assert (copy.home / "mlflow.db").is_file()
+
+
+def test_server_that_is_down_holds_nothing_up_and_is_told_all_once_it_answers(
+    copy: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy.home / "mlflow.db").rename(tmp_path / "mlflow.db")
+    server = Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    done = copy.call("rollback", NAME, "--why", "it flags every shadow")
+    assert done.returncode == 0, done.stderr
+    assert f"rolled back, but MLflow does not show it: registry {server.uri}" in done.stderr
+    done = copy.call("audit", NAME)
+    assert done.returncode == 0, done.stderr
+    assert "what MLflow shows was not compared" in done.stderr
+    done = copy.call("audit", NAME, "--rebuild")
+    assert done.returncode == 1
+    assert "the ledger is whole without it" in done.stderr
+    try:
+        server.start()
+        done = copy.call("audit", NAME)
+        assert done.returncode == 0, done.stderr
+        assert f"shows 2 of 3 entries of {NAME}" in done.stderr
+        done = copy.call("audit", NAME, "--rebuild")
+        assert (done.returncode, done.stderr) == (0, "")
+        shown = MlflowClient(server.uri, registry_uri=server.uri)
+        assert int(shown.get_model_version_by_alias(NAME, "champion").version) == 1
+        shown.set_registered_model_alias(NAME, "champion", "2")
+        done = copy.call("audit", NAME)
+        assert done.returncode == 1
+        assert "alias champion was moved outside the gate: it names version 2 in MLflow" in done.stderr
+    finally:
+        server.stop()
+    assert not (copy.home / "mlflow.db").exists()
 
 
 def test_rollback_restores_the_exact_digest_of_the_champion_before(copy: Machine, runs: Any) -> None:

@@ -262,7 +262,7 @@ class Server:
                 start_new_session=True,
             )
         self.processes.append(process)
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while True:
             with suppress(urllib.error.URLError), urllib.request.urlopen(f"{self.uri}/health"):
                 return

@@ -146,7 +146,10 @@ def _killed(root: Path, fingerprint: str, exact: float) -> None:
     House(root).launch(fingerprint, evaluated(exact, rows=120))
 
 
-def test_killed_at_random_moments_it_ends_as_one_version_complete(house: House) -> None:
+def test_killed_at_random_moments_it_ends_as_one_version_complete(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.register.mirror.SECONDS_STILL", 1.0)
     house.launch("a", evaluated(0.6, rows=120))
     _rehearsed(house, "first")  # starts the server that forks
     took = _rehearsed(house, "second")
