@@ -102,7 +102,7 @@ def url_of(host: str) -> str:
         fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         fine = False
-    if not fine or parts.username or parts.query or parts.fragment or re.search(r"\s", url):
+    if not fine or parts.username or re.search(r"[\s?#]", url):
         raise InputError(f"--host {host}: not a URL of Kubeflow's API, such as https://kubeflow.example/pipeline")
     return url.removesuffix("/apis/v2beta1")
 
@@ -145,19 +145,22 @@ def address_of(
 def _token(path: Path | None) -> Callable[[], str] | None:
     if path is None:
         said = os.environ.get("HARDCASE_KFP_TOKEN", "").strip()
-        return (lambda: said) if said else None
+        return (lambda: _checked(said, "HARDCASE_KFP_TOKEN")) if said else None
 
     def read() -> str:
         try:
-            token = path.read_text(encoding="utf-8").strip()
+            return _checked(path.read_text(encoding="utf-8").strip(), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: the token cannot be read from there ({error}); mend --token-file") from error
-        if not token or not token.isascii() or not token.isprintable():
-            raise InputError(f"{path}: there is no token in it; mend --token-file")
-        return token
 
     read()
     return read
+
+
+def _checked(token: str, where: str) -> str:
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise InputError(f"{where}: there is no token in it")  # and it is not shown
+    return token
 
 
 def _private(url: str, in_cluster: bool) -> bool:
@@ -191,6 +194,8 @@ class Client(kfp_server_api.ApiClient):  # type: ignore[misc]
             config.proxy = getproxies().get(parts.scheme)
         config.retries = urllib3.Retry(
             ATTEMPTS - 1,
+            connect=2,  # a name mistyped should not take long to say
+            other=0,  # a certificate will be no better
             redirect=False,  # it leads to a login page
             status_forcelist=PASSING,
             raise_on_status=False,
@@ -208,14 +213,22 @@ class Client(kfp_server_api.ApiClient):  # type: ignore[misc]
             Refused: it makes no sense to try again.
             Unreachable: it was tried often enough, or may have been done.
         """
-        address = self.address
-        if address.keep:
-            address.keep()
+        if self.address.keep:
+            self.address.keep()
+            try:
+                return self._asked(method, url, **more)
+            except Absent:
+                self.address.keep()  # it ended after we looked
+        return self._asked(method, url, **more)
+
+    def _asked(self, method: str, url: str, *, headers: Mapping[str, str], **more: Any) -> Any:
+        address, headers = self.address, dict(headers)
         if address.token:
-            more["headers"]["Authorization"] = f"Bearer {address.token()}"
+            headers["Authorization"] = f"Bearer {address.token()}"
+        more |= {"headers": headers, "_request_timeout": (address.timeout, address.timeout)}
         what = f"Kubeflow, {method} {self._path(url)}"
         try:
-            answer = super().request(method, url, **{**more, "_request_timeout": (address.timeout, address.timeout)})
+            answer = super().request(method, url, **more)
         except kfp_server_api.ApiException as error:
             raise _answered(what, error) from None
         except urllib3.exceptions.HTTPError as error:

@@ -18,12 +18,16 @@ from typing import Any
 import typer
 
 from hardcase.errors import GateHeld, HardcaseError
-from pipelines.client import Address, Client, Rehearsal, address_of, forwarded, url_of
+from pipelines.client import Address, Client, Rehearsal, Unreachable, address_of, forwarded, url_of
 from pipelines.following import Board, Gone, concluded, follow, judged, steps_of
 from pipelines.package import load_package, typed, with_images
 from pipelines.sending import Kubeflow, Order, cron_of
 
-INTERRUPTED = 130
+
+class Interrupted(HardcaseError):
+    """By Ctrl-C."""
+
+    exit_code = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +110,17 @@ def rehearsed(order: Order, host: str) -> dict[str, Any]:
 
 
 def sent(order: Order, address: Address) -> dict[str, Any]:
-    """Send it; what came of it."""
-    done = Kubeflow(Client(address)).launch(order)
+    """Send it; what came of it.
+
+    Raises:
+        HardcaseError: it may have been carried out nevertheless; the message says how to find out.
+    """
+    try:
+        done = Kubeflow(Client(address)).launch(order)
+    except (Unreachable, KeyboardInterrupt) as error:
+        kind = type(error) if isinstance(error, Unreachable) else Interrupted
+        again = f"what was started is found by launching again with --key {order.key}"
+        raise kind(f"{str(error) or 'interrupted'}; {again}") from error
     facts = {**described(order), "version_id": done.version.pipeline_version_id, "uploaded": done.uploaded}
     if done.run is None:
         link = address.link("recurringrun", done.schedule)
@@ -139,7 +152,7 @@ def watched(run_id: str, address: Address, *, again: str, mlflow: str = "", poll
             if gate.get("verdict") == "held":
                 raise GateHeld(f"held by the gate: {'; '.join(gate['reasons'])}")
     except (HardcaseError, KeyboardInterrupt) as error:
-        code = error.exit_code if isinstance(error, HardcaseError) else INTERRUPTED
+        code = error.exit_code if isinstance(error, HardcaseError) else Interrupted.exit_code
         message = str(error) or "interrupted"
         if not facts and not isinstance(error, Gone):
             message += f"; run {run_id} goes on: hardcase launch --attach {run_id} {again}".rstrip()

@@ -293,7 +293,7 @@ class Handler(BaseHTTPRequestHandler):
         found = list(known.values())
         if "filter" in self.query:
             [predicate] = json.loads(self.query["filter"])["predicates"]
-            assert predicate["operation"] == "EQUALS"
+            assert predicate["operation"] in ("EQUALS", 1)  # by name or number
             found = [each for each in found if each.get(predicate["key"]) == predicate["stringValue"]]
         if "experiment_id" in self.query:
             found = [each for each in found if each.get("experiment_id", "") == self.query["experiment_id"]]

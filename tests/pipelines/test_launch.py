@@ -112,6 +112,16 @@ def test_run_that_vanishes_is_exit_code_1(kubeflow, launch):
     assert one_line(done) == "error: run run-0 is gone from Kubeflow: someone deleted it"
 
 
+def test_launch_that_got_no_answer_says_how_to_find_the_run(kubeflow, launch):
+    kubeflow.fault("POST runs", "lose")
+    kubeflow.before_create = lambda: kubeflow.fault("GET runs", 501)
+    done = launch("--key", "march")
+    assert done.exit_code == 1
+    assert one_line(done).endswith("what was started is found by launching again with --key march")
+    ending(kubeflow, "SUCCEEDED")
+    assert "run run-0: there already" in launch("--key", "march").stdout
+
+
 def test_attach_follows_and_launches_nothing(kubeflow, launch):
     kubeflow.create_run({"display_name": "x"})
     ending(kubeflow, "SUCCEEDED")

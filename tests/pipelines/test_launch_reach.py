@@ -8,6 +8,7 @@ import ssl
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from hardcase.errors import InputError
 from pipelines.client import Absent, Client, Refused, address_of, forwarded
-from pipelines.launching import Reach
+from pipelines.launching import Reach, ordered
 from pipelines.sending import Kubeflow
 from tests.kubeflow_server import kubeflow_server
 
@@ -84,6 +85,13 @@ def test_token_comes_from_the_environment(kubeflow, monkeypatch):
         Kubeflow(Client(address)).run("x")
     assert kubeflow.tokens == ["Bearer sesame"]
     assert "sesame" not in repr(address)
+
+
+def test_token_that_is_none_is_refused_and_not_shown(kubeflow, monkeypatch):
+    monkeypatch.setenv("HARDCASE_KFP_TOKEN", "ses\name")
+    with pytest.raises(InputError, match="HARDCASE_KFP_TOKEN: there is no token in it") as refused:
+        Kubeflow(Client(address_of(kubeflow.url))).run("x")
+    assert "ses" not in str(refused.value)
 
 
 def test_token_file_is_read_at_each_request_for_it_is_rotated(kubeflow, tmp_path):
@@ -157,7 +165,16 @@ def test_file_without_a_token_is_refused_and_not_shown(content, tmp_path):
 
 @pytest.mark.parametrize(
     "host",
-    ["ftp://kubeflow.example", "https://", "https://u:p@kubeflow.example", "https://a b", "https://h:x", "h?x=1"],
+    [
+        "ftp://kubeflow.example",
+        "https://",
+        "https://u:p@kubeflow.example",
+        "https://a b",
+        "https://h:x",
+        "h?x=1",
+        "https://h/#/runs",
+        "h/#/",
+    ],
 )
 def test_host_that_is_no_url_is_refused(host):
     with pytest.raises(InputError, match="not a URL of Kubeflow's API"):
@@ -203,6 +220,9 @@ def test_self_signed_server_is_trusted_only_by_its_certificate(certificate, tmp_
         assert Kubeflow(Client(address_of(kubeflow.url, ca=certificate))).run("run-0").run_id == "run-0"
         with pytest.raises(Refused, match=r"its certificate is not trusted .*name its authority by --ca"):
             Kubeflow(Client(address_of(kubeflow.url))).run("run-0")
+        (bad := tmp_path / "bad.pem").write_text("no certificate")
+        with pytest.raises(Refused, match="name its authority by --ca"):
+            Kubeflow(Client(address_of(kubeflow.url, ca=bad))).run("run-0")
     with pytest.raises(InputError, match="no such file"):
         address_of("https://h", ca=tmp_path / "nosuch.pem")
 
@@ -231,6 +251,24 @@ def test_port_forward_that_broke_is_started_again_on_its_port(kubeflow, kubectl)
         port = address.url.rpartition(":")[2]
         assert [each[-1] for each in kubectl()] == [":80", f"{port}:80"]
     assert not any(alive(each[0]) for each in kubectl())
+
+
+def test_port_forward_that_breaks_at_the_worst_moment_loses_no_request(kubeflow, kubectl, little):
+    """It ends after it was looked at, and before the request."""
+    with Reach(port_forward=True).opened() as address:
+        looked = []
+
+        def keep():
+            address.keep()
+            if not looked:
+                looked.append(kubectl()[0][0])
+                os.kill(looked[0], signal.SIGKILL)
+                until(lambda: not Path(f"/proc/{looked[0]}/fd/1").exists())
+
+        order = ordered(str(little), [], [], key="k", schedule="", namespace="n", experiment="e")
+        client = Kubeflow(Client(replace(address, keep=keep, pause=0.01)))
+        assert client.launch(order).run.run_id == "run-0"
+    assert (len(kubectl()), len(kubeflow.runs)) == (2, 1)
 
 
 def test_port_forward_does_not_outlive_a_killed_launch(kubeflow, kubectl, machine, little):

@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 
+import kfp
 import pytest
 
 from hardcase.errors import InputError
@@ -108,6 +109,16 @@ def test_many_at_once_leave_one_run(kubeflow, client, order):
     alive = [name for name in going if kubeflow.runs[name]["state"] == "PENDING"]
     assert alive == [going[0]]
     assert seen == alive * 4
+
+
+def test_what_is_launched_is_what_upstreams_own_client_sees(kubeflow, client, order, monkeypatch, tmp_path):
+    monkeypatch.setattr(kfp.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
+    run = client.launch(order).run
+    schedule = client.launch(replace(order, key="weekly", cron="0 0 3 * * 1")).schedule
+    upstream = kfp.Client(host=kubeflow.url)
+    assert upstream.get_pipeline_id("hardcase-little") == run.pipeline_version_reference.pipeline_id
+    assert upstream.get_run(run.run_id).runtime_config.parameters == order.parameters
+    assert upstream.get_recurring_run(schedule).trigger.cron_schedule.cron == "0 0 3 * * 1"
 
 
 @pytest.mark.parametrize("fault", [429, 500, 502, 503, 504, "drop", 0.8])
