@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,8 +16,12 @@ from hardcase_provider.rest import ATTEMPTS, Address, KubeflowError, Refused, Re
 DEFAULT_CONNECTION: Final = "kubeflow_default"
 GOING: Final = frozenset({"RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "PAUSED"})
 ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
-# Nodes of the workflow that are no steps of the pipeline.
-INNER: Final = frozenset({"root", "executor", "system-container-impl", "system-dag-driver", "system-container-driver"})
+# Nodes of the workflow that are no steps: what Kubeflow's compiler for Argo adds (upstream's
+# backend/src/v2/compiler/argocompiler), and groups of steps. Argo numbers attempts and iterations: `executor(0)`.
+INNER: Final = re.compile(
+    r"(root|executor|.*-driver|iteration|iteration-item|.*system-(container|dag)-.*"
+    r"|(for-loop|condition|condition-branches|exit-handler)-\d+)(\(.*\))?"
+)
 Made = TypeVar("Made")
 
 
@@ -279,7 +284,7 @@ def failures(run: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _inner(task: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
     name = str(task.get("display_name") or "")
-    return name in INNER or name.endswith("-driver") or name in (run.get("display_name"), run.get("run_id"))
+    return bool(INNER.fullmatch(name)) or name in (run.get("display_name"), run.get("run_id"))
 
 
 def _told(thing: Mapping[str, Any]) -> str:

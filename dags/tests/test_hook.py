@@ -158,7 +158,8 @@ def test_failing_step_is_named_not_the_nodes_around_it() -> None:
         task("root", end="3"),
         task("ingest", "SUCCEEDED"),
         task("sft", end="2", **told),
-        task("executor", end="2"),
+        *(task(name, end="1") for name in ("executor", "executor(0)", "retry-system-container-impl", "for-loop-1")),
+        *(task(name, end="1") for name in ("iteration(0:0)", "exit-handler-1", "sft-driver")),
         task("report", end="3", child_tasks=[{"pod_name": "pod-7"}]),
     ]
     run = {"display_name": "key", "run_details": {"task_details": tasks}}
