@@ -18,7 +18,7 @@ from typing import Any
 import typer
 
 from hardcase.errors import GateHeld, HardcaseError
-from pipelines.client import Address, Client, Rehearsal, Unreachable, address_of, forwarded, url_of
+from pipelines.client import Absent, Address, Client, Rehearsal, Unreachable, address_of, forwarded, url_of
 from pipelines.following import Board, Gone, concluded, follow, judged, steps_of
 from pipelines.package import load_package, typed, with_images
 from pipelines.sending import Kubeflow, Order, cron_of
@@ -117,6 +117,8 @@ def sent(order: Order, address: Address) -> dict[str, Any]:
     """
     try:
         done = Kubeflow(Client(address)).launch(order)
+    except Absent:
+        raise
     except (Unreachable, KeyboardInterrupt) as error:
         kind = type(error) if isinstance(error, Unreachable) else Interrupted
         again = f"what was started is found by launching again with --key {order.key}"

@@ -162,6 +162,7 @@ def test_bad_host_is_exit_code_2(launch, host):
     done = launch(host=host, env={"HARDCASE_KFP_TOKEN": None, "no_proxy": "*"})
     assert done.exit_code == 2
     assert "host" in one_line(done)
+    assert "--key" not in one_line(done)  # nothing was started
 
 
 def test_token_expired_while_following_says_how_to_go_on(kubeflow, launch):
