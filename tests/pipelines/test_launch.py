@@ -263,6 +263,24 @@ def test_gate_that_held_the_model_is_exit_code_3(kubeflow, launch, tmp_path, ver
         assert one_line(done) == "error: held by the gate: worse than the champion"
 
 
+def test_version_of_another_run_says_nothing_of_this_one(kubeflow, launch, tmp_path):
+    registry = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(registry)
+    client.create_registered_model("image-screener")
+    client.create_model_version("image-screener", source="file:///model", tags={"verdict": "held"})
+    ending(kubeflow, "SUCCEEDED")  # on a day long before
+    done = launch("--json", "--mlflow", registry)
+    assert (done.exit_code, json.loads(done.stdout)["gate"]) == (0, {})
+
+
+def test_registry_that_does_not_answer_leaves_the_verdict_open(kubeflow, launch, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    ending(kubeflow, "SUCCEEDED")
+    done = launch("--mlflow", "http://127.0.0.1:1")
+    assert done.exit_code == 1
+    assert "run run-0 succeeded, but MLflow does not say what the gate did" in one_line(done)
+
+
 def test_committed_pipeline_can_be_launched_dry(launch):
     package = load_package("retraining")
     words = {

@@ -67,8 +67,10 @@ def test_same_key_after_a_failure_starts_another(kubeflow, client, order, more):
 
 
 def test_run_that_airflow_started_under_the_key_is_found(kubeflow, client, order):
-    for number in range(5):
-        kubeflow.create_run({"display_name": f"other-{number}"})
+    for _ in range(5):  # more than a page
+        kubeflow.create_run({"display_name": order.key})
+    for run in kubeflow.runs.values():
+        run["state"] = "FAILED"
     kubeflow.create_run({"display_name": order.key, "experiment_id": "of another"})
     assert client.launch(order).run.run_id == "run-5"
 
