@@ -15,17 +15,21 @@ find botocore/data -mindepth 1 -maxdepth 1 -type d \
     ! -name kms ! -name s3 ! -name signin ! -name sso ! -name sso-oidc ! -name sts -exec rm -r {} +
 # As steps do, without the client of Kubeflow's API.
 _KFP_RUNTIME=true "${VIRTUAL_ENV}/bin/python" - <<'IMPORTS'
-from importlib import import_module
-from pathlib import Path
-
-import components
+import boto3
+import cyclonedx.output.json
 import evidently.legacy.calculations.stattests.registry
 import evidently.metrics
 import great_expectations
+import huggingface_hub
+import imagehash
+import jinja2
 import kfp.dsl.executor_main
+import matplotlib.pyplot
 import mlflow.tracking
-
-for component in Path(components.__path__[0]).glob("*/component.py"):
-    if "LIGHT_IMAGE" in component.read_text(encoding="utf-8"):
-        import_module(f"components.{component.parent.name}.step")
+import networkx
+import obstore.store
+import openlineage.client
+import pyarrow.compute
+import pyarrow.parquet
+import securesystemslib.signer
 IMPORTS
