@@ -1,0 +1,65 @@
+output "places" {
+  description = "What infra/kubernetes/overlays/prod/places.yaml holds: terraform output -raw places > …/places.yaml."
+  value = yamlencode({
+    apiVersion = "v1"
+    kind       = "ConfigMap"
+    metadata   = { name = "places", annotations = { "config.kubernetes.io/local-config" = "true" } }
+    data = {
+      region = var.region
+      bucket = module.artifacts.bucket
+      vpc    = module.network.cidr
+      providers = yamlencode({
+        s3 = { default = {
+          endpoint = "s3.${var.region}.amazonaws.com", region = var.region, disableSSL = false, credentials = { fromEnv = true }
+        } }
+      })
+    }
+  })
+}
+
+output "launch" {
+  description = "What hardcase launch and the environment of steps take."
+  value = {
+    region      = var.region
+    cluster     = module.cluster.name
+    namespace   = "hardcase"
+    account     = "pipeline-runner"
+    store       = module.artifacts.store
+    signing_key = "awskms:${module.keys.signing_alias}"
+  }
+}
+
+output "images" {
+  description = "Address of each repository of images."
+  value       = module.registry.urls
+}
+
+output "karpenter" {
+  description = "Values of Karpenter's chart: settings.clusterName and settings.interruptionQueue; and the role of nodes."
+  value       = { cluster_name = module.cluster.name, interruption_queue = module.cluster.interruption_queue, node_role = module.cluster.node_role }
+}
+
+output "secrets" {
+  description = "Secrets to be filled (docs/terraform.md)."
+  value       = module.identity.secret_names
+}
+
+output "roles" {
+  description = "Role of each account in the cluster."
+  value       = module.identity.role_arns
+}
+
+output "ci_role" {
+  description = "Role of the build that pushes images; null without ci_subjects."
+  value       = module.identity.ci_role_arn
+}
+
+output "database" {
+  description = "Host of Postgres, and the secret of its administrator's password."
+  value       = { address = module.metadata.address, password_secret = module.metadata.password_secret_arn }
+}
+
+output "prometheus" {
+  description = "Where Prometheus writes to."
+  value       = "${module.observability.prometheus_endpoint}api/v1/remote_write"
+}

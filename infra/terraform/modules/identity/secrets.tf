@@ -1,0 +1,8 @@
+# Secrets without values: people put those in (docs/terraform.md), so that none is ever in a plan or a state.
+
+resource "aws_secretsmanager_secret" "this" {
+  for_each                = var.secrets
+  name                    = "${var.name}/${each.key}"
+  kms_key_id              = var.platform_key_arn
+  recovery_window_in_days = var.protected ? 30 : 0
+}
