@@ -96,6 +96,8 @@ resource "aws_s3_bucket_logging" "data" {
   bucket        = aws_s3_bucket.data.id
   target_bucket = aws_s3_bucket.access_logs.id
   target_prefix = "${var.bucket}/"
+  # S3 refuses a target that its delivery may not write to.
+  depends_on = [aws_s3_bucket_policy.access_logs]
 }
 
 # What is current under main/ never expires: hardcase store gc says what nobody needs.

@@ -79,6 +79,7 @@ resource "aws_db_instance" "this" {
   copy_tags_to_snapshot      = true
   delete_automated_backups   = false
   deletion_protection        = var.protected
+  skip_final_snapshot        = false
   final_snapshot_identifier  = "${var.name}-last"
 
   enabled_cloudwatch_logs_exports       = ["postgresql", "upgrade"]
