@@ -5,6 +5,7 @@ UV_VERSION := 0.13.9
 FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 BIN := .venv/bin
 AIRFLOW := .venv-airflow
+CHECKOV := .venv-checkov
 READY := .venv/.ready
 ARGS ?=
 # Images: what builds and runs them, what it is told besides, and their bases. Here and there a digest: docs/images.md.
@@ -26,7 +27,7 @@ UV_LOCK = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-has
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench ablation airflow test-dags lock image-locks images e2e-containers clean
+.PHONY: help run test lint format bench ablation airflow test-dags terraform-test terraform-docs lock image-locks images e2e-containers clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
@@ -35,7 +36,8 @@ run: $(READY) ## Retrain end to end on profiles/tiny.yaml; ARGS="--seed 1" and t
 	@$(BIN)/hardcase run $(ARGS)
 
 test: $(READY) ## Run the tests; ARGS=tests/… for some of them, and without those of the DAGs
-	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory $(CHECKOV)/.ready)
+	@$(BIN)/python -m pytest -n auto --dist loadfile -rs $(ARGS)
 	@$(if $(ARGS),,$(MAKE) --no-print-directory test-dags)
 
 lint: $(READY) ## Check format, lint, types, layers and the compiled pipeline
@@ -62,6 +64,13 @@ airflow: $(READY) $(AIRFLOW)/.ready ## Airflow with our DAGs on 127.0.0.1, stopp
 
 test-dags: $(AIRFLOW)/.ready ## Run the tests of the DAGs, in Airflow's own environment
 	@$(AIRFLOW)/bin/python -m pytest dags/tests $(ARGS)
+
+terraform-test: $(READY) $(CHECKOV)/.ready ## Test infra/terraform: mocked provider, apply on moto, rights, checkov
+	@$(BIN)/python -m pytest -n auto --dist loadfile -rs tests/infra/terraform $(ARGS)
+
+terraform-docs: $(READY) ## Write the pages of Terraform's modules and the tables of costs anew
+	@$(BIN)/python infra/terraform/describe.py
+	@$(BIN)/python infra/terraform/cost.py
 
 lock: $(READY) ## Resolve requirements.lock anew; packages of CUDA are left to torch's own requirements
 	echo 'torch==2.13.0' > .venv/constraints.txt
@@ -103,7 +112,7 @@ e2e-containers: $(READY) ## `hardcase run` with each step in a container; PROFIL
 
 
 clean: ## Remove the environments and the caches; runs and store in .hardcase stay
-	rm -rf .venv .venv-airflow .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-airflow .venv-checkov .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
 
 $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
@@ -117,4 +126,10 @@ $(AIRFLOW)/.ready: requirements-airflow.lock dags/pyproject.toml
 	@$(AIRFLOW)/bin/pip install --quiet uv==$(UV_VERSION)
 	@$(AIRFLOW)/bin/uv pip install --python $(AIRFLOW)/bin/python --require-hashes -r requirements-airflow.lock
 	@$(AIRFLOW)/bin/uv pip install --python $(AIRFLOW)/bin/python --no-deps -e dags
+	@touch $@
+
+# Its dependencies clash with ours.
+$(CHECKOV)/.ready: $(READY) infra/terraform/checkov.txt
+	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(CHECKOV)
+	@$(BIN)/uv pip install --quiet --python $(CHECKOV)/bin/python -r infra/terraform/checkov.txt
 	@touch $@

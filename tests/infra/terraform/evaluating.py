@@ -1,6 +1,7 @@
 """IAM's decision, as far as our policies need it: an explicit deny, else an allow, else no.
 
-moto's own evaluator knows no conditions, and a prefix of a listing is one. What is not known here is an error, never a no.
+moto's own evaluator knows no conditions, and a prefix of a listing is one. What is not known here is an error, never
+a no.
 Rules: AWS's "Policy evaluation logic" and "IAM JSON policy elements: Condition operators".
 """
 

@@ -53,7 +53,10 @@ SLOW = {
         "aws_s3_bucket_lifecycle_configuration.data": "count = 0",
         "aws_s3_bucket_lifecycle_configuration.access_logs": "count = 0",
     },
-    "state": {"aws_s3_bucket_lifecycle_configuration.this": "count = 0"},
+}
+# Also: moto reads no conditions in a bucket's policy, so that "no access without TLS" would be no access.
+BOOTSTRAP = {
+    "state": {"aws_s3_bucket_lifecycle_configuration.this": "count = 0", "aws_s3_bucket_policy.this": "count = 0"},
 }
 
 
@@ -78,7 +81,8 @@ def environment() -> dict[str, str]:
         file.write_text(f'provider_installation {{\n  filesystem_mirror {{ path = "{found}" }}\n}}\n')
         config = str(file)
     kept |= {"TF_CLI_CONFIG_FILE": config} if Path(config).is_file() else {}
-    return {**kept, **KEYS, "AWS_EC2_METADATA_DISABLED": "true", "CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1"}
+    quick = {"AWS_MAX_ATTEMPTS": "3", "AWS_EC2_METADATA_DISABLED": "true", "CHECKPOINT_DISABLE": "1"}
+    return {**kept, **KEYS, **quick, "TF_IN_AUTOMATION": "1"}
 
 
 def terraform(folder: Path, *arguments: str, timeout: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
@@ -106,9 +110,13 @@ def lacking() -> str:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(TERRAFORM / "modules" / "keys" / "versions.tf", folder)
         tried = terraform(Path(folder), "init", "-input=false")
-    return "" if tried.returncode == 0 else (
-        "the AWS provider cannot be had; name a folder that `terraform providers mirror` filled by "
-        f"HARDCASE_TERRAFORM_MIRROR: {tried.stderr.strip()[-300:]}"
+    return (
+        ""
+        if tried.returncode == 0
+        else (
+            "the AWS provider cannot be had; name a folder that `terraform providers mirror` filled by "
+            f"HARDCASE_TERRAFORM_MIRROR: {tried.stderr.strip()[-300:]}"
+        )
     )
 
 
@@ -118,16 +126,19 @@ def need_terraform() -> None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"NOT RUN: {reason}")
 
 
-def copied(to: Path, *, left_out: dict[str, dict[str, str]] | None = None) -> Path:
-    """A copy of infra/terraform to run in, without the resources named."""
-    shutil.copytree(TERRAFORM, to, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*"))
-    for module, resources in (left_out or {}).items():
+def copied(to: Path) -> Path:
+    """A copy of infra/terraform to run in."""
+    return Path(shutil.copytree(TERRAFORM, to, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*")))
+
+
+def leave_out(root: Path, name: str, modules: dict[str, dict[str, str]]) -> None:
+    """Make none of the resources named, by override files, which Terraform merges into the modules."""
+    for module, resources in modules.items():
         blocks = []
         for address, body in resources.items():
-            kind, name = address.split(".")
-            blocks.append(f'resource "{kind}" "{name}" {{\n{body}\n}}\n')
-        (to / "modules" / module / "without_override.tf").write_text("".join(blocks))
-    return to
+            kind, label = address.split(".")
+            blocks.append(f'resource "{kind}" "{label}" {{\n{body}\n}}\n')
+        (root / "modules" / module / f"{name}_override.tf").write_text("".join(blocks))
 
 
 def values_file(folder: Path, values: dict[str, Any]) -> None:
@@ -142,7 +153,10 @@ def moto_server() -> Iterator[str]:
         port = probe.getsockname()[1]
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(
-            [Path(sys.executable).with_name("moto_server"), "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+            [Path(sys.executable).with_name("moto_server"), "-H", "127.0.0.1", "-p", str(port)],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"},
         )
         address = f"http://127.0.0.1:{port}"
         try:

@@ -1,33 +1,44 @@
 """An account, as far as moto is one: both environments planned, applied and destroyed, and who may do what in them.
 
-The state lies in a bucket of the same server, locked as S3 locks. What moto does not know (`UNKNOWN_TO_MOTO`) is left out
-of what is applied; that it is planned, and how, is asserted on the plan.
+The state lies in a bucket of the same server, locked as S3 locks. What moto does not know (`UNKNOWN_TO_MOTO`) is left
+out of what is applied; that it is planned, and how, is asserted on the plan.
 """
 
+import importlib.util
 import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import boto3
 import pytest
+from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
+from hardcase.data.store import open_store
 from tests.infra.terraform.evaluating import allowed
+from tests.infra.terraform.recording import Request, recording
 from tests.infra.terraform.running import (
+    BOOTSTRAP,
     ENVS,
     KEYS,
+    REPOSITORY,
     SLOW,
     UNKNOWN_TO_MOTO,
     VALUES,
     copied,
     done,
+    leave_out,
     moto_server,
     need_terraform,
     terraform,
     values_file,
 )
+from tests.pipelines.conftest import Machine
+from tests.s3 import credentials, moto_bucket
 
 Resource = dict[str, Any]
 
@@ -66,22 +77,24 @@ def resources(module: dict[str, Any]) -> Iterator[tuple[str, Resource]]:
 
 def cycle(env: str, folder: Path) -> Account:
     """Bootstrap, plan, apply, look, destroy, as docs/terraform.md says."""
-    slow = SLOW if env == "dev" else {"state": SLOW["state"]}
     with moto_server() as address:
         aws = {"AWS_ENDPOINT_URL": address}
-        root = copied(folder / "terraform", left_out=slow)
+        root = copied(folder / "terraform")
+        leave_out(root, "slow", {**BOOTSTRAP, **(SLOW if env == "dev" else {})})
         bootstrap, here = root / "bootstrap", root / "envs" / env
         done(terraform(bootstrap, "init", "-input=false", "-lockfile=readonly"))
         done(terraform(bootstrap, "apply", "-auto-approve", "-var=bucket=acme-hardcase-state", **aws))
-        done(terraform(here, "init", "-input=false", "-lockfile=readonly", "-backend-config=bucket=acme-hardcase-state", **aws))
+        done(
+            terraform(
+                here, "init", "-input=false", "-lockfile=readonly", "-backend-config=bucket=acme-hardcase-state", **aws
+            )
+        )
         values_file(here, {**VALUES, "protected": True})
         done(terraform(here, "plan", "-input=false", "-out=whole.tfplan", **aws))
         planned = json.loads(done(terraform(here, "show", "-json", "whole.tfplan", **aws)))
         (folder / "plan.json").write_text(json.dumps(planned))
 
-        copied(folder / "less", left_out={**UNKNOWN_TO_MOTO, **slow})
-        for override in (folder / "less").rglob("without_override.tf"):
-            override.rename(root / override.relative_to(folder / "less"))
+        leave_out(root, "unknown", UNKNOWN_TO_MOTO)
         values_file(here, {**VALUES, "protected": False})
         done(terraform(here, "apply", "-auto-approve", "-input=false", "-parallelism=40", **aws))
         state = json.loads(done(terraform(here, "show", "-json", **aws)))["values"]
@@ -98,7 +111,9 @@ def cycle(env: str, folder: Path) -> Account:
                 )["NatGateways"]
             ),
             "databases": len(client("rds", address).describe_db_instances()["DBInstances"]),
-            "roles": len([each for each in client("iam", address).list_roles()["Roles"] if "hardcase" in each["RoleName"]]),
+            "roles": len(
+                [each for each in client("iam", address).list_roles()["Roles"] if "hardcase" in each["RoleName"]]
+            ),
         }
     return Account(
         planned=dict(resources(planned["planned_values"]["root_module"])),
@@ -144,3 +159,244 @@ def test_an_environment_is_made_and_unmade(account: Callable[[str], Account], en
 @pytest.mark.parametrize("env", ENVS)
 def test_the_state_is_locked_while_it_is_written(account: Callable[[str], Account], env: str) -> None:
     assert f"hardcase/{env}.tfstate.tflock" in account(env).locks
+
+
+# ---- who may do what
+
+
+PREFIXES = ("main/", "kfp/", "mlflow/", "airflow-logs/")
+BUCKET = "arn:aws:s3:::hardcase-prod"
+ACCOUNTS = (
+    *("pipeline-runner", "gpu-step", "light-step", "airflow-launcher", "airflow", "mlflow", "run-exporter"),
+    *("ml-pipeline", "ml-pipeline-ui", "external-secrets", "prometheus-kube-prometheus-prometheus"),
+)
+# Prefixes that an account may read, and write; all else it may not.
+READS = {
+    "pipeline-runner": ("main/", "kfp/", "mlflow/"),
+    "gpu-step": ("main/",),
+    "light-step": ("main/",),
+    "airflow-launcher": ("airflow-logs/",),
+    "airflow": ("airflow-logs/",),
+    "mlflow": ("mlflow/",),
+    "ml-pipeline": ("kfp/",),
+    "ml-pipeline-ui": ("kfp/",),
+}
+READ_ONLY = {"light-step", "ml-pipeline-ui"}
+SIGNERS = {"pipeline-runner", "gpu-step"}
+
+
+@pytest.fixture(scope="module")
+def asked_of(cycles: dict[str, "Future[Account]"], tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[Request]]:
+    """What each account's programs really ask AWS for.
+
+    A whole run with its store on S3 and its key in KMS, then what reads the store; all while Terraform waits.
+    """
+    machine = Machine(tmp_path_factory.mktemp("machine") / "home")
+    seen: dict[str, set[Request]] = {}
+    with moto_bucket("hardcase-prod", object_lock=True):
+        kms = boto3.client("kms")
+        key = kms.create_key(KeyUsage="SIGN_VERIFY", KeySpec="ECC_NIST_P256")["KeyMetadata"]["KeyId"]
+        kms.create_alias(AliasName="alias/hardcase-signing", TargetKeyId=key)
+        signing = {"HARDCASE_SIGNING_KEY": "awskms:alias/hardcase-signing"}
+        store = ("--store", "s3://hardcase-prod/main")
+
+        with (
+            recording("KEY") as (address, seen["pipeline-runner"]),
+            credentials(address),
+            patch.dict(os.environ, signing),
+        ):
+            machine.run(*store, "--set", "register.retention_days=2")
+        with recording("KEY") as (address, seen["light-step"]), credentials(address):
+            for command in (("audit", "image-screener:1", *store), ("store", "gc", "--dry-run", *store)):
+                done_ = machine.call(*command)
+                assert done_.returncode == 0, done_.stderr
+        with recording("KEY") as (address, seen["run-exporter"]), credentials(address):
+            assert list(exporter().scores(open_store("s3://hardcase-prod/main")))
+        with recording("KEY") as (address, seen["mlflow"]), credentials(address):
+            files = S3ArtifactRepository("s3://hardcase-prod/mlflow/1/run/artifacts")
+            (sample := machine.home / "sample.txt").write_text("a model")
+            files.log_artifact(str(sample))
+            assert [each.path for each in files.list_artifacts()] == ["sample.txt"]
+            files.download_artifacts("sample.txt")
+    return seen
+
+
+def exporter() -> Any:
+    place = REPOSITORY / "infra" / "kubernetes" / "base" / "monitoring" / "exporter.py"
+    spec = importlib.util.spec_from_file_location("exporter", place)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_role_allows_all_that_its_programs_ask_for(
+    account: Callable[[str], Account], asked_of: dict[str, set[Request]]
+) -> None:
+    signing_key = account("prod").applied["module.keys.aws_kms_key.signing"]["arn"]
+    actions = {name: {action for action, _, _ in requests} for name, requests in asked_of.items()}
+    assert {"s3:GetObject", "s3:PutObject", "s3:ListBucket", "s3:PutObjectRetention", "kms:Sign"} <= actions[
+        "pipeline-runner"
+    ]
+    assert "s3:ListBucketVersions" in actions["light-step"] and "s3:PutObject" not in actions["light-step"]
+    asked_of = {**asked_of, "gpu-step": asked_of["pipeline-runner"]}
+    for name, requests in asked_of.items():
+        policies = account("prod").policies(name)
+        refused = [
+            (action, resource)
+            for action, resource, context in sorted(requests)
+            if not allowed(policies, action, resource.replace("KEY", signing_key), **dict(context))
+        ]
+        assert not refused, f"{name}: {refused[:5]}"
+
+
+def test_a_role_allows_nothing_on_another_prefix_and_removes_nothing(account: Callable[[str], Account]) -> None:
+    for name in ACCOUNTS:
+        policies = account("prod").policies(name)
+        for prefix in (*PREFIXES, "", "elsewhere/"):
+            key = f"{BUCKET}/{prefix}objects/ab/abcd"
+            mine = prefix in READS.get(name, ())
+            assert allowed(policies, "s3:GetObject", key) == mine, (name, prefix)
+            assert allowed(policies, "s3:ListBucket", BUCKET, s3__prefix=f"{prefix}objects/") == mine, (name, prefix)
+            assert allowed(policies, "s3:PutObject", key) == (mine and name not in READ_ONLY), (name, prefix)
+            for action in ("DeleteObject", "DeleteObjectVersion", "BypassGovernanceRetention", "PutObjectAcl"):
+                assert not allowed(policies, f"s3:{action}", key), (name, action)
+        assert not allowed(policies, "s3:GetObject", "arn:aws:s3:::hardcase-dev/main/objects/ab/abcd"), name
+        assert not allowed(policies, "s3:ListBucket", BUCKET), f"{name} lists the whole bucket"
+        for action in ("PutBucketPolicy", "PutLifecycleConfiguration", "PutBucketVersioning", "DeleteBucket"):
+            assert not allowed(policies, f"s3:{action}", BUCKET), (name, action)
+
+
+def test_the_exporter_reads_dossiers_and_no_model(account: Callable[[str], Account]) -> None:
+    policies = account("prod").policies("run-exporter")
+    assert allowed(policies, "s3:GetObject", f"{BUCKET}/main/models/image-screener/1/scores.json")
+    assert not allowed(policies, "s3:GetObject", f"{BUCKET}/main/objects/ab/abcd")
+    assert not allowed(policies, "s3:PutObject", f"{BUCKET}/main/models/image-screener/1/scores.json")
+
+
+def test_only_who_trains_signs_locks_and_reads_the_sources(account: Callable[[str], Account]) -> None:
+    keys = {
+        name: account("prod").applied[f"module.keys.aws_kms_key.{name}"]["arn"]
+        for name in ("signing", "artifacts", "platform")
+    }
+    for name in ACCOUNTS:
+        policies, trains = account("prod").policies(name), name in SIGNERS
+        assert allowed(policies, "kms:Sign", keys["signing"]) == trains, name
+        assert not allowed(policies, "kms:Sign", keys["artifacts"])
+        assert not allowed(policies, "kms:ScheduleKeyDeletion", keys["signing"])
+        assert allowed(policies, "s3:PutObjectRetention", f"{BUCKET}/main/models/a/ledger/1") == trains, name
+        assert not allowed(policies, "s3:PutObjectRetention", f"{BUCKET}/main/objects/ab/abcd"), name
+        assert allowed(policies, "s3:GetObject", "arn:aws:s3:::acme-pictures/labelled/1.png") == trains, name
+        assert allowed(policies, "s3:ListBucket", "arn:aws:s3:::acme-pictures", s3__prefix="labelled/") == trains, name
+        assert not allowed(policies, "s3:GetObject", "arn:aws:s3:::acme-pictures/private/1.png"), name
+        assert not allowed(policies, "s3:PutObject", "arn:aws:s3:::acme-pictures/labelled/1.png"), name
+        reads = bool(READS.get(name) or name == "run-exporter")
+        by_s3 = {"kms__ViaService": "s3.eu-central-1.amazonaws.com"}
+        assert allowed(policies, "kms:Decrypt", keys["artifacts"], **by_s3) == reads, name
+        assert not allowed(policies, "kms:Decrypt", keys["artifacts"]), f"{name}: only by S3"
+        assert allowed(policies, "kms:GenerateDataKey", keys["artifacts"], **by_s3) == (
+            name in READS and name not in READ_ONLY
+        ), name
+
+
+def test_only_external_secrets_reads_secrets_and_only_ours(account: Callable[[str], Account]) -> None:
+    place = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:"
+    for name in ACCOUNTS:
+        policies = account("prod").policies(name)
+        reads = allowed(policies, "secretsmanager:GetSecretValue", f"{place}hardcase/mlflow-AbCdEf")
+        assert reads == (name == "external-secrets"), name
+        assert not allowed(policies, "secretsmanager:GetSecretValue", f"{place}rds!db-1-AbCdEf"), name
+        assert not allowed(policies, "secretsmanager:PutSecretValue", f"{place}hardcase/mlflow-AbCdEf"), name
+
+
+def test_a_role_is_given_to_the_pods_of_its_account_only(account: Callable[[str], Account]) -> None:
+    associations = account("prod").of("aws_eks_pod_identity_association")
+    assert len(associations) == len(ACCOUNTS) + 1  # and Karpenter
+    for name in ACCOUNTS:
+        planned = associations[f'module.identity.aws_eks_pod_identity_association.workload["{name}"]']
+        (trust,) = json.loads(
+            account("prod").applied[f'module.identity.aws_iam_role.workload["{name}"]']["assume_role_policy"]
+        )["Statement"]
+        assert trust["Principal"] == {"Service": "pods.eks.amazonaws.com"}
+        assert trust["Condition"] == {
+            "StringEquals": {
+                "aws:RequestTag/kubernetes-namespace": planned["namespace"],
+                "aws:RequestTag/kubernetes-service-account": name,
+            }
+        }
+
+
+def test_karpenter_ends_only_what_it_made_and_passes_only_the_role_of_nodes(account: Callable[[str], Account]) -> None:
+    applied = account("prod").applied
+    policies = [json.loads(applied["module.cluster.aws_iam_role_policy.karpenter"]["policy"])]
+    instance = "arn:aws:ec2:eu-central-1:123456789012:instance/i-1"
+    tags = {"aws__ResourceTag/kubernetes.io/cluster/hardcase": "owned", "aws__ResourceTag/karpenter.sh/nodepool": "cpu"}
+    assert allowed(policies, "ec2:TerminateInstances", instance, **tags)
+    assert not allowed(policies, "ec2:TerminateInstances", instance)
+    node, other = (applied[f'module.cluster.aws_iam_role.node["{name}"]']["arn"] for name in ("karpenter", "managed"))
+    to_ec2 = {"iam__PassedToService": "ec2.amazonaws.com"}
+    assert allowed(policies, "iam:PassRole", node, **to_ec2)
+    assert not allowed(policies, "iam:PassRole", other, **to_ec2)
+    assert not allowed(policies, "iam:PassRole", node, iam__PassedToService="lambda.amazonaws.com")
+
+
+def test_a_build_pushes_images_from_its_branch_and_does_nothing_else(account: Callable[[str], Account]) -> None:
+    applied = account("prod").applied
+    policies = [json.loads(applied['module.identity.aws_iam_role_policy.ci["push"]']["policy"])]
+    repository = "arn:aws:ecr:eu-central-1:123456789012:repository/hardcase/mlflow"
+    assert allowed(policies, "ecr:PutImage", repository)
+    for action in ("ecr:BatchDeleteImage", "ecr:SetRepositoryPolicy", "s3:GetObject", "sts:AssumeRole"):
+        assert not allowed(policies, action, repository)
+    assert not allowed(policies, "ecr:PutImage", "arn:aws:ecr:eu-central-1:123456789012:repository/other")
+    (trust,) = json.loads(applied['module.identity.aws_iam_role.ci["push"]']["assume_role_policy"])["Statement"]
+    assert trust["Condition"]["StringLike"] == {
+        "token.actions.githubusercontent.com:sub": "repo:acme/hardcase:ref:refs/heads/main"
+    }
+
+
+def test_the_bucket_takes_no_request_without_tls_and_no_other_key(account: Callable[[str], Account]) -> None:
+    applied = account("prod").applied
+    policy = json.loads(applied["module.artifacts.aws_s3_bucket_policy.data"]["policy"])
+    key = applied["module.keys.aws_kms_key.artifacts"]["arn"]
+    may = {"Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+    where = f"{BUCKET}/main/objects/ab/abcd"
+    named = "s3__x-amz-server-side-encryption-aws-kms-key-id"
+    tls = {"aws__SecureTransport": "true"}
+    assert allowed([may, policy], "s3:PutObject", where, **tls)
+    assert allowed([may, policy], "s3:PutObject", where, **tls, **{named: key})
+    assert not allowed([may, policy], "s3:PutObject", where, **tls, **{named: f"{key}-of-another"})
+    assert not allowed([may, policy], "s3:GetObject", where, aws__SecureTransport="false")
+
+
+def test_the_evaluator_itself_knows_deny_wildcards_and_conditions() -> None:
+    policy = {
+        "Statement": [
+            {"Effect": "Allow", "Action": ["s3:Get*"], "Resource": "arn:aws:s3:::a/b?/*"},
+            {
+                "Effect": "Deny",
+                "Action": "s3:*",
+                "Resource": "*",
+                "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+            },
+        ]
+    }
+    assert allowed([policy], "s3:getobject", "arn:aws:s3:::a/b1/c")
+    assert not allowed([policy], "s3:GetObject", "arn:aws:s3:::a/b/c")
+    assert not allowed([policy], "s3:GetObject", "arn:aws:s3:::A/b1/c")
+    assert not allowed([policy], "s3:PutObject", "arn:aws:s3:::a/b1/c")
+    assert not allowed([policy], "s3:GetObject", "arn:aws:s3:::a/b1/c", aws__SecureTransport="false")
+    with pytest.raises(AssertionError, match="NumericEquals"):
+        allowed(
+            [
+                {
+                    "Statement": {
+                        "Effect": "Allow",
+                        "Action": "*",
+                        "Resource": "*",
+                        "Condition": {"NumericEquals": {"a": "1"}},
+                    }
+                }
+            ],
+            "a:B",
+            "c",
+        )

@@ -64,7 +64,7 @@ variable "emails" {
 variable "monthly_budget" {
   description = "Dollars a month that the account may cost."
   type        = number
-  default     = 600
+  default     = 700
 }
 
 variable "gpu_budget" {

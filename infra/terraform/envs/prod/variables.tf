@@ -64,13 +64,13 @@ variable "emails" {
 variable "monthly_budget" {
   description = "Dollars a month that the account may cost."
   type        = number
-  default     = 4000
+  default     = 6000
 }
 
 variable "gpu_budget" {
   description = "Dollars a month for nodes with GPUs."
   type        = number
-  default     = 2500
+  default     = 4500
 }
 
 variable "ci_subjects" {

@@ -9,6 +9,8 @@ locals {
 }
 
 resource "aws_s3_bucket" "data" {
+  # checkov:skip=CKV2_AWS_62:nobody would listen; KFP and Airflow say when something is new
+  # checkov:skip=CKV_AWS_144:a copy is a variable, replicate; prod has one
   bucket              = var.bucket
   object_lock_enabled = true
   force_destroy       = !var.protected
@@ -60,7 +62,7 @@ data "aws_iam_policy_document" "data" {
     actions   = ["s3:*"]
     resources = [local.arn, "${local.arn}/*"]
     principals {
-      type        = "*"
+      type        = "AWS"
       identifiers = ["*"]
     }
     condition {
@@ -76,7 +78,7 @@ data "aws_iam_policy_document" "data" {
     actions   = ["s3:PutObject"]
     resources = ["${local.arn}/*"]
     principals {
-      type        = "*"
+      type        = "AWS"
       identifiers = ["*"]
     }
     condition {

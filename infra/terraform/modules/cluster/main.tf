@@ -47,6 +47,7 @@ resource "aws_eks_cluster" "this" {
 }
 
 resource "aws_cloudwatch_log_group" "control_plane" {
+  # checkov:skip=CKV_AWS_338:how long is a variable: a year in prod, less in dev
   name              = "/aws/eks/${var.name}/cluster"
   retention_in_days = var.log_days
   kms_key_id        = var.kms_key_arn

@@ -85,7 +85,7 @@ variable "kms_key_arn" {
 variable "log_days" {
   description = "Days for which logs of the control plane are kept; one of the numbers that CloudWatch takes."
   type        = number
-  default     = 90
+  default     = 365
 }
 
 variable "system_instance_types" {

@@ -95,7 +95,7 @@ resource "aws_db_instance" "this" {
 resource "aws_cloudwatch_log_group" "this" {
   for_each          = toset(["postgresql", "upgrade"])
   name              = "/aws/rds/instance/${var.name}/${each.key}"
-  retention_in_days = 90
+  retention_in_days = 365
   kms_key_id        = var.kms_key_arn
 }
 

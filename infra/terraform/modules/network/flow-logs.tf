@@ -10,6 +10,7 @@ resource "aws_flow_log" "this" {
 }
 
 resource "aws_cloudwatch_log_group" "flow" {
+  # checkov:skip=CKV_AWS_338:flow logs are many, and of use for weeks; how long is a variable
   name              = "/aws/vpc/${var.name}/flow"
   retention_in_days = var.log_days
   kms_key_id        = var.kms_key_arn

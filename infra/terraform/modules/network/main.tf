@@ -6,6 +6,7 @@ data "aws_partition" "this" {}
 data "aws_region" "this" {}
 
 data "aws_availability_zones" "this" {
+  # checkov:skip=CKV_AWS_394:only asked whether the zones that are named exist
   state = "available"
 
   lifecycle {

@@ -105,6 +105,6 @@ resource "aws_prometheus_workspace" "this" {
 resource "aws_cloudwatch_log_group" "prometheus" {
   count             = var.prometheus ? 1 : 0
   name              = "/aws/vendedlogs/prometheus/${var.name}"
-  retention_in_days = 90
+  retention_in_days = 365
   kms_key_id        = var.kms_key_arn
 }

@@ -50,8 +50,8 @@ run "control_plane" {
     error_message = "All logs of the control plane are kept."
   }
   assert {
-    condition     = aws_cloudwatch_log_group.control_plane.kms_key_id == var.kms_key_arn && aws_cloudwatch_log_group.control_plane.retention_in_days == 90
-    error_message = "Encrypted, for ninety days."
+    condition     = aws_cloudwatch_log_group.control_plane.kms_key_id == var.kms_key_arn && aws_cloudwatch_log_group.control_plane.retention_in_days == 365
+    error_message = "Encrypted, for a year."
   }
   assert {
     condition     = aws_eks_cluster.this.access_config[0].authentication_mode == "API" && aws_eks_cluster.this.access_config[0].bootstrap_cluster_creator_admin_permissions == false
