@@ -41,6 +41,15 @@ module "artifacts" {
   providers   = { aws = aws, aws.replica = aws.replica }
 }
 
+module "files" {
+  source                   = "../../modules/files"
+  name                     = local.name
+  vpc_id                   = module.network.vpc_id
+  subnet_ids               = module.network.intra_subnet_ids
+  client_security_group_id = module.cluster.node_security_group_id
+  kms_key_arn              = module.keys.platform_arn
+}
+
 module "registry" {
   source      = "../../modules/registry"
   kms_key_arn = module.keys.platform_arn

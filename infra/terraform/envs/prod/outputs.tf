@@ -7,6 +7,7 @@ output "places" {
     data = {
       region = var.region
       bucket = module.artifacts.bucket
+      files  = module.files.id
       vpc    = module.network.cidr
       providers = yamlencode({
         s3 = { default = {

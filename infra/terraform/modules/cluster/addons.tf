@@ -12,6 +12,7 @@ locals {
   addon_roles = {
     vpc-cni            = { account = "aws-node", policy = "AmazonEKS_CNI_Policy" }
     aws-ebs-csi-driver = { account = "ebs-csi-controller-sa", policy = "service-role/AmazonEBSCSIDriverPolicy" }
+    aws-efs-csi-driver = { account = "efs-csi-controller-sa", policy = "service-role/AmazonEFSCSIDriverPolicy" }
   }
   early_addons = toset(["vpc-cni", "kube-proxy", "eks-pod-identity-agent"])
 }
@@ -44,7 +45,7 @@ resource "aws_eks_addon" "late" {
   resolve_conflicts_on_update = "OVERWRITE"
 
   dynamic "pod_identity_association" {
-    for_each = each.key == "aws-ebs-csi-driver" ? [1] : []
+    for_each = contains(keys(local.addon_roles), each.key) ? [1] : []
     content {
       role_arn        = aws_iam_role.addon[each.key].arn
       service_account = local.addon_roles[each.key].account

@@ -24,11 +24,12 @@ variable "addon_versions" {
     coredns                = "v1.12.4-eksbuild.1"
     eks-pod-identity-agent = "v1.3.10-eksbuild.2"
     aws-ebs-csi-driver     = "v1.54.0-eksbuild.1"
+    aws-efs-csi-driver     = "v2.1.11-eksbuild.1"
   }
 
   validation {
-    condition     = toset(keys(var.addon_versions)) == toset(["vpc-cni", "kube-proxy", "coredns", "eks-pod-identity-agent", "aws-ebs-csi-driver"])
-    error_message = "addon_versions: name all of vpc-cni, kube-proxy, coredns, eks-pod-identity-agent and aws-ebs-csi-driver, and nothing else; aws eks describe-addon-versions lists versions."
+    condition     = toset(keys(var.addon_versions)) == toset(["vpc-cni", "kube-proxy", "coredns", "eks-pod-identity-agent", "aws-ebs-csi-driver", "aws-efs-csi-driver"])
+    error_message = "addon_versions: name all of vpc-cni, kube-proxy, coredns, eks-pod-identity-agent, aws-ebs-csi-driver and aws-efs-csi-driver, and nothing else; aws eks describe-addon-versions lists versions."
   }
   validation {
     condition     = alltrue([for version in values(var.addon_versions) : can(regex("^v[0-9]+\\.[0-9]+\\.[0-9]+-eksbuild\\.[0-9]+$", version))])
