@@ -18,7 +18,7 @@ from hardcase.audit.ledger import fetch_model
 from hardcase.audit.retention import keep_run
 from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
 from hardcase.data.listing import source_digest
-from hardcase.data.store import open_store, write_whole
+from hardcase.data.store import local_path, open_store, write_whole
 from hardcase.errors import HardcaseError, InputError
 from pipelines import show
 from pipelines.home import QUIET, Home
@@ -148,6 +148,20 @@ def ingested(source: str, config: IngestConfig, home: Home, profile: str) -> tup
     write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
     keep_run(open_store(home.store), folder.name, summary)
     return folder, result
+
+
+@app.command(name="source-digest")
+def digest_source(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="URI, folder or manifest.")], as_json: AsJson = False
+) -> None:
+    """Say what a source holds without reading it: another digest, other data; none where its URI says it all."""
+    with reported(as_json):
+        named = absolute(source)
+        by_path = named.startswith("file://") or ("://" not in named and not named.startswith("snapshot:"))
+        if by_path and not local_path(named).exists():
+            raise InputError(f"source {source}: nothing lies there; name a folder, a manifest or a URI")
+        digest = source_digest(named, Home.here().root)
+    typer.echo(json.dumps({"source": named, "digest": digest}) if as_json else digest)
 
 
 @app.command()
