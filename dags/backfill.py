@@ -5,7 +5,8 @@ from typing import Any
 from airflow.sdk import DAG, Param, task
 from hardcase_provider.alerts import failed
 from hardcase_provider.assets import EVALUATION, MODEL_NAME
-from hardcase_provider.operators import LocalRunOperator
+from hardcase_provider.evaluation import evaluated, ordered
+from hardcase_provider.forms import SOURCE, engine, profile
 
 PARAMS = {
     "version": Param(
@@ -18,25 +19,30 @@ PARAMS = {
     "source": Param(
         "procedural://?samples=200&seed=11",
         type="string",
-        pattern=r"^(procedural://|s3://|file:///|snapshot:|/)\S*$",
+        pattern=SOURCE,
         title="Source",
         description="Samples with answers; snapshot:ID for one that is in the store.",
     ),
+    "engine": engine(),
+    "profile": profile("How to answer, and on which machines; on Kubeflow only."),
 }
 
 
-@task
-def choose(params: dict[str, Any]) -> list[str]:
-    """The version as `hardcase evaluate` takes it."""
+@task.branch
+def choose(params: dict[str, Any]) -> str:
+    """The version by its full name."""
     mark = ":" if params["version"].isdecimal() else "@"
-    return ["evaluate", f"--model={MODEL_NAME}{mark}{params['version']}", f"--data={params['source']}"]
+    return ordered(params, f"{MODEL_NAME}{mark}{params['version']}", params["source"])
 
 
 @task(outlets=[EVALUATION])
 def publish(params: dict[str, Any], result: dict[str, Any], outlet_events: Any) -> None:
     """Say in the Asset's event how it scored."""
-    facts = {name: result[name] for name in ("snapshot", "samples", "scores", "evaluation")}
-    outlet_events[EVALUATION].extra = {"version": params["version"], "source": params["source"], **facts}
+    outlet_events[EVALUATION].extra = {
+        **result,
+        "version": result["version"] or params["version"],
+        "source": params["source"],
+    }
 
 
 with DAG(
@@ -48,5 +54,4 @@ with DAG(
     doc_md=__doc__,
     default_args={"on_failure_callback": failed},
 ):
-    evaluate = LocalRunOperator(task_id="evaluate", arguments=choose())
-    publish(result=evaluate.output)
+    publish(result=evaluated(choose()))

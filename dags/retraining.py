@@ -26,17 +26,16 @@ from airflow.sdk import (
 )
 from hardcase_provider.alerts import failed, late
 from hardcase_provider.assets import DRIFT, MODEL, MODEL_NAME, NEW_DATA
+from hardcase_provider.forms import SOURCE, engine, profile
 from hardcase_provider.operators import REPOSITORY, KubeflowRunOperator, LocalRunOperator
 
 PIPELINE = os.environ.get("HARDCASE_PIPELINE", "hardcase-retraining")
 WEEKLY = CronTriggerTimetable(os.environ.get("HARDCASE_SCHEDULE", "0 3 * * 1"), timezone="UTC")
 WITHIN = timedelta(minutes=int(os.environ.get("HARDCASE_DEADLINE_MINUTES", "1440")))
 PACKAGE = os.environ.get("HARDCASE_PACKAGE", "")
-PROFILES = sorted(path.stem for path in (REPOSITORY / "profiles").glob("*.yaml")) or ["tiny"]
-SOURCE = r"^(procedural://|s3://|file:///|snapshot:|/)\S*$"
 
 PARAMS = {
-    "profile": Param("tiny", type="string", enum=PROFILES, title="Profile", description="Configuration in profiles/."),
+    "profile": profile("How to retrain: a configuration in profiles/."),
     "source": Param(
         None,
         type=["null", "string"],
@@ -46,13 +45,7 @@ PARAMS = {
         description="A path or URI (file, s3, procedural, snapshot). Empty: what was announced, or the profile's.",
     ),
     "seed": Param(None, type=["null", "integer"], minimum=0, maximum=2**32 - 1, title="Seed", description="Optional."),
-    "engine": Param(
-        "auto",
-        type="string",
-        enum=["auto", "kubeflow", "local"],
-        title="Engine",
-        description="auto: as the connection kubeflow_default says.",
-    ),
+    "engine": engine(),
     "force": Param(False, type="boolean", title="Even if nothing is new", description="Start another run."),
 }
 
@@ -60,16 +53,16 @@ PARAMS = {
 @task.branch(inlets=[MODEL], retries=2)
 def plan(params: dict[str, Any], run_id: str, ti: Any) -> str | None:
     """Find what is to be run, and whether it is anything new."""
-    from hardcase_provider.hooks import KubeflowHook, engine_of
+    from hardcase_provider.hooks import KubeflowHook, chosen_engine
     from hardcase_provider.planning import code_digest, fingerprint, source_digest
 
     context = get_current_context()
     announced = announcement(context["triggering_asset_events"])
     source = params["source"] or announced.get("source")
-    engine = engine_of() if params["engine"] == "auto" else params["engine"]
+    engine = chosen_engine(params["engine"])
     chosen = {"profile": params["profile"], "source": source, "seed": params["seed"]}
     parameters = {name: value for name, value in chosen.items() if value is not None}
-    holds = announced.get("digest") or source_digest(source)
+    holds = announced.get("digest") or source_digest(source, engine)
     code = code_digest(REPOSITORY)
     if engine == "kubeflow":
         code = KubeflowHook().version(PIPELINE, PACKAGE)["pipeline_version_id"]

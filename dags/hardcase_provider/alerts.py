@@ -49,9 +49,9 @@ async def late(dag: str, within: str, context: Any = None) -> None:
 
 
 def _request(connection: Any, event: str, text: str, facts: dict[str, Any]) -> dict[str, Any]:
-    host, scheme = connection.host.rstrip("/"), connection.schema or "https"
-    base = host if "://" in host else f"{scheme}://{host}"
-    url = base + (f":{connection.port}" if connection.port else "") + str(connection.extra_dejson.get("path", ""))
+    from hardcase_provider.rest import url_of
+
+    url = url_of(connection) + str(connection.extra_dejson.get("path", ""))
     headers = {"Authorization": f"Bearer {connection.password}"} if connection.password else {}
     return {"url": url, "headers": headers, "json": {"event": event, "text": text, **facts}}
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from hardcase_provider.rest import ATTEMPTS, Address, KubeflowError, Refused, Request, Unreachable, ask
+from hardcase_provider.rest import ATTEMPTS, Address, KubeflowError, Refused, Request, Unreachable, ask, url_of
 
 DEFAULT_CONNECTION: Final = "kubeflow_default"
 GOING: Final = frozenset({"RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "PAUSED"})
@@ -30,12 +30,8 @@ def address_of(connection: Any) -> Address:
     more = connection.extra_dejson
     if not connection.host:
         raise KubeflowError(f"connection {connection.conn_id!r}: no host; name that of Kubeflow's API")
-    if "://" in connection.host:
-        scheme, _, host = connection.host.rstrip("/").partition("://")
-    else:
-        scheme, host = connection.schema or "https", connection.host.rstrip("/")
     return Address(
-        url=f"{scheme}://{host}" + (f":{connection.port}" if connection.port else ""),
+        url=url_of(connection),
         token=connection.password or "",
         timeout=float(more.get("timeout") or 30),
         pause=float(more.get("pause") or 1),
@@ -50,6 +46,11 @@ def engine_of(connection_id: str = DEFAULT_CONNECTION) -> str:
     except AirflowNotFoundException:
         return "local"
     return str(connection.extra_dejson.get("engine") or "kubeflow")
+
+
+def chosen_engine(asked: str) -> str:
+    """`kubeflow` or `local`, as asked; `auto` is as the connection says."""
+    return engine_of() if asked == "auto" else asked
 
 
 def named(value: str) -> str:
@@ -243,7 +244,7 @@ def check_parameters(version: Mapping[str, Any], parameters: Mapping[str, Any]) 
     """Say before the launch what the pipeline would not take, if its version tells what it takes.
 
     Raises:
-        KubeflowError: a parameter that it does not know, or one it needs and is not given.
+        Refused: a parameter that it does not know, one it needs and is not given, or a value it does not take.
     """
     spec = version.get("pipeline_spec") or {}
     root = (spec.get("pipeline_spec") or spec).get("root")
@@ -255,12 +256,26 @@ def check_parameters(version: Mapping[str, Any], parameters: Mapping[str, Any]) 
     missing = sorted(needed - set(parameters))
     problems = [f"it takes no {', '.join(unknown)}"] if unknown else []
     problems += [f"it needs {', '.join(missing)}"] if missing else []
+    problems += [
+        f"{name} is {json.dumps(value)}, not {wanted}"
+        for name, value in sorted(parameters.items())
+        if name in known and (wanted := _wanted(value, known[name]))
+    ]
     if problems:
         raise Refused(
             f"pipeline version {version.get('display_name')}: {' and '.join(problems)}; "
             f"it takes {', '.join(sorted(known)) or 'no parameters'}",
             400,
         )
+
+
+def _wanted(value: Any, about: Mapping[str, Any]) -> str:
+    """What a parameter should be, if the value is not that; else nothing."""
+    if (literals := about.get("literals")) and value not in literals:
+        return "one of " + ", ".join(str(each) for each in literals)
+    kinds, words = KINDS.get(about.get("parameterType", ""), ((object,), ""))
+    fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+    return "" if fits else words
 
 
 def failures(run: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -176,11 +176,10 @@ class LocalRunOperator(BaseOperator):
         """Start it, pass on what it says, and wait."""
         command = [hardcase_program(self.program), *(str(each) for each in self.arguments), "--json"]
         self.log.info("%s", " ".join(command))
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
         self._process = process = subprocess.Popen(
             command,
             cwd=self.folder or REPOSITORY,
-            env={**environment, "HARDCASE_WHO": f"airflow {context['ti'].dag_id} {context['run_id']}"},
+            env={**hardcase_environment(), "HARDCASE_WHO": f"airflow {context['ti'].dag_id} {context['run_id']}"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -232,10 +231,20 @@ class LocalRunOperator(BaseOperator):
         raise (AirflowFailException if code == 2 else AirflowException)(message)
 
 
-def hardcase_program(named: str = "") -> str:
-    """The executable of the project's own environment."""
+def hardcase_environment() -> dict[str, str]:
+    """What a process of the project's finds in its environment: nothing of Airflow's own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+
+
+def named_program(named: str = "") -> str:
+    """The executable of the project's own environment, there or not; empty if there is none here."""
     own = REPOSITORY / ".venv" / "bin" / "hardcase"
-    program = named or os.environ.get("HARDCASE_BIN") or (str(own) if own.is_file() else shutil.which("hardcase")) or ""
+    return named or os.environ.get("HARDCASE_BIN") or (str(own) if own.is_file() else shutil.which("hardcase")) or ""
+
+
+def hardcase_program(named: str = "") -> str:
+    """The same, which must be there."""
+    program = named_program(named)
     if not program or shutil.which(program) is None:
         raise AirflowFailException(
             f"{program or 'hardcase'}: no such program; set HARDCASE_BIN to that of its environment"

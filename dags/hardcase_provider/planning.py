@@ -2,33 +2,67 @@
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-MANIFESTS: Final = ("manifest.jsonl", "manifest.parquet")
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from hardcase_provider import bucket
+from hardcase_provider.bucket import MANIFESTS
+from hardcase_provider.operators import REPOSITORY, hardcase_environment, hardcase_program, named_program
+
+SECONDS_TO_ANSWER: Final = 600
 CODE: Final = ("hardcase", "components", "pipelines", "profiles")
 
 
-def source_digest(source: str | None) -> str | None:
-    """What a source holds, by path, size and time of change; its URI where that says it; None where it cannot be told.
+def source_digest(source: str | None, engine: str) -> str | None:
+    """What a source holds, by the program `hardcase` where there is one, else on S3 by Airflow's Amazon provider.
 
     Args:
         source: as `hardcase run --source` takes it, or None for the profile's own.
+        engine: that will read it.
+
+    Returns:
+        A digest; the source itself where that says it; None where it cannot be told.
+
+    Raises:
+        AirflowFailException: it is not there, or not for that engine.
     """
     if not source or source.startswith(("procedural://", "snapshot:")):
         return source or ""
-    if "://" in source and not source.startswith("file://"):
-        return None
-    path = Path(source.removeprefix("file://"))
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such source; name a folder or a manifest that is there")
-    folder = path if path.is_dir() else path.parent
-    listing = hashlib.sha256()
-    for file in sorted(each for each in folder.rglob("*") if each.is_file()):
-        facts = file.lstat()
-        listing.update(f"{file.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
-    return listing.hexdigest()
+    if engine == "kubeflow" and not source.startswith("s3://"):
+        raise AirflowFailException(
+            f"source {source}: Kubeflow's steps cannot see it; put it on S3, or choose engine local"
+        )
+    if named_program():
+        return asked("source-digest", source)["digest"]
+    return bucket.digest(source) if source.startswith("s3://") else None
+
+
+def asked(*arguments: str) -> dict[str, Any]:
+    """What `hardcase … --json` answers.
+
+    Raises:
+        AirflowFailException: it says that the input is at fault.
+    """
+    done = subprocess.run(
+        [hardcase_program(), *arguments, "--json"],
+        env=hardcase_environment(),
+        cwd=REPOSITORY,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_TO_ANSWER,
+    )
+    try:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        raise AirflowException(f"hardcase {arguments[0]} ended with {done.returncode}: {done.stderr[-500:]}") from None
+    if error := found.get("error"):
+        raise (AirflowFailException if done.returncode == 2 else AirflowException)(error["message"])
+    return found
 
 
 def code_digest(repository: Path) -> str:
@@ -49,7 +83,12 @@ def fingerprint(**made_of: Any) -> str:
 
 
 def newest_batch(place: str) -> str:
-    """The newest batch of a folder of batches, the last by name; a source that is one batch, or no folder, as it is."""
+    """The newest batch of a folder of batches, the last by name; a source that is one batch, or no folder, as it is.
+
+    On S3 Airflow's Amazon provider looks, where it is installed; without it, the source is as it is.
+    """
+    if place.startswith("s3://"):
+        return bucket.newest_below(place)
     path = Path(place.removeprefix("file://"))
     if ("://" in place and not place.startswith("file://")) or not path.is_dir():
         return place

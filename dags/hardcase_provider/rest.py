@@ -92,6 +92,13 @@ class Address:
         return f"{(self.ui or self.url).rstrip('/')}/#/runs/details/{run_id}"
 
 
+def url_of(connection: Any) -> str:
+    """Scheme, host and port of a connection; `https` if nothing is said."""
+    host = connection.host.rstrip("/")
+    base = host if "://" in host else f"{connection.schema or 'https'}://{host}"
+    return base + (f":{connection.port}" if connection.port else "")
+
+
 @cache
 def _trusting(ca: str) -> ssl.SSLContext:
     """Made once: it reads all certificates of the system."""

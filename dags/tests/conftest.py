@@ -1,11 +1,14 @@
 """What the tests of Airflow's side need."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hardcase_provider.hooks import KubeflowHook
@@ -76,11 +79,97 @@ def webhook() -> Iterator[Told]:
         def log_message(self, *arguments: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    with served(Listener) as told.url:
+        yield told
+
+
+class Tracked:
+    """As much of MLflow's REST API as is asked, in the form in which MLflow 3 answers.
+
+    Attributes:
+        evaluated: result that the step `record` told of, by Kubeflow's id of the run.
+        champion: number of the version; unknown if 0.
+    """
+
+    def __init__(self) -> None:
+        self.evaluated: dict[str, Any] = {}
+        self.champion = 0
+        self.url = ""
+
+    def answer(self, path: str, query: dict[str, str], body: Any) -> Any:
+        if path == "experiments/get-by-name" and self.evaluated:
+            assert query == {"experiment_name": "hardcase-evaluations"}
+            return {"experiment": {"experiment_id": "7", "name": query["experiment_name"], "lifecycle_stage": "active"}}
+        if path == "runs/search":
+            [run_id] = re.fullmatch("tags.`hardcase.run` = '(.*)'", body["filter"]).groups()  # type: ignore[union-attr]
+            assert body["experiment_ids"] == ["7"]
+            if run_id not in self.evaluated:
+                return {}
+            told = {"hardcase.run": run_id, "hardcase.result": json.dumps(self.evaluated[run_id])}
+            tags = [{"key": key, "value": value} for key, value in told.items()]
+            return {"runs": [{"info": {"run_id": "0", "status": "FINISHED"}, "data": {"tags": tags}}]}
+        if path == "registered-models/alias" and self.champion:
+            return {"model_version": {"name": query["name"], "version": str(self.champion), "aliases": ["champion"]}}
+        if path == "model-versions/search":
+            return {}
+        return None
+
+
+def evaluation(overall: float = 0.6, drifted: bool = False, **more: Any) -> dict[str, Any]:
+    """A result as the step `record` tells it."""
+    interval = [overall - 0.04, overall + 0.04]
+    scores = {"overall": overall, "exact_match": overall, "intervals": {"overall": interval, "exact_match": interval}}
+    test = {"name": "answer size", "drifted": drifted, "statistic": 4.0, "p_value": 0.0001, "threshold": 0.001}
+    return {
+        "model": "image-screener:7",
+        "run_id": "run-0",
+        "source": "procedural://",
+        "snapshot": "5" * 64,
+        "samples": 200,
+        "scores": {"model": scores},
+        "drift": {"drifted": drifted, "reference": "4" * 64, "tests": [{**test, "reference": 1.2, "current": 2.4}]},
+        "evaluation": "e" * 64,
+        **more,
+    }
+
+
+@pytest.fixture
+def mlflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracked]:
+    """The server of the connection `hardcase_mlflow`."""
+    tracked = Tracked()
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
+            path = parts.path.removeprefix("/api/2.0/mlflow/")
+            found = tracked.answer(path, {key: each[0] for key, each in parse_qs(parts.query).items()}, body)
+            missing = {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such thing"}
+            data = json.dumps(missing if found is None else found).encode()
+            self.send_response(404 if found is None else 200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with served(Answering) as tracked.url:
+        told = {"conn_type": "http", "host": tracked.url}
+        monkeypatch.setenv("AIRFLOW_CONN_HARDCASE_MLFLOW", json.dumps(told))
+        yield tracked
+
+
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """On loopback; its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    told.url = f"http://127.0.0.1:{server.server_port}"
-    yield told
+    yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import ParamValidationError
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, ParamValidationError
 from hardcase_provider.planning import code_digest, fingerprint, newest_batch, source_digest, worsened
 
 DAGS = Path(__file__).resolve().parents[1]
@@ -70,6 +70,8 @@ def dag(name: str) -> Any:
         ("drift_watch", "model", "image-screener:3"),
         ("backfill", "version", "12"),
         ("backfill", "version", "champion"),
+        ("backfill", "engine", "kubeflow"),
+        ("drift_watch", "profile", "internvl3-2b"),
     ],
 )
 def test_form_takes_what_makes_sense(name: str, param: str, value: Any) -> None:
@@ -99,6 +101,14 @@ def test_form_refuses_what_does_not(name: str, param: str, value: Any) -> None:
         dag(name).params[param].resolve(value)
 
 
+def test_form_offers_the_profiles_that_the_compiled_pipelines_take() -> None:
+    from tests.kubeflow_server import compiled
+
+    for name, pipeline in (("retraining", "retraining"), ("drift_watch", "evaluation"), ("backfill", "evaluation")):
+        takes = compiled(f"hardcase-{pipeline}")["root"]["inputDefinitions"]["parameters"]
+        assert dag(name).params["profile"].schema["enum"] == takes["profile"]["literals"]
+
+
 def test_every_default_is_valid() -> None:
     for name in FILES:
         for param in dag(name).params.values():
@@ -116,20 +126,33 @@ def test_newest_announcement_of_data_names_the_source() -> None:
     assert announcement({}) == {}
 
 
-def test_changed_folder_is_something_new(tmp_path: Path) -> None:
-    (tmp_path / "manifest.jsonl").write_text("{}\n", encoding="utf-8")
-    before = source_digest(str(tmp_path))
-    assert source_digest(tmp_path.as_uri()) == before
-    (tmp_path / "a.png").write_bytes(b"x")
-    assert source_digest(str(tmp_path)) != before
-    with pytest.raises(FileNotFoundError, match="no such source"):
-        source_digest(str(tmp_path / "gone"))
+def test_program_is_asked_what_a_source_holds(program: Any, tmp_path: Path) -> None:
+    program(f"""echo "$*" >> {tmp_path}/asked; echo '{{"source": "s", "digest": "d"}}'""")
+    assert source_digest("/data/photos", "local") == "d"
+    assert source_digest("s3://bucket/march", "kubeflow") == "d"
+    asked = (tmp_path / "asked").read_text(encoding="utf-8").splitlines()
+    assert asked == ["source-digest /data/photos --json", "source-digest s3://bucket/march --json"]
 
 
-def test_source_that_cannot_be_looked_into_is_not_taken_for_known() -> None:
-    assert source_digest("s3://bucket/prefix") is None
-    assert source_digest("procedural://?samples=1") == "procedural://?samples=1"
-    assert source_digest(None) == ""
+def test_source_that_says_it_itself_asks_nobody(program: Any) -> None:
+    program("exit 1")
+    assert source_digest("procedural://?samples=1", "kubeflow") == "procedural://?samples=1"
+    assert source_digest("snapshot:abc", "local") == "snapshot:abc"
+    assert source_digest(None, "kubeflow") == ""
+
+
+def test_source_that_is_not_there_fails_at_once(program: Any) -> None:
+    program("""echo '{"error": {"message": "source /gone: nothing lies there"}}'; exit 2""")
+    with pytest.raises(AirflowFailException, match="source /gone: nothing lies there"):
+        source_digest("/gone", "local")
+    program("echo words >&2; exit 1")
+    with pytest.raises(AirflowException, match="hardcase source-digest ended with 1: words"):
+        source_digest("/gone", "local")
+
+
+def test_folder_is_not_sent_to_kubeflow() -> None:
+    with pytest.raises(AirflowFailException, match="source /data/photos: Kubeflow's steps cannot see it"):
+        source_digest("/data/photos", "kubeflow")
 
 
 def test_changed_code_is_something_new(tmp_path: Path) -> None:
@@ -172,6 +195,7 @@ def test_only_a_real_drop_alarms(before: float, now: float, spread: float, drift
 
 def test_drift_is_measured_against_the_last_promotion() -> None:
     baseline = dag("drift_watch").module.baseline_scores
+    champion = "image-screener@champion"
     event = SimpleNamespace
     models = [
         event(extra={"verdict": "promoted", "version": 1, "scores": {"overall": 1}}),
@@ -179,6 +203,22 @@ def test_drift_is_measured_against_the_last_promotion() -> None:
         event(extra={"verdict": "held", "version": 3, "scores": {"overall": 3}}),
     ]
     reports = [event(extra={"model": "image-screener:1", "scores": {"overall": 4}, "snapshot": "s" * 64})]
-    assert baseline(models, reports, "image-screener@champion")[0] == {"overall": 2}
-    assert baseline(models, reports, "image-screener:1")[0] == {"overall": 4}
-    assert baseline([], [], "image-screener@champion")[0] is None
+    assert baseline(models, reports, champion, champion)[0] == {"overall": 2}
+    assert baseline(models, reports, "image-screener:1", "image-screener:1")[0] == {"overall": 4}
+    assert baseline([], [], champion, champion)[0] is None
+
+
+def test_promotion_on_kubeflow_is_measured_against_the_first_report_on_that_version() -> None:
+    baseline = dag("drift_watch").module.baseline_scores
+    event = SimpleNamespace
+    models = [
+        event(extra={"verdict": "promoted", "version": 1, "scores": {"overall": 1}}),
+        event(extra={"verdict": "promoted", "version": 2}),
+    ]
+    reports = [
+        event(extra={"model": f"image-screener:{number}", "scores": {"overall": 10 + number}, "snapshot": "s" * 64})
+        for number in (1, 2)
+    ]
+    found, told = baseline(models, reports, "image-screener@champion", "image-screener:2")
+    assert (found, told[:37]) == ({"overall": 12}, "the first report on image-screener:2,")
+    assert baseline(models, [], "image-screener@champion", "image-screener:2")[0] is None

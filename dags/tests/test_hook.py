@@ -1,5 +1,6 @@
 """The hook against a real HTTP server: what fails clearly, what is tried again, and that one key is one run."""
 
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -133,12 +134,40 @@ def test_experiment_is_made_once_and_its_runs_are_in_it(kubeflow: Any) -> None:
 
 
 def test_parameter_the_pipeline_does_not_take_is_said_before_the_launch(kubeflow: Any, hook: KubeflowHook) -> None:
-    with pytest.raises(KubeflowError, match="it takes no sead; it takes profile, seed, source"):
+    with pytest.raises(KubeflowError, match="it takes no sead; it takes profile, seed, settings, source"):
         hook.launch("key", kubeflow.add_pipeline(), {"sead": 1})
     assert not kubeflow.runs
     needs = {"pipeline_spec": {"root": {"inputDefinitions": {"parameters": {"store": {"parameterType": "STRING"}}}}}}
     with pytest.raises(KubeflowError, match="it needs store"):
         check_parameters({"pipeline_spec": needs}, {})
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "given", "problem"),
+    [
+        ("retraining", {"profile": "huge"}, 'profile is "huge", not one of internvl3-2b, internvl3-2b-lora, smoke'),
+        ("retraining", {"seed": "7"}, 'seed is "7", not a whole number'),
+        ("retraining", {"seed": True}, "seed is true, not a whole number"),
+        ("retraining", {"seed": 7.5}, "seed is 7.5, not a whole number"),
+        ("retraining", {"source": None}, "source is null, not text"),
+        ("retraining", {"settings": "sft.steps=1"}, 'settings is "sft.steps=1", not an object'),
+        ("evaluation", {"seed": 1}, "it takes no seed; it takes model, profile, settings, source"),
+        ("evaluation", {"model": 3}, "model is 3, not text"),
+    ],
+)
+def test_value_the_compiled_pipeline_does_not_take_is_said_before_the_launch(
+    kubeflow: Any, hook: KubeflowHook, pipeline: str, given: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(KubeflowError, match=re.escape(problem)):
+        hook.launch("key", kubeflow.add_pipeline(f"hardcase-{pipeline}"), given)
+    assert not kubeflow.runs
+
+
+def test_values_the_compiled_pipeline_takes_are_launched(kubeflow: Any, hook: KubeflowHook) -> None:
+    given = {"profile": "smoke", "source": "s3://bucket/march", "seed": 7, "settings": {"sft.steps": 2}}
+    hook.launch("key", kubeflow.add_pipeline(), given)
+    assert kubeflow.runs["run-0"]["runtime_config"]["parameters"] == given
+    assert hook.launch("none", kubeflow.add_pipeline(), {})[1], "every parameter has a default"
 
 
 def test_stopping_what_is_gone_is_no_error(kubeflow: Any, hook: KubeflowHook) -> None:
