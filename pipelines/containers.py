@@ -136,12 +136,14 @@ def _environment(home: Home) -> dict[str, str]:
 
 
 def _mounts(profile: Profile, home: Home) -> list[Mount]:
-    """The home, and a store or cache beside it, to write; what else the run names, to read."""
-    written = {home.root, *_local(home.store, os.environ.get("HARDCASE_CACHE", ""))}
+    """The home, and store, registry or cache beside it, to write; what else the run names, to read."""
+    registry = Path(home.tracking_uri.removeprefix("sqlite:///")).parent
+    written = {home.root, *_local(home.store, os.environ.get("HARDCASE_CACHE", ""), str(registry))}
     trusted = os.environ.get("HARDCASE_TRUSTED_KEYS", "").split(os.pathsep)
     named = (profile.source, profile.model.checkpoint or "", os.environ.get("HARDCASE_SIGNING_KEY", ""))
-    read = {path for path in _local(*named, *trusted) if not any(path.is_relative_to(place) for place in written)}
-    return [Mount(str(path), str(path), "bind", read_only=path in read) for path in sorted(written | read)]
+    # What lies in a place that is mounted to write is there with it.
+    places = {path for path in {*written, *_local(*named, *trusted)} if not written & set(path.parents)}
+    return [Mount(str(path), str(path), "bind", read_only=path not in written) for path in sorted(places)]
 
 
 def _local(*places: str) -> Iterator[Path]:
@@ -157,6 +159,6 @@ def _far(profile: Profile, home: Home) -> bool:
     """Whether a step will have to ask another machine."""
     checkpoint = profile.model.checkpoint
     lineage = [value for name, value in os.environ.items() if name.startswith("OPENLINEAGE")]
-    named = (profile.source, home.store, os.environ.get("HARDCASE_SIGNING_KEY", ""), *lineage)
+    named = (profile.source, home.store, home.tracking_uri, os.environ.get("HARDCASE_SIGNING_KEY", ""), *lineage)
     hub = checkpoint is not None and not Path(checkpoint).exists()
     return hub or any(place.startswith(("s3://", "http://", "https://", "awskms:")) for place in named)

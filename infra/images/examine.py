@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from email import message_from_string
+from email.message import Message
 from pathlib import Path
 
 from cyclonedx.model.component import Component, ComponentType
@@ -52,7 +53,11 @@ def main(engine: str, image: str, out: str, limit: str = "") -> None:
     told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     debian = list(system(told["status"], told["release"]))
     packages = [message_from_string(text) for text in told["packages"]]
-    written = bill(packages, image.rpartition("/")[2].partition(":")[0], debian)  # type: ignore[arg-type]
+    own = Message()  # the image as if it were a package that needs all the others
+    own["Name"], _, own["Version"] = image.rpartition("/")[2].partition(":")
+    for package in packages:
+        own["Requires-Dist"] = package["Name"]
+    written = bill([own, *packages], own["Name"], debian)  # type: ignore[arg-type]
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_bytes(written)
     inspect = [engine, "image", "inspect", "--format", "{{.Size}}", image]

@@ -65,7 +65,7 @@ def test_a_step_sees_what_the_run_names_and_can_change_nothing_else(engine, home
     monkeypatch.setenv("HARDCASE_LAUNCHER_PID", "1")
     monkeypatch.setenv("HARDCASE_RUN", "r")
     monkeypatch.setenv("SECRET_OF_THE_HOST", "x")
-    home.root.mkdir()
+    (home.root / "store").mkdir(parents=True)
     with containers.runner(load_profile("smoke", {"source": str(source)}), home) as chosen:
         run_echo(chosen)
     body = engine.created[-1]
@@ -95,6 +95,7 @@ def run_echo(chosen):
         ("s3://bucket/data", {}, "host"),
         ("procedural://?samples=80", {"HARDCASE_SIGNING_KEY": "awskms:alias/x"}, "host"),
         ("procedural://?samples=80", {"OPENLINEAGE_URL": "http://127.0.0.1:5000"}, "host"),
+        ("procedural://?samples=80", {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}, "host"),
         ("procedural://?samples=80", {}, "none"),
     ],
 )
