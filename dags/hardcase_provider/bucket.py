@@ -21,14 +21,10 @@ def digest(uri: str) -> str | None:
     if uri.lower().endswith((".jsonl", ".parquet")):  # a manifest: its folder counts
         uri = uri.rpartition("/")[0]
     place, prefix = _split(uri)
-    entries = _listed("get_file_metadata", prefix, place)
+    entries = _listed("iter_file_metadata", prefix, place)
     if entries is None:
         return None
-    found = {
-        each["Key"].removeprefix(prefix): [each["Size"], each["ETag"]]
-        for each in entries
-        if not each["Key"].endswith("/")
-    }
+    found = {each["Key"].removeprefix(prefix).rstrip("/"): [each["Size"], each["ETag"]] for each in entries}
     if not found:
         raise AirflowFailException(f"source {uri}: nothing lies there; check the address")
     canonical = json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

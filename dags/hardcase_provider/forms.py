@@ -8,7 +8,7 @@ from airflow.sdk import Param
 from hardcase_provider.operators import REPOSITORY
 
 SOURCE: Final = r"^(procedural://|s3://|file:///|snapshot:|/)\S*$"
-# Airflow's image has no profiles: there the compiled pipeline says at the launch which ones it takes.
+# Where they are not at hand, the compiled pipeline says at the launch which ones it takes.
 PROFILES: Final = sorted(path.stem for path in (REPOSITORY / "profiles").glob("*.yaml"))
 
 

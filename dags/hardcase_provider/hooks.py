@@ -22,6 +22,15 @@ INNER: Final = re.compile(
     r"(root|executor|.*-driver|iteration|iteration-item|.*system-(container|dag)-.*"
     r"|(for-loop|condition|condition-branches|exit-handler)-\d+)(\(.*\))?"
 )
+# What values of KFP's types are in JSON, and what a person calls them.
+KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
+    "STRING": ((str,), "text"),
+    "NUMBER_INTEGER": ((int,), "a whole number"),
+    "NUMBER_DOUBLE": ((int, float), "a number"),
+    "BOOLEAN": ((bool,), "true or false"),
+    "LIST": ((list,), "a list"),
+    "STRUCT": ((dict,), "an object"),
+}
 Made = TypeVar("Made")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from hardcase_provider.bucket import MANIFESTS
 from hardcase_provider.operators import REPOSITORY, hardcase_environment, hardcase_program, named_program
 
 SECONDS_TO_ANSWER: Final = 600
+logger = logging.getLogger(__name__)
 CODE: Final = ("hardcase", "components", "pipelines", "profiles")
 
 
@@ -28,7 +30,7 @@ def source_digest(source: str | None, engine: str) -> str | None:
         A digest; the source itself where that says it; None where it cannot be told.
 
     Raises:
-        AirflowFailException: it is not there, or not for that engine.
+        AirflowFailException: it is not there, or cannot be seen by that engine.
     """
     if not source or source.startswith(("procedural://", "snapshot:")):
         return source or ""
@@ -37,7 +39,13 @@ def source_digest(source: str | None, engine: str) -> str | None:
             f"source {source}: Kubeflow's steps cannot see it; put it on S3, or choose engine local"
         )
     if named_program():
-        return asked("source-digest", source)["digest"]
+        try:
+            return str(asked("source-digest", source)["digest"])
+        except AirflowFailException as error:
+            if engine == "local":
+                raise
+            logger.warning("%s; it counts as new, for Kubeflow may see more than this machine", error)
+            return None
     return bucket.digest(source) if source.startswith("s3://") else None
 
 

@@ -11,8 +11,14 @@ from hardcase_provider.planning import newest_batch, source_digest
 from hardcase_provider.reporting import write_drift_report
 
 # The same objects have it by `hardcase source-digest`: tests/pipelines/test_source_digest.py.
-DIGEST = "be2f645c18999b208f4c4ff8c637fa8767dba83184ed6c9f103b7ebf3a6b0aed"
-OBJECTS = {"march/manifest.jsonl": b"{}\n", "march/images/é.png": b"x", "march2/manifest.jsonl": b"[]\n"}
+DIGEST = "55f11055ee8db71a7529cc9ab255d6dc94969817010fc0dc38a3d8623446aad8"
+OBJECTS = {
+    "march/": b"",
+    "march/manifest.jsonl": b"{}\n",
+    "march/images/": b"",
+    "march/images/é.png": b"x",
+    "march2/manifest.jsonl": b"[]\n",
+}
 
 
 class Denied(Exception):
@@ -28,7 +34,7 @@ class Hook:
     def __init__(self, aws_conn_id: str) -> None:
         assert aws_conn_id == "aws_default"
 
-    def get_file_metadata(self, prefix: str, bucket_name: str) -> list[dict[str, Any]]:
+    def iter_file_metadata(self, prefix: str, bucket_name: str) -> list[dict[str, Any]]:
         from hashlib import md5
 
         self._let(bucket_name)

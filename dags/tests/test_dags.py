@@ -145,6 +145,7 @@ def test_source_that_is_not_there_fails_at_once(program: Any) -> None:
     program("""echo '{"error": {"message": "source /gone: nothing lies there"}}'; exit 2""")
     with pytest.raises(AirflowFailException, match="source /gone: nothing lies there"):
         source_digest("/gone", "local")
+    assert source_digest("s3://bucket/gone", "kubeflow") is None, "Kubeflow may see more than this machine"
     program("echo words >&2; exit 1")
     with pytest.raises(AirflowException, match="hardcase source-digest ended with 1: words"):
         source_digest("/gone", "local")

@@ -1,4 +1,7 @@
-"""Airflow itself, its components apart, against the server: what a wait survives, what stops a run. Two minutes."""
+"""Airflow itself, its components apart, against the server: what a wait survives, what stops a run, what drift starts.
+
+Three minutes.
+"""
 
 import json
 import os
@@ -15,6 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
+from dags.tests.conftest import evaluation
+
+BATCH = "procedural://?samples=80&seed=7"
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 
 
@@ -33,13 +39,16 @@ class Airflow:
     def get(self, path: str) -> Any:
         return self.client.get(f"/api/v2/{path}").raise_for_status().json()
 
-    def start(self, **conf: Any) -> str:
-        self.client.patch("/api/v2/dags/retraining", json={"is_paused": False}).raise_for_status()
-        answer = self.client.post("/api/v2/dags/retraining/dagRuns", json={"logical_date": None, "conf": conf})
+    def switch_on(self, dag: str) -> None:
+        self.client.patch(f"/api/v2/dags/{dag}", json={"is_paused": False}).raise_for_status()
+
+    def start(self, dag: str = "retraining", **conf: Any) -> str:
+        self.switch_on(dag)
+        answer = self.client.post(f"/api/v2/dags/{dag}/dagRuns", json={"logical_date": None, "conf": conf})
         return str(answer.raise_for_status().json()["dag_run_id"])
 
-    def state(self, run: str, task: str = "") -> str | None:
-        path = f"dags/retraining/dagRuns/{run}" + (f"/taskInstances/{task}" if task else "")
+    def state(self, run: str, task: str = "", dag: str = "retraining") -> str | None:
+        path = f"dags/{dag}/dagRuns/{run}" + (f"/taskInstances/{task}" if task else "")
         return self.get(path.replace("+", "%2B"))["state"]
 
     def pid(self, name: str) -> int:
@@ -47,7 +56,7 @@ class Airflow:
 
 
 @pytest.fixture
-def airflow(kubeflow: Any, webhook: Any, tmp_path: Path) -> Iterator[Airflow]:
+def airflow(kubeflow: Any, webhook: Any, mlflow: Any, tmp_path: Path) -> Iterator[Airflow]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -55,6 +64,7 @@ def airflow(kubeflow: Any, webhook: Any, tmp_path: Path) -> Iterator[Airflow]:
     settings = {
         "AIRFLOW_HOME": str(tmp_path),
         "PORT": str(port),
+        "HARDCASE_REPORTS": str(tmp_path / "reports"),
         "HARDCASE_POLL_SECONDS": "1",
         "HARDCASE_DEADLINE_MINUTES": "0",
         "AIRFLOW_CONN_KUBEFLOW_DEFAULT": json.dumps({"conn_type": "kubeflow", "host": kubeflow.url, "extra": extra}),
@@ -74,7 +84,7 @@ def airflow(kubeflow: Any, webhook: Any, tmp_path: Path) -> Iterator[Airflow]:
             if line.startswith("Airflow is at"):
                 break
         served.log_in()
-        until(lambda: any(each["dag_id"] == "retraining" for each in served.get("dags")["dags"]), 60)
+        until(lambda: len(served.get("dags")["dags"]) == 3, 90)
         yield served
     finally:
         process.terminate()
@@ -154,3 +164,33 @@ def test_wait_survives_scheduler_and_triggerer_and_the_run_dies_with_the_task(
     airflow.process.terminate()
     airflow.process.wait(60)
     assert not any(alive(pid) for pid in pids), "a clean stop leaves nobody behind"
+
+
+def test_drift_on_kubeflow_starts_a_retraining_by_itself_and_a_failed_one_says_where(
+    airflow: Airflow, kubeflow: Any, mlflow: Any, webhook: Any
+) -> None:
+    kubeflow.add_pipeline()
+    kubeflow.add_pipeline("hardcase-evaluation")
+    airflow.switch_on("retraining")
+    watch = airflow.start("drift_watch", engine="kubeflow", batches=BATCH)
+    until(lambda: "run-0" in kubeflow.runs, 120)
+    asked = {"model": "image-screener@champion", "source": BATCH, "profile": "tiny"}
+    assert kubeflow.runs["run-0"]["runtime_config"]["parameters"] == asked
+    mlflow.evaluated["run-0"] = evaluation(drifted=True)
+    kubeflow.end("run-0", "SUCCEEDED")
+
+    until(lambda: "run-1" in kubeflow.runs, 120)
+    assert kubeflow.runs["run-1"]["display_name"].startswith("retraining-")
+    assert airflow.state(watch, dag="drift_watch") == "success"
+    [started] = airflow.get("dags/retraining/dagRuns")["dag_runs"]
+    assert started["run_type"] == "asset_triggered"
+    events = {event["name"]: event["extra"] for event in airflow.get("assets/events")["asset_events"]}
+    assert events["drift_alarm"]["alarmed_by"] == ["the pipeline's drift step"]
+    assert Path(events["drift_report"]["report"].removeprefix("file://")).is_file()
+
+    kubeflow.tasks("run-1", ingest="SUCCEEDED", sft="FAILED")
+    kubeflow.end("run-1", "FAILED")
+    path = f"dags/retraining/dagRuns/{started['dag_run_id']}/taskInstances/kubeflow_run"
+    until(lambda: airflow.state(started["dag_run_id"], "kubeflow_run") in ("up_for_retry", "failed"), 120)
+    log = json.dumps(airflow.get(f"{path}/logs/1".replace("+", "%2B")))
+    assert "run run-1 failed at sft: see its log in Kubeflow" in log
