@@ -8,8 +8,14 @@ import pytest
 from tests.s3 import moto_bucket
 
 # Airflow's side tells the same of the same: dags/tests/test_bucket.py.
-DIGEST = "be2f645c18999b208f4c4ff8c637fa8767dba83184ed6c9f103b7ebf3a6b0aed"
-OBJECTS = {"march/manifest.jsonl": b"{}\n", "march/images/é.png": b"x", "march2/manifest.jsonl": b"[]\n"}
+DIGEST = "55f11055ee8db71a7529cc9ab255d6dc94969817010fc0dc38a3d8623446aad8"
+OBJECTS = {
+    "march/": b"",
+    "march/manifest.jsonl": b"{}\n",
+    "march/images/": b"",
+    "march/images/é.png": b"x",
+    "march2/manifest.jsonl": b"[]\n",
+}
 
 
 def digest(machine, source):
