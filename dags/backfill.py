@@ -3,10 +3,10 @@
 from typing import Any
 
 from airflow.sdk import DAG, Param, task
+from hardcase_provider import forms
 from hardcase_provider.alerts import failed
 from hardcase_provider.assets import EVALUATION, MODEL_NAME
 from hardcase_provider.evaluation import evaluated, ordered
-from hardcase_provider.forms import SOURCE, engine, profile
 
 PARAMS = {
     "version": Param(
@@ -19,12 +19,12 @@ PARAMS = {
     "source": Param(
         "procedural://?samples=200&seed=11",
         type="string",
-        pattern=SOURCE,
+        pattern=forms.SOURCE,
         title="Source",
         description="Samples with answers; snapshot:ID for one that is in the store.",
     ),
-    "engine": engine(),
-    "profile": profile("How to answer, and on which machines; on Kubeflow only."),
+    "engine": forms.engine(),
+    "profile": forms.profile("How to answer, and on which machines; on Kubeflow only."),
 }
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from airflow.sdk import DAG, CronTriggerTimetable, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
+from hardcase_provider import forms
 from hardcase_provider.alerts import failed
 from hardcase_provider.assets import DRIFT, DRIFT_REPORT, MODEL, MODEL_NAME
 from hardcase_provider.evaluation import evaluated, ordered
-from hardcase_provider.forms import SOURCE, engine, profile
 
 PARAMS = {
     "model": Param(
@@ -26,13 +26,13 @@ PARAMS = {
     "batches": Param(
         os.environ.get("HARDCASE_BATCHES", "procedural://?samples=200&seed=11"),
         type="string",
-        pattern=SOURCE,
+        pattern=forms.SOURCE,
         title="Labelled batches",
         description="A folder of batches, of which the last by name is taken, or one source of samples with answers.",
     ),
     "level": Param(0.01, type="number", exclusiveMinimum=0, maximum=0.5, title="Level of a false alarm"),
-    "engine": engine(),
-    "profile": profile("How to answer, and on which machines; on Kubeflow only."),
+    "engine": forms.engine(),
+    "profile": forms.profile("How to answer, and on which machines; on Kubeflow only."),
 }
 
 

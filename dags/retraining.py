@@ -24,9 +24,9 @@ from airflow.sdk import (
     get_current_context,
     task,
 )
+from hardcase_provider import forms
 from hardcase_provider.alerts import failed, late
 from hardcase_provider.assets import DRIFT, MODEL, MODEL_NAME, NEW_DATA
-from hardcase_provider.forms import SOURCE, engine, profile
 from hardcase_provider.operators import REPOSITORY, KubeflowRunOperator, LocalRunOperator
 
 PIPELINE = os.environ.get("HARDCASE_PIPELINE", "hardcase-retraining")
@@ -35,17 +35,17 @@ WITHIN = timedelta(minutes=int(os.environ.get("HARDCASE_DEADLINE_MINUTES", "1440
 PACKAGE = os.environ.get("HARDCASE_PACKAGE", "")
 
 PARAMS = {
-    "profile": profile("How to retrain: a configuration in profiles/."),
+    "profile": forms.profile("How to retrain: a configuration in profiles/."),
     "source": Param(
         None,
         type=["null", "string"],
-        pattern=SOURCE,
+        pattern=forms.SOURCE,
         maxLength=1024,
         title="Source of samples",
         description="A path or URI (file, s3, procedural, snapshot). Empty: what was announced, or the profile's.",
     ),
     "seed": Param(None, type=["null", "integer"], minimum=0, maximum=2**32 - 1, title="Seed", description="Optional."),
-    "engine": engine(),
+    "engine": forms.engine(),
     "force": Param(False, type="boolean", title="Even if nothing is new", description="Start another run."),
 }
 
