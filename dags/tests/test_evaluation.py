@@ -144,3 +144,25 @@ def test_either_verdict_alarms_and_the_report_says_which(
     else:
         with pytest.raises(AirflowException, match="no drift"):
             watch.alarm.function(found, outlets)
+
+
+@pytest.mark.parametrize(("version", "told"), [(None, "champion"), ("image-screener:7", "image-screener:7")])
+def test_backfill_says_what_was_scored_and_how(version: str | None, told: str) -> None:
+    module = dag("backfill").module
+    outlets = {module.EVALUATION: SimpleNamespace(extra={})}
+    result = {"snapshot": "5" * 64, "samples": 200, "scores": {"overall": 0.6}, "version": version, "drift": None}
+    module.publish.function({"version": "champion", "source": BATCH}, result, outlets)
+    assert outlets[module.EVALUATION].extra == {**result, "version": told, "source": BATCH}
+
+
+def test_backfill_orders_the_version_by_its_full_name(connected: Any, mlflow: Any, monkeypatch: Any) -> None:
+    connected.add_pipeline("hardcase-evaluation")
+    ti = Instance()
+    context = {"ti": ti, "dag_run": SimpleNamespace(run_after=datetime(2026, 3, 1, 5, tzinfo=UTC))}
+    monkeypatch.setattr(provided, "get_current_context", lambda: context)
+    choose = dag("backfill").module.choose.function
+    named = {}
+    for version in ("7", "challenger"):
+        assert choose({**PARAMS, "version": version, "source": BATCH}) == "kubeflow_run"
+        named[version] = ti.pushed["parameters"]["model"]
+    assert named == {"7": "image-screener:7", "challenger": "image-screener@challenger"}
