@@ -73,7 +73,9 @@ def _check_image(client: docker.DockerClient, image: str) -> None:
 def runner(profile: Profile, home: Home) -> Iterator[local.DockerRunner]:
     """What runs each step in a container, with the environment that is set here now."""
     with closing(docker.from_env()) as client:
-        rootless = "name=rootless" in client.info().get("SecurityOptions", ())
+        about = client.info()
+    # The engine of a user maps that user to its root, who has no more rights here than the user has.
+    rootless = about.get("Rootless") or "name=rootless" in about.get("SecurityOptions", ())
     upstream = docker_task_handler.run_docker_container
     docker_task_handler.run_docker_container = run_container
     try:
@@ -81,9 +83,7 @@ def runner(profile: Profile, home: Home) -> Iterator[local.DockerRunner]:
             environment=_environment(home),
             mounts=_mounts(profile, home),
             network_mode="host" if _far(profile, home) else "none",
-            user=f"{os.getuid()}:{os.getgid()}",
-            # podman's word for: who it is there is who it is here
-            userns_mode="keep-id" if rootless else None,
+            user="0:0" if rootless else f"{os.getuid()}:{os.getgid()}",
             read_only=True,
             tmpfs={"/tmp": "exec,mode=1777"},  # noqa: S108
             cap_drop=["ALL"],

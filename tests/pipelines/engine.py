@@ -34,7 +34,7 @@ class Engine:
         images: that it has.
         kill: steps whose container is killed as soon as it runs.
         lose: steps whose container is gone when asked how it ended.
-        security: what it says of itself.
+        about: what it says of itself.
         left: containers of a launcher that was killed; label by id.
         created: the bodies of all requests to create a container.
         removed: ids of containers removed.
@@ -43,7 +43,7 @@ class Engine:
     images: tuple[str, ...] = ("hardcase/python-light:0.1.0", "hardcase/python-train:0.1.0")
     kill: set[str] = field(default_factory=set)
     lose: set[str] = field(default_factory=set)
-    security: list[str] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     created: list[dict[str, Any]] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         if parts == ["version"]:
             self._answer(200, {"ApiVersion": "1.44"})
         elif parts == ["info"]:
-            self._answer(200, {"SecurityOptions": self.engine.security})
+            self._answer(200, {"SecurityOptions": [], **self.engine.about})
         elif parts == ["containers", "json"]:
             self._answer(200, [{"Id": name} for name in self.engine.left if name not in self.engine.removed])
         elif parts[0] == "images":

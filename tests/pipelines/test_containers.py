@@ -107,9 +107,10 @@ def test_the_network_is_there_only_for_who_needs_it(engine, home, user, monkeypa
 
 
 def test_files_belong_to_the_user_under_a_rootless_engine_too(engine, home, user):
-    for engine.security, expected in ([], None), (["name=seccomp", "name=rootless"], "keep-id"):
+    podman, docker_ = {"Rootless": True}, {"SecurityOptions": ["name=rootless"]}
+    for engine.about, expected in (podman, "0:0"), (docker_, "0:0"), ({"Rootless": False}, "1234:1234"):
         with containers.runner(load_profile("smoke", {}), home) as chosen:
-            assert chosen.container_run_args["userns_mode"] == expected
+            assert chosen.container_run_args["user"] == expected
 
 
 def test_output_arrives_and_the_exit_code_is_the_containers(engine, capsys):
