@@ -111,7 +111,7 @@ def noted(step: str) -> Iterator[dict[str, Path]]:
     Raises:
         SystemExit: the work raised a `HardcaseError`; its exit code.
     """
-    _die_with_launcher()
+    die_with_launcher()
     last, files = set_up_logging(), dict[str, Path]()
     try:
         yield files
@@ -246,7 +246,8 @@ def die_with_parent() -> None:
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _die_with_launcher() -> None:
+def die_with_launcher() -> None:
+    """End this process when the one that `HARDCASE_LAUNCHER_PID` names ends; and what it forks, when it ends."""
     # A worker that outlived its step would hold the lock on the private folder for ever.
     os.register_at_fork(after_in_child=die_with_parent)
     if not (launcher := os.environ.get("HARDCASE_LAUNCHER_PID")):

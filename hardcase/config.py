@@ -131,7 +131,8 @@ class TrainConfig(Config):
     gradient_checkpointing: bool = False
     workers: int = Field(default=0, ge=0, description="processes that decode pictures")
     threads: int = Field(default=2, ge=1, description="of torch on CPU; fixed, since sums depend on it")
-    processes: int = Field(default=1, ge=1, description="that train together on this machine, one a GPU")
+    processes: int = Field(default=1, ge=1, description="that train together on a machine, one a GPU")
+    nodes: int = Field(default=1, ge=1, description="machines of that many processes, by Kubeflow Trainer: docs/gpu.md")
     zero: Literal[2, 3] | None = Field(default=None, description="DeepSpeed by profiles/zero2.json or zero3.json")
     lora: LoraConfig | None = None
 
@@ -149,8 +150,14 @@ class SftConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _phases_in_one_process(self) -> "SftConfig":
-        if (self.warm_up or self.reading) and (self.processes > 1 or self.zero or self.lora):
-            raise ValueError("`warm_up` and `reading` are for a tiny model: no `processes`, `zero` or `lora` with them")
+        phases = (self, self.warm_up, self.reading)
+        several = any(
+            phase and (phase.nodes > 1 or phase.processes > 1 or phase.zero or phase.lora) for phase in phases
+        )
+        if (self.warm_up or self.reading) and several:
+            raise ValueError(
+                "`warm_up` and `reading` are for a tiny model: no `nodes`, `processes`, `zero` or `lora` with them"
+            )
         return self
 
 

@@ -109,7 +109,8 @@ def evaluation_plan(
 def machines(profile: Profile) -> dict[str, Any]:
     """What differs on a cluster: shards, and what pods ask for, those that train and those that answer a shard."""
     gpu = profile.cluster.gpu_memory
-    train = max(profile.sft.processes, profile.grpo.processes) if gpu else 0
+    # Where several nodes train, the step only waits for them: their GPUs are the TrainingRuntime's.
+    train = max(phase.processes if phase.nodes == 1 else 0 for phase in (profile.sft, profile.grpo)) if gpu else 0
     one = 1 if gpu else 0
     cpus, memory = PER_GPU[gpu] if gpu else WITHOUT_GPU
     return {

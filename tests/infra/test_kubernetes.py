@@ -85,6 +85,11 @@ SHAPES: dict[tuple[str, str], dict[str, Any]] = {
         "resourceGroups": [{"coveredResources": [str], "flavors": [FLAVOR]}],
     },
     ("kueue.x-k8s.io/v1beta2", "LocalQueue"): {"clusterQueue": str},
+    # Its pods are checked in tests/components/test_trainjob.py.
+    ("trainer.kubeflow.org/v1alpha1", "TrainingRuntime"): {
+        "mlPolicy": {"numNodes": int, "torch": dict},
+        "template": {"spec": {"replicatedJobs": [{"name": str, "template": dict}]}},
+    },
     ("external-secrets.io/v1", "SecretStore"): {"provider": {"aws": {"service": str, "region": str}}},
     ("external-secrets.io/v1", "ExternalSecret"): {
         "refreshInterval": str,

@@ -1,0 +1,304 @@
+"""Training on several nodes: what Kubeflow Trainer's SDK sends to a cluster's API, and nodes that really run.
+
+The API is a server on loopback that keeps TrainJobs and runs their nodes as processes, where Trainer would make pods.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import kubernetes_validate
+import pytest
+import yaml
+from kubeflow_trainer_api import models
+
+from components.launching import in_processes
+from components.trainjob import train_on_nodes
+from hardcase.config import GrpoConfig, SftConfig
+from hardcase.errors import HardcaseError, InputError
+from tests.components import meeting
+from tests.components.test_launching import CONFIG
+
+RUNTIME = Path(__file__).parents[2] / "infra/kubernetes/base/pipelines/training.yaml"
+JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/hardcase/trainjobs"
+NAME = "hardcase-grpo-0123456789abcdef"
+
+
+class Cluster:
+    """What it was asked, and the nodes that it runs, by TrainJob."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.jobs, self.nodes = folder, dict[str, Any](), dict[str, list["subprocess.Popen[bytes]"]]()
+        self.sent: list[Any] = []
+        self.deleted: list[str] = []
+        self.away = 0
+        self.runtime = yaml.safe_load(RUNTIME.read_text())
+        self.gpus(2)
+        cluster = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self, content: Any, status: int = 200) -> None:
+                data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "text/plain" if isinstance(content, str) else "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def refuse(self, status: int) -> None:
+                self.answer({"kind": "Status", "status": "Failure", "code": status}, status)
+
+            def do_GET(self) -> None:
+                place = urlsplit(self.path)
+                name = place.path.rpartition("/")[2]
+                if cluster.away and place.path.startswith(JOBS):
+                    cluster.away -= 1
+                    self.refuse(503)
+                elif place.path.endswith("/trainingruntimes/hardcase-train"):
+                    self.answer(cluster.runtime)
+                elif place.path.startswith(JOBS) and name in cluster.jobs:
+                    self.answer(cluster.job(name))
+                elif place.path.endswith("/pods"):
+                    (selector,) = parse_qs(place.query)["labelSelector"]
+                    job = selector.partition("jobset.sigs.k8s.io/jobset-name=")[2].partition(",")[0]
+                    self.answer({"kind": "PodList", "apiVersion": "v1", "items": cluster.pods(job)})
+                elif place.path.endswith("/log"):
+                    pod = place.path.split("/")[-2]
+                    job, _, index = pod.rpartition("-node-")
+                    if "follow=True" in place.query or "follow=true" in place.query:
+                        cluster.nodes[job][int(index)].wait()
+                    self.answer((cluster.folder / f"{pod}.log").read_text())
+                else:
+                    self.refuse(404)
+
+            def do_POST(self) -> None:
+                sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                name = sent["metadata"]["name"]
+                if self.path.split("?")[0] != JOBS or name in cluster.jobs:
+                    self.refuse(409)
+                    return
+                cluster.start(name, sent)
+                self.answer(cluster.job(name), 201)
+
+            def do_DELETE(self) -> None:
+                name = urlsplit(self.path).path.rpartition("/")[2]
+                if name not in cluster.jobs:
+                    self.refuse(404)
+                    return
+                cluster.deleted.append(name)
+                cluster.stop(name)
+                self.answer({"kind": "Status", "status": "Success"})
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "here",
+            "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me", "namespace": "hardcase"}}],
+            "clusters": [{"name": "here", "cluster": {"server": f"http://127.0.0.1:{self.server.server_port}"}}],
+            "users": [{"name": "me", "user": {"token": "t"}}],
+        }
+        (folder / "kubeconfig").write_text(yaml.safe_dump(config))
+
+    def gpus(self, number: int) -> None:
+        (job,) = self.runtime["spec"]["template"]["spec"]["replicatedJobs"]
+        (node,) = job["template"]["spec"]["template"]["spec"]["containers"]
+        node["resources"]["limits"]["nvidia.com/gpu"] = str(number)
+
+    def start(self, name: str, sent: Any) -> None:
+        self.sent.append(sent)
+        self.jobs[name], trainer = sent, sent["spec"]["trainer"]
+        self.nodes[name] = []
+        port = 29500 + os.getpid() % 2000
+        for rank in range(trainer["numNodes"]):
+            place = {"PET_NNODES": trainer["numNodes"], "PET_NODE_RANK": rank, "PET_NPROC_PER_NODE": 2}
+            place |= {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+            with (self.folder / f"{name}-node-{rank}.log").open("wb") as log:
+                self.nodes[name].append(
+                    subprocess.Popen(
+                        trainer["command"],
+                        env={**os.environ, **{key: str(value) for key, value in place.items()}},
+                        stdout=log,
+                        stderr=log,
+                    )
+                )
+
+    def stop(self, name: str) -> None:
+        for node in self.nodes[name]:
+            node.kill()
+            node.wait()
+        del self.jobs[name]
+
+    def job(self, name: str) -> Any:
+        codes = [node.poll() for node in self.nodes[name]]
+        kind = "Failed" if any(codes) else "Complete" if set(codes) == {0} else ""
+        ended = {
+            "type": kind,
+            "status": "True",
+            "reason": "",
+            "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+        sent = self.jobs[name]
+        about = {**sent["metadata"], "namespace": "hardcase", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        return {**sent, "metadata": about, "status": {"conditions": [ended] if kind else []}}
+
+    def pods(self, job: str) -> list[Any]:
+        phases = {None: "Running", 0: "Succeeded"}
+        return [
+            {
+                "metadata": {
+                    "name": f"{job}-node-{rank}",
+                    "creationTimestamp": "2026-01-01T00:00:00Z",
+                    "labels": {
+                        "jobset.sigs.k8s.io/replicatedjob-name": "node",
+                        "batch.kubernetes.io/job-completion-index": str(rank),
+                    },
+                },
+                "spec": {"containers": [{"name": "node", "image": "train"}]},
+                "status": {"phase": phases.get(node.poll(), "Failed")},
+            }
+            for rank, node in enumerate(self.nodes.get(job, []))
+        ]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    found = Cluster(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+    monkeypatch.setattr("components.trainjob.SECONDS_BETWEEN", 0.1)
+    yield found
+    for name in list(found.jobs):
+        found.stop(name)
+    found.server.shutdown()
+    found.server.server_close()
+
+
+def said(script: str) -> list[str]:
+    return [sys.executable, "-c", f"import os, sys, time\nrank = os.environ['PET_NODE_RANK']\n{script}"]
+
+
+def test_what_is_sent_is_a_trainjob_and_the_first_nodes_log_is_the_steps(
+    cluster: Cluster, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARDCASE_IMAGE", "registry/train@sha256:abc")
+    command = said("print(f'node {rank} was here')")
+    assert train_on_nodes(command, 2, 2, "grpo-0123456789abcdef") == ""
+    assert "node 0 was here\n" in capfd.readouterr().out
+    assert cluster.sent == [
+        {
+            "apiVersion": "trainer.kubeflow.org/v1alpha1",
+            "kind": "TrainJob",
+            "metadata": {"name": NAME, "labels": {"kueue.x-k8s.io/queue-name": "gpu"}},
+            "spec": {
+                "runtimeRef": {"name": "hardcase-train", "kind": "TrainingRuntime"},
+                "trainer": {"image": "registry/train@sha256:abc", "numNodes": 2, "command": command},
+            },
+        }
+    ]
+    assert cluster.deleted == [NAME]
+
+
+def test_node_that_fails_is_named_with_its_last_lines(cluster: Cluster) -> None:
+    ended = train_on_nodes(said("if rank == '1': sys.exit('out of memory')"), 2, 2, "grpo-0123456789abcdef")
+    assert ended.splitlines() == [f"TrainJob {NAME} failed", "node-1 failed; its last lines:", "out of memory"]
+    assert cluster.deleted == [NAME]
+
+
+def test_job_of_a_step_that_was_killed_gives_way(cluster: Cluster) -> None:
+    trainer = {"numNodes": 1, "command": said("time.sleep(99)")}
+    reference = {"name": "hardcase-train", "kind": "TrainingRuntime"}
+    cluster.start(NAME, {"metadata": {"name": NAME}, "spec": {"runtimeRef": reference, "trainer": trainer}})
+    assert train_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef") == ""
+    assert cluster.deleted == [NAME, NAME]
+
+
+def test_api_that_is_away_for_a_while_is_asked_again(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    threading.Timer(0.3, lambda: setattr(cluster, "away", 2)).start()
+    assert train_on_nodes(said("time.sleep(1.5)"), 2, 2, "grpo-0123456789abcdef") == ""
+    assert "asking again" in caplog.text
+
+
+def test_job_that_someone_deletes_is_told(cluster: Cluster) -> None:
+    threading.Timer(1.0, lambda: cluster.stop(NAME)).start()
+    with pytest.raises(HardcaseError, match="deleted while it was at work; run again to go on"):
+        train_on_nodes(said("time.sleep(99)"), 2, 2, "grpo-0123456789abcdef")
+
+
+def test_step_that_is_stopped_deletes_its_job(cluster: Cluster, tmp_path: Path) -> None:
+    code = f"from components.trainjob import train_on_nodes\ntrain_on_nodes({said('time.sleep(99)')!r}, 2, 2, 'grpo-0')"
+    with subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ)) as step:
+        until = time.monotonic() + 60
+        while not cluster.sent and time.monotonic() < until:
+            time.sleep(0.1)
+        step.send_signal(signal.SIGTERM)
+        assert step.wait(60) == 128 + signal.SIGTERM
+    assert cluster.deleted == ["hardcase-grpo-0"]
+
+
+def test_runtime_that_is_missing_or_does_not_fit_is_the_users_error(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="2 GPUs a node, but processes is 4"):
+        train_on_nodes(said(""), 2, 4, "grpo-0")
+    monkeypatch.setenv("HARDCASE_TRAINING_RUNTIME", "other")
+    with pytest.raises(InputError, match=r"no Kubeflow Trainer with the runtime other was found: .*404"):
+        train_on_nodes(said(""), 2, 2, "grpo-0")
+    monkeypatch.setenv("HARDCASE_TRAINER", "docker")
+    with pytest.raises(InputError, match="say local or kubernetes"):
+        train_on_nodes(said(""), 2, 2, "grpo-0")
+    assert cluster.sent == []
+
+
+def test_step_runs_on_two_nodes_that_see_only_its_scratch_folder(cluster: Cluster, tmp_path: Path) -> None:
+    config = GrpoConfig.model_validate(CONFIG | {"processes": 1, "nodes": 2})
+    cluster.gpus(1)
+    scratch = tmp_path / "scratch" / "grpo-1"
+    scratch.mkdir(parents=True)
+    (tmp_path / "elsewhere").write_text("given")
+    paths = {"source": tmp_path / "elsewhere", "out": tmp_path / "out"}
+    in_processes(meeting.run, config, scratch, **paths)
+    told = json.loads((tmp_path / "out").read_text())
+    assert told == {"world": 2, "read": "given", "place": str(scratch / "shared" / "source")}
+    assert not (scratch / "shared").exists()
+
+
+def test_two_nodes_of_the_local_back_end_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARDCASE_TRAINER", "local")
+    config = GrpoConfig.model_validate(CONFIG | {"processes": 1, "nodes": 2})
+    (tmp_path / "elsewhere").write_text("given")
+    here = Path.cwd()
+    in_processes(meeting.run, config, tmp_path, source=tmp_path / "elsewhere", out=tmp_path / "out")
+    assert json.loads((tmp_path / "out").read_text())["world"] == 2
+    assert Path.cwd() == here
+
+
+def test_runtime_of_the_manifests_fits_trainer_and_kubernetes() -> None:
+    manifest = yaml.safe_load(RUNTIME.read_text())
+    assert models.TrainerV1alpha1TrainingRuntime.from_dict(manifest) is not None
+    (job,) = manifest["spec"]["template"]["spec"]["replicatedJobs"]
+    template = job["template"]["spec"]["template"]
+    kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", **template}, "1.34", strict=True)
+    (node,) = template["spec"]["containers"]
+    assert {"name": "scratch", "mountPath": "/scratch"} in node["volumeMounts"]
+    assert template["spec"]["serviceAccountName"] == "gpu-step"
+
+
+def test_tiny_models_phases_take_no_nodes() -> None:
+    phase = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3}
+    with pytest.raises(ValueError, match="no `nodes`"):
+        SftConfig.model_validate({**phase, "nodes": 2, "reading": phase})
