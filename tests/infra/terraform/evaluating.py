@@ -31,18 +31,17 @@ def allowed(policies: Iterable[Policy], action: str, resource: str, **context: s
 
 
 def met(operator: str, value: str | None, wanted: list[str]) -> bool:
+    """Whether one condition holds, of a key with that value; None where the request has no such key."""
     if operator == "Null":
         return wanted == [str(value is None).lower()]
     if operator == "StringNotEquals":
         return value not in wanted
     if operator == "ForAllValues:StringEquals":
         return value is None or all(part in wanted for part in value.split(","))
-    if value is None:
-        return False
     if operator in ("StringEquals", "ArnEquals", "Bool"):
         return value in wanted
     if operator in ("StringLike", "ArnLike"):
-        return any(fits(pattern, value) for pattern in wanted)
+        return value is not None and any(fits(pattern, value) for pattern in wanted)
     raise AssertionError(f"{operator} is not known here: add it")
 
 

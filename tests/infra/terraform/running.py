@@ -46,6 +46,7 @@ UNKNOWN_TO_MOTO = {
         "aws_ce_anomaly_monitor.this": "count = 0",
         "aws_ce_anomaly_subscription.this": "count = 0\nmonitor_arn_list = []",
     },
+    "files": {"aws_efs_backup_policy.this": "count = 0", "aws_efs_file_system_policy.this": "count = 0"},
 }
 # The provider waits a minute for each to settle: once, in prod, is enough.
 SLOW = {
@@ -81,11 +82,10 @@ def environment() -> dict[str, str]:
         file.write_text(f'provider_installation {{\n  filesystem_mirror {{ path = "{found}" }}\n}}\n')
         config = str(file)
     kept |= {"TF_CLI_CONFIG_FILE": config} if Path(config).is_file() else {}
-    quick = {"AWS_MAX_ATTEMPTS": "3", "AWS_EC2_METADATA_DISABLED": "true", "CHECKPOINT_DISABLE": "1"}
-    return {**kept, **KEYS, **quick, "TF_IN_AUTOMATION": "1"}
+    return {**kept, **KEYS, "AWS_EC2_METADATA_DISABLED": "true", "CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1"}
 
 
-def terraform(folder: Path, *arguments: str, timeout: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
+def terraform(folder: Path, *arguments: str, timeout: float = 900, **more: str) -> subprocess.CompletedProcess[str]:
     """One command; a failure is the caller's to look at."""
     return subprocess.run(
         ["terraform", f"-chdir={folder}", *arguments, "-no-color"],
@@ -120,15 +120,20 @@ def lacking() -> str:
     )
 
 
-def need_terraform() -> None:
-    """Say aloud that what follows is not run; in CI that is a failure."""
-    if reason := lacking():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"NOT RUN: {reason}")
+def need(lacking: str) -> None:
+    """Say aloud that what follows is not run, if anything is lacking; in CI that is a failure."""
+    if lacking:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"NOT RUN: {lacking}")
 
 
 def copied(to: Path) -> Path:
-    """A copy of infra/terraform to run in."""
-    return Path(shutil.copytree(TERRAFORM, to, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*")))
+    """A copy of infra/terraform to run in; what moto cannot answer fails there at once, not after 25 retries."""
+    root = Path(shutil.copytree(TERRAFORM, to, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*")))
+    quick = 'provider "aws" {\n  max_retries = 2\n}\n'
+    (root / "bootstrap" / "quick_override.tf").write_text(quick)
+    for env in ENVS:
+        (root / "envs" / env / "quick_override.tf").write_text(quick + quick.replace("{\n", '{\n  alias = "replica"\n'))
+    return root
 
 
 def leave_out(root: Path, name: str, modules: dict[str, dict[str, str]]) -> None:
@@ -143,6 +148,21 @@ def leave_out(root: Path, name: str, modules: dict[str, dict[str, str]]) -> None
 
 def values_file(folder: Path, values: dict[str, Any]) -> None:
     (folder / "terraform.tfvars.json").write_text(json.dumps(values))
+
+
+def checkov(*arguments: str | Path) -> dict[str, Any]:
+    """What checkov says of files or of a plan; it has an environment of its own."""
+    own = REPOSITORY / ".venv-checkov" / "bin" / "checkov"
+    need("" if own.exists() else "there is no checkov; make .venv-checkov/.ready")
+    told = subprocess.run(
+        [own, "--config-file", TERRAFORM / ".checkov.yaml", "--skip-download", "--output=json", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={key: value for key, value in environment().items() if not key.startswith("AWS_")},
+    )
+    found: dict[str, Any] = json.loads(told.stdout)
+    return found
 
 
 @contextmanager

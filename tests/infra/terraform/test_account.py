@@ -6,18 +6,19 @@ out of what is applied; that it is planned, and how, is asserted on the plan.
 
 import importlib.util
 import json
-import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import boto3
 import pytest
+import yaml
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
+from hardcase.audit.signing import open_keyring
 from hardcase.data.store import open_store
 from tests.infra.terraform.evaluating import allowed
 from tests.infra.terraform.recording import Request, recording
@@ -27,13 +28,16 @@ from tests.infra.terraform.running import (
     KEYS,
     REPOSITORY,
     SLOW,
+    TERRAFORM,
     UNKNOWN_TO_MOTO,
     VALUES,
+    checkov,
     copied,
     done,
+    lacking,
     leave_out,
     moto_server,
-    need_terraform,
+    need,
     terraform,
     values_file,
 )
@@ -41,12 +45,33 @@ from tests.pipelines.conftest import Machine
 from tests.s3 import credentials, moto_bucket
 
 Resource = dict[str, Any]
+LISTED = REPOSITORY / ".cache" / "terraform"
+PREFIXES = ("main/", "kfp/", "mlflow/", "airflow-logs/")
+BUCKET = "arn:aws:s3:::hardcase-prod"
+ACCOUNTS = (
+    *("pipeline-runner", "gpu-step", "light-step", "airflow-launcher", "airflow", "mlflow", "run-exporter"),
+    *("ml-pipeline", "ml-pipeline-ui", "external-secrets", "prometheus-kube-prometheus-prometheus"),
+)
+# Prefixes that an account may read, and write; all else it may not.
+READS = {
+    "pipeline-runner": ("main/", "kfp/", "mlflow/"),
+    "gpu-step": ("main/",),
+    "light-step": ("main/",),
+    "airflow-launcher": ("airflow-logs/",),
+    "airflow": ("airflow-logs/",),
+    "mlflow": ("mlflow/",),
+    "ml-pipeline": ("kfp/",),
+    "ml-pipeline-ui": ("kfp/",),
+}
+READ_ONLY = {"light-step", "ml-pipeline-ui"}
+SIGNERS = {"pipeline-runner", "gpu-step"}
 
 
 @dataclass(frozen=True)
 class Account:
-    """What was seen: resources planned and applied, by address; outputs; what was left after the end."""
+    """What was seen: resources planned and applied, by address; outputs; locks of the state; what was left."""
 
+    plan: Path
     planned: dict[str, Resource]
     applied: dict[str, Resource]
     outputs: dict[str, Any]
@@ -63,14 +88,14 @@ class Account:
         assert found, f"no policy of {account}"
         return found
 
-    def of(self, kind: str, *, applied: bool = False) -> dict[str, Resource]:
-        source = self.applied if applied else self.planned
-        return {address: each for address, each in source.items() if f".{kind}." in f".{address}"}
+    def of(self, kind: str) -> dict[str, Resource]:
+        """What is planned of a kind, by address."""
+        return {address: each for address, each in self.planned.items() if re.search(rf"\.{kind}[.\[]", address)}
 
 
 def resources(module: dict[str, Any]) -> Iterator[tuple[str, Resource]]:
     for each in module.get("resources", []):
-        yield each["address"], each["values"]
+        yield each["address"], each.get("values", {})  # of data that is not known yet there are none
     for child in module.get("child_modules", []):
         yield from resources(child)
 
@@ -115,13 +140,20 @@ def cycle(env: str, folder: Path) -> Account:
                 [each for each in client("iam", address).list_roles()["Roles"] if "hardcase" in each["RoleName"]]
             ),
         }
-    return Account(
+    account = Account(
+        plan=folder / "plan.json",
         planned=dict(resources(planned["planned_values"]["root_module"])),
         applied=dict(resources(state["root_module"])),
         outputs={name: each["value"] for name, each in state["outputs"].items()},
         locks=locks,
         left=left,
     )
+    # For people: what was made and unmade, and what was only planned.
+    (LISTED / f"{env}-applied.txt").write_text("".join(f"{address}\n" for address in sorted(account.applied)))
+    (LISTED / f"{env}-only-planned.txt").write_text(
+        "".join(f"{address}\n" for address in sorted(set(account.planned) - set(account.applied)))
+    )
+    return account
 
 
 def client(service: str, address: str) -> Any:
@@ -137,7 +169,8 @@ def client(service: str, address: str) -> Any:
 @pytest.fixture(scope="module")
 def cycles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Future[Account]"]]:
     """Both at once: most of the time they wait for what moto has long made."""
-    need_terraform()
+    need(lacking())
+    LISTED.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(len(ENVS)) as pool:
         yield {env: pool.submit(cycle, env, tmp_path_factory.mktemp(env)) for env in ENVS}
 
@@ -147,49 +180,12 @@ def account(cycles: dict[str, "Future[Account]"]) -> Callable[[str], Account]:
     return lambda env: cycles[env].result()
 
 
-@pytest.mark.parametrize("env", ENVS)
-def test_an_environment_is_made_and_unmade(account: Callable[[str], Account], env: str) -> None:
-    seen = account(env)
-    kinds = {address.rpartition("module.")[2].split(".")[-2] for address in seen.applied}
-    assert {"aws_eks_cluster", "aws_eks_node_group", "aws_s3_bucket", "aws_ecr_repository", "aws_kms_key"} <= kinds
-    assert len(seen.applied) > 100
-    assert seen.left == {"clusters": 0, "buckets": 0, "gateways": 0, "databases": 0, "roles": 0}
-
-
-@pytest.mark.parametrize("env", ENVS)
-def test_the_state_is_locked_while_it_is_written(account: Callable[[str], Account], env: str) -> None:
-    assert f"hardcase/{env}.tfstate.tflock" in account(env).locks
-
-
-# ---- who may do what
-
-
-PREFIXES = ("main/", "kfp/", "mlflow/", "airflow-logs/")
-BUCKET = "arn:aws:s3:::hardcase-prod"
-ACCOUNTS = (
-    *("pipeline-runner", "gpu-step", "light-step", "airflow-launcher", "airflow", "mlflow", "run-exporter"),
-    *("ml-pipeline", "ml-pipeline-ui", "external-secrets", "prometheus-kube-prometheus-prometheus"),
-)
-# Prefixes that an account may read, and write; all else it may not.
-READS = {
-    "pipeline-runner": ("main/", "kfp/", "mlflow/"),
-    "gpu-step": ("main/",),
-    "light-step": ("main/",),
-    "airflow-launcher": ("airflow-logs/",),
-    "airflow": ("airflow-logs/",),
-    "mlflow": ("mlflow/",),
-    "ml-pipeline": ("kfp/",),
-    "ml-pipeline-ui": ("kfp/",),
-}
-READ_ONLY = {"light-step", "ml-pipeline-ui"}
-SIGNERS = {"pipeline-runner", "gpu-step"}
-
-
 @pytest.fixture(scope="module")
 def asked_of(cycles: dict[str, "Future[Account]"], tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[Request]]:
     """What each account's programs really ask AWS for.
 
-    A whole run with its store on S3 and its key in KMS, then what reads the store; all while Terraform waits.
+    A whole run with its store on S3, then what reads the store; all while Terraform waits. The run signs by a file, as
+    moto hashes anew what it is given as a digest, so that nobody can verify it; KMS is asked for one signature beside.
     """
     machine = Machine(tmp_path_factory.mktemp("machine") / "home")
     seen: dict[str, set[Request]] = {}
@@ -197,19 +193,15 @@ def asked_of(cycles: dict[str, "Future[Account]"], tmp_path_factory: pytest.Temp
         kms = boto3.client("kms")
         key = kms.create_key(KeyUsage="SIGN_VERIFY", KeySpec="ECC_NIST_P256")["KeyMetadata"]["KeyId"]
         kms.create_alias(AliasName="alias/hardcase-signing", TargetKeyId=key)
-        signing = {"HARDCASE_SIGNING_KEY": "awskms:alias/hardcase-signing"}
-        store = ("--store", "s3://hardcase-prod/main")
-
-        with (
-            recording("KEY") as (address, seen["pipeline-runner"]),
-            credentials(address),
-            patch.dict(os.environ, signing),
-        ):
+        store, signing = ("--store", "s3://hardcase-prod/main"), "awskms:alias/hardcase-signing"
+        with recording("KEY") as (address, seen["pipeline-runner"]), credentials(address):
             machine.run(*store, "--set", "register.retention_days=2")
+            open_keyring(signing, []).sign({"_type": "a statement"})
         with recording("KEY") as (address, seen["light-step"]), credentials(address):
             for command in (("audit", "image-screener:1", *store), ("store", "gc", "--dry-run", *store)):
                 done_ = machine.call(*command)
                 assert done_.returncode == 0, done_.stderr
+            open_keyring(signing, [])  # as they do where such a key is named
         with recording("KEY") as (address, seen["run-exporter"]), credentials(address):
             assert list(exporter().scores(open_store("s3://hardcase-prod/main")))
         with recording("KEY") as (address, seen["mlflow"]), credentials(address):
@@ -250,6 +242,102 @@ def test_a_role_allows_all_that_its_programs_ask_for(
         assert not refused, f"{name}: {refused[:5]}"
 
 
+@pytest.mark.parametrize("env", ENVS)
+def test_an_environment_is_made_and_unmade(account: Callable[[str], Account], env: str) -> None:
+    seen = account(env)
+    kinds = {address.rpartition("module.")[2].split(".")[-2] for address in seen.applied}
+    assert {"aws_eks_cluster", "aws_eks_node_group", "aws_s3_bucket", "aws_ecr_repository", "aws_kms_key"} <= kinds
+    assert len(seen.applied) > 100
+    assert seen.left == {"clusters": 0, "buckets": 0, "gateways": 0, "databases": 0, "roles": 0}
+
+
+@pytest.mark.parametrize("env", ENVS)
+def test_the_state_is_locked_while_it_is_written(account: Callable[[str], Account], env: str) -> None:
+    assert f"hardcase/{env}.tfstate.tflock" in account(env).locks
+
+
+@pytest.mark.parametrize("env", ENVS)
+def test_what_moto_does_not_know_is_planned(account: Callable[[str], Account], env: str) -> None:
+    seen = account(env)
+    for module, known in UNKNOWN_TO_MOTO.items():
+        for address in known:
+            assert any(name.startswith(f"module.{module}.{address}") for name in seen.planned), address
+            assert not any(name.startswith(f"module.{module}.{address}") for name in seen.applied), address
+    addons = {each["addon_name"]: each["addon_version"] for each in seen.of("aws_eks_addon").values()}
+    assert set(addons) == {
+        "vpc-cni",
+        "kube-proxy",
+        "coredns",
+        "eks-pod-identity-agent",
+        "aws-ebs-csi-driver",
+        "aws-efs-csi-driver",
+    }
+    assert all("eksbuild" in version for version in addons.values())
+    (admin,) = seen.of("aws_eks_access_policy_association").values()
+    assert admin["principal_arn"] == VALUES["admin_role_arns"][0]
+    assert admin["policy_arn"].endswith("AmazonEKSClusterAdminPolicy")
+    budgets = seen.of("aws_budgets_budget").values()
+    assert all(float(each["limit_amount"]) > 0 and len(each["notification"]) == 3 for each in budgets)
+    (anomalies,) = seen.of("aws_ce_anomaly_subscription").values()
+    assert anomalies["frequency"] == "IMMEDIATE"
+
+
+@pytest.mark.parametrize("env", ENVS)
+def test_outputs_are_what_the_cluster_and_the_launcher_take(account: Callable[[str], Account], env: str) -> None:
+    outputs = account(env).outputs
+    overlay = REPOSITORY / "infra" / "kubernetes" / "overlays" / env / "places.yaml"
+    ours, theirs = (yaml.safe_load(text) for text in (outputs["places"], overlay.read_text()))
+    for places in (ours, theirs):
+        places["data"]["providers"] = yaml.safe_load(places["data"]["providers"])
+    assert ours["data"].pop("files").startswith("fs-") and theirs["data"].pop("files")
+    assert ours == theirs
+    registry = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
+    assert outputs["launch"] == {
+        "region": "eu-central-1",
+        "cluster": "hardcase",
+        "namespace": "hardcase",
+        "service_account": "pipeline-runner",
+        "images": {name: f"{registry}/{name}" for name in outputs["launch"]["images"]},
+        "store": f"s3://hardcase-{env}/main",
+        "signing_key": "awskms:alias/hardcase-signing",
+    }
+    assert outputs["karpenter"]["node_role"] == "hardcase-node"
+
+
+@pytest.mark.parametrize("env", ENVS)
+def test_what_the_costs_count_is_what_the_plan_has(account: Callable[[str], Account], env: str) -> None:
+    seen = account(env)
+    (group,) = [each for each in seen.of("aws_eks_node_group").values() if each["node_group_name"] == "system"]
+    nodes = group["scaling_config"][0]["min_size"]
+    (template,) = seen.of("aws_launch_template").values()
+    databases = list(seen.of("aws_db_instance").values())
+    has = {
+        "EKS control plane": len(seen.of("aws_eks_cluster")),
+        group["instance_types"][0]: nodes,
+        "NAT gateway": len(seen.of("aws_nat_gateway")),
+        "public IPv4 address": len(seen.of("aws_eip")),
+        "interface endpoint, a zone": 3 * len(seen.of("aws_vpc_endpoint.interface")),
+        "gp3 disk, a GB-month": nodes
+        * sum(disk["ebs"][0]["volume_size"] for disk in template["block_device_mappings"]),
+        "KMS key, a month": len(seen.of("aws_kms_key")),
+        "secret, a month": len(seen.of("aws_secretsmanager_secret")) + len(databases),
+        "CloudWatch alarm, a month": len(seen.of("aws_cloudwatch_metric_alarm")),
+    }
+    for each in databases:
+        assert each["multi_az"]
+        has[f"{each['instance_class']} with standby"] = 1
+        has["RDS gp3 with standby, a GB-month"] = each["allocated_storage"]
+    book = yaml.safe_load((TERRAFORM / "prices.yaml").read_text())
+    assert book["months"][env]["counted"] == {thing: amount for thing, amount in has.items() if amount}
+
+
+@pytest.mark.parametrize("env", ENVS)
+def test_checkov_finds_nothing_unexplained_in_the_plan(account: Callable[[str], Account], env: str) -> None:
+    found = checkov("--file", account(env).plan, "--repo-root-for-plan-enrichment", TERRAFORM)
+    assert found["summary"]["passed"] > 100
+    assert not [(each["check_id"], each["resource"]) for each in found["results"]["failed_checks"]]
+
+
 def test_a_role_allows_nothing_on_another_prefix_and_removes_nothing(account: Callable[[str], Account]) -> None:
     for name in ACCOUNTS:
         policies = account("prod").policies(name)
@@ -282,12 +370,14 @@ def test_only_who_trains_signs_locks_and_reads_the_sources(account: Callable[[st
     for name in ACCOUNTS:
         policies, trains = account("prod").policies(name), name in SIGNERS
         assert allowed(policies, "kms:Sign", keys["signing"]) == trains, name
+        assert allowed(policies, "kms:GetPublicKey", keys["signing"]) == (trains or name == "light-step"), name
         assert not allowed(policies, "kms:Sign", keys["artifacts"])
         assert not allowed(policies, "kms:ScheduleKeyDeletion", keys["signing"])
         assert allowed(policies, "s3:PutObjectRetention", f"{BUCKET}/main/models/a/ledger/1") == trains, name
         assert not allowed(policies, "s3:PutObjectRetention", f"{BUCKET}/main/objects/ab/abcd"), name
         assert allowed(policies, "s3:GetObject", "arn:aws:s3:::acme-pictures/labelled/1.png") == trains, name
-        assert allowed(policies, "s3:ListBucket", "arn:aws:s3:::acme-pictures", s3__prefix="labelled/") == trains, name
+        looks = trains or name == "airflow-launcher"
+        assert allowed(policies, "s3:ListBucket", "arn:aws:s3:::acme-pictures", s3__prefix="labelled/") == looks, name
         assert not allowed(policies, "s3:GetObject", "arn:aws:s3:::acme-pictures/private/1.png"), name
         assert not allowed(policies, "s3:PutObject", "arn:aws:s3:::acme-pictures/labelled/1.png"), name
         reads = bool(READS.get(name) or name == "run-exporter")

@@ -139,3 +139,16 @@ def test_prefixes_of_the_bucket_are_those_that_pods_are_told() -> None:
     assert prefixes <= given
     assert "awskms:alias/hardcase-signing" in told
     assert '"alias/${var.name}-signing"' in source("modules/keys/main.tf")
+
+
+def test_costs_of_a_retraining_count_the_gpus_that_the_profile_asks_for() -> None:
+    profile = yaml.safe_load((REPOSITORY / "profiles" / "internvl3-2b.yaml").read_text())
+    steps = yaml.safe_load(source("prices.yaml"))["training"]["steps"]
+    asked = {
+        "sft": profile["sft"]["processes"],
+        "rollout": profile["cluster"]["rollout_shards"],
+        "grpo: its rollouts": profile["grpo"]["processes"],
+        "grpo: its steps": profile["grpo"]["processes"],
+        "answer": 2 * profile["cluster"]["answer_shards"],
+    }
+    assert {name: step["gpus"] for name, step in steps.items()} == asked

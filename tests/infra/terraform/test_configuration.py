@@ -13,8 +13,9 @@ from tests.infra.terraform.running import (
     VALUES,
     copied,
     done,
+    lacking,
     moto_server,
-    need_terraform,
+    need,
     terraform,
     values_file,
 )
@@ -22,12 +23,13 @@ from tests.infra.terraform.running import (
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    need_terraform()
+    need(lacking())
     return copied(tmp_path_factory.mktemp("terraform") / "terraform")
 
 
-def test_files_are_laid_out_as_terraform_would(root: Path) -> None:
-    done(terraform(root, "fmt", "-check", "-recursive", "-diff"))
+def test_files_are_laid_out_as_terraform_would() -> None:
+    need(lacking())
+    done(terraform(TERRAFORM, "fmt", "-check", "-recursive", "-diff"))
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -49,26 +51,25 @@ def test_wrong_values_are_refused_at_plan_with_what_would_be_right(root: Path) -
     env = root / "envs" / "prod"
     (env / "local_override.tf").write_text('terraform {\n  backend "local" {}\n}\n')
     done(terraform(env, "init", "-input=false", "-lockfile=readonly", "-reconfigure"))
-    wrong = {
-        "vpc_cidr": "10.10.0.0/24",
-        "gpu_node_groups": {"odd": {"instance_type": "p9.48xlarge", "zone": "eu-central-1a"}},
-        "monthly_budget": -5,
-        "zones": ["eu-central-1a", "eu-central-1b", "eu-central-1d"],
-        "replica_region": "eu-central-1",
-    }
-    values_file(env, {**VALUES, **wrong})
+    odd = {"instance_type": "p9.48xlarge", "zone": "eu-central-1a"}
+    wrong = (
+        {"vpc_cidr": "10.10.0.0/24", "monthly_budget": -5, "replica_region": "eu-central-1"},
+        {"zones": ["eu-central-1a", "eu-central-1b", "eu-central-1d"]},
+        {"gpu_node_groups": {"odd": odd}},
+    )
+    told = ""
     with moto_server() as address:
-        refused = terraform(env, "plan", "-input=false", AWS_ENDPOINT_URL=address)
-        values_file(env, {**VALUES, "zones": wrong["zones"]})
-        elsewhere = terraform(env, "plan", "-input=false", AWS_ENDPOINT_URL=address)
-    assert refused.returncode == elsewhere.returncode == 1
-    told = " ".join((refused.stderr + elsewhere.stderr).split())
+        for values in wrong:
+            values_file(env, {**VALUES, **values})
+            refused = terraform(env, "plan", "-input=false", AWS_ENDPOINT_URL=address)
+            assert refused.returncode == 1, values
+            told += " ".join(refused.stderr.split())
     for mending in (
         "give a private range from /16 to /20, such as 10.20.0.0/16",
-        "p9.48xlarge is no GPU type known here; take one of g5.12xlarge",
         "monthly_budget: a number of dollars above 0",
-        "eu-central-1d not in this region; take three of eu-central-1a, eu-central-1b, eu-central-1c",
         "another region than region",
+        "eu-central-1d not in this region; take three of eu-central-1a, eu-central-1b, eu-central-1c",
+        "p9.48xlarge is no GPU type known here; take one of g5.12xlarge",
     ):
         assert mending in told, f"{mending!r} is not said in:\n{told[-3000:]}"
 
@@ -92,3 +93,13 @@ def test_no_account_no_key_and_no_secret_lies_in_the_files() -> None:
         if path.is_file() and ".terraform" not in path.parts and "tests" not in path.parts:
             found = looks.search(path.read_text(errors="replace"))
             assert not found or "111122223333" in found[0], path
+
+
+def test_what_cannot_be_run_is_said_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("")
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="NOT RUN: no provider"):
+        need("no provider")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="NOT RUN: no provider"):
+        need("no provider")

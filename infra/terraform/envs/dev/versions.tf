@@ -16,20 +16,23 @@ terraform {
 }
 
 provider "aws" {
-  region = var.region
+  region              = var.region
+  allowed_account_ids = local.accounts
   default_tags {
     tags = local.tags
   }
 }
 
 provider "aws" {
-  alias  = "replica"
-  region = var.replica_region
+  alias               = "replica"
+  region              = var.replica_region
+  allowed_account_ids = local.accounts
   default_tags {
     tags = local.tags
   }
 }
 
 locals {
-  tags = { project = "hardcase", environment = "dev" }
+  accounts = var.account_id == null ? null : [var.account_id]
+  tags     = { project = "hardcase", environment = "dev" }
 }

@@ -19,20 +19,16 @@ output "places" {
 }
 
 output "launch" {
-  description = "What hardcase launch and the environment of steps take."
+  description = "What hardcase launch takes: cluster (for kubectl and --port-forward), --namespace, --service-account, and where the images lie (--image); store and key are what steps find in their environment."
   value = {
-    region      = var.region
-    cluster     = module.cluster.name
-    namespace   = "hardcase"
-    account     = "pipeline-runner"
-    store       = module.artifacts.store
-    signing_key = "awskms:${module.keys.signing_alias}"
+    region          = var.region
+    cluster         = module.cluster.name
+    namespace       = "hardcase"
+    service_account = "pipeline-runner"
+    images          = module.registry.urls
+    store           = module.artifacts.store
+    signing_key     = "awskms:${module.keys.signing_alias}"
   }
-}
-
-output "images" {
-  description = "Address of each repository of images."
-  value       = module.registry.urls
 }
 
 output "karpenter" {

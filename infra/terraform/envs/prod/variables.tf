@@ -1,3 +1,14 @@
+variable "account_id" {
+  description = "Account that this may be applied to; a slip of credentials is then refused. Unset, any."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.account_id == null ? true : can(regex("^[0-9]{12}$", var.account_id))
+    error_message = "account_id: twelve digits, as aws sts get-caller-identity shows them."
+  }
+}
+
 variable "region" {
   description = "Region; infra/kubernetes/overlays/prod/places.yaml names the same."
   type        = string
@@ -52,8 +63,16 @@ variable "public_access_cidrs" {
 
 variable "gpu_node_groups" {
   description = "Node groups with GPUs beside Karpenter's pools, for reserved capacity or EFA (modules/cluster)."
-  type        = any
-  default     = {}
+  type = map(object({
+    instance_type = string
+    zone          = string
+    capacity      = optional(string, "ON_DEMAND")
+    reservation   = optional(string)
+    max           = optional(number, 1)
+    min           = optional(number, 0)
+    efa           = optional(bool, false)
+  }))
+  default = {}
 }
 
 variable "emails" {
@@ -64,13 +83,13 @@ variable "emails" {
 variable "monthly_budget" {
   description = "Dollars a month that the account may cost."
   type        = number
-  default     = 6000
+  default     = 4000
 }
 
 variable "gpu_budget" {
   description = "Dollars a month for nodes with GPUs."
   type        = number
-  default     = 4500
+  default     = 2500
 }
 
 variable "ci_subjects" {

@@ -27,7 +27,7 @@ resource "aws_eks_addon" "early" {
   resolve_conflicts_on_update = "OVERWRITE"
 
   dynamic "pod_identity_association" {
-    for_each = each.key == "vpc-cni" ? [1] : []
+    for_each = contains(keys(local.addon_roles), each.key) ? [1] : []
     content {
       role_arn        = aws_iam_role.addon[each.key].arn
       service_account = local.addon_roles[each.key].account

@@ -91,8 +91,8 @@ resource "aws_eks_access_policy_association" "admin" {
   depends_on = [aws_eks_access_entry.admin]
 }
 
-# One group for nodes and the control plane's interfaces: all among themselves; out to HTTPS and to Postgres in the VPC.
-# DNS, time and the metadata of instances pass no security group.
+# One group for nodes and the control plane's interfaces: all among themselves; out to HTTPS, and to Postgres and
+# files in the VPC. DNS, time and the metadata of instances pass no security group.
 resource "aws_security_group" "nodes" {
   name        = "${var.name}-nodes"
   description = "Nodes and control plane among themselves"
@@ -127,11 +127,12 @@ resource "aws_vpc_security_group_egress_rule" "https" {
   ip_protocol       = "tcp"
 }
 
-resource "aws_vpc_security_group_egress_rule" "postgres" {
+resource "aws_vpc_security_group_egress_rule" "vpc" {
+  for_each          = { "Postgres in the VPC" = 5432, "Files in the VPC" = 2049 }
   security_group_id = aws_security_group.nodes.id
-  description       = "Postgres in the VPC"
+  description       = each.key
   cidr_ipv4         = var.vpc_cidr
-  from_port         = 5432
-  to_port           = 5432
+  from_port         = each.value
+  to_port           = each.value
   ip_protocol       = "tcp"
 }

@@ -24,7 +24,7 @@ variable "addon_versions" {
     coredns                = "v1.12.4-eksbuild.1"
     eks-pod-identity-agent = "v1.3.10-eksbuild.2"
     aws-ebs-csi-driver     = "v1.54.0-eksbuild.1"
-    aws-efs-csi-driver     = "v2.1.11-eksbuild.1"
+    aws-efs-csi-driver     = "v2.1.15-eksbuild.1"
   }
 
   validation {
@@ -43,7 +43,7 @@ variable "vpc_id" {
 }
 
 variable "vpc_cidr" {
-  description = "Its range: where the database is."
+  description = "Its range: where database and file system are."
   type        = string
 }
 

@@ -10,20 +10,21 @@ locals {
   account = data.aws_caller_identity.this.account_id
   region  = data.aws_region.this.name
 
-  # read, write: prefixes. history: versions and retention, for audits. retain: where versions are locked. sign: by KMS.
-  # sources: training data. secrets: of Secrets Manager. metrics: write to Prometheus.
-  none = { read = [], write = [], history = [], retain = [], sign = false, sources = false, secrets = false, metrics = false }
+  # read, write: prefixes. history: versions and retention, for audits. retain: where versions are locked. verify, sign: by KMS.
+  # look, sources: list training data, and read it. secrets: of Secrets Manager. metrics: write to Prometheus.
+  none = { read = [], write = [], history = [], retain = [], verify = false, sign = false, look = false, sources = false, secrets = false, metrics = false }
   workloads = merge({
     pipeline-runner = merge(local.none, {
       namespace = "hardcase", read = ["main/", "kfp/", "mlflow/"], write = ["main/", "kfp/", "mlflow/"],
-      history   = ["main/"], retain = ["main/models/"], sign = true, sources = true,
+      history   = ["main/"], retain = ["main/models/"], verify = true, sign = true, look = true, sources = true,
     })
     gpu-step = merge(local.none, {
       namespace = "hardcase", read = ["main/"], write = ["main/"],
-      history   = ["main/"], retain = ["main/models/"], sign = true, sources = true,
+      history   = ["main/"], retain = ["main/models/"], verify = true, sign = true, look = true, sources = true,
     })
-    light-step       = merge(local.none, { namespace = "hardcase", read = ["main/"], history = ["main/"] })
-    airflow-launcher = merge(local.none, { namespace = "airflow", read = ["airflow-logs/"], write = ["airflow-logs/"] })
+    light-step = merge(local.none, { namespace = "hardcase", read = ["main/"], history = ["main/"], verify = true })
+    # It asks of a source whether anything is new there.
+    airflow-launcher = merge(local.none, { namespace = "airflow", read = ["airflow-logs/"], write = ["airflow-logs/"], look = true })
     airflow          = merge(local.none, { namespace = "airflow", read = ["airflow-logs/"], write = ["airflow-logs/"] })
     mlflow           = merge(local.none, { namespace = "mlflow", read = ["mlflow/"], write = ["mlflow/"] })
     run-exporter     = merge(local.none, { namespace = "monitoring", read = ["main/models/"] })
@@ -158,7 +159,7 @@ data "aws_iam_policy_document" "workload" {
     }
   }
   dynamic "statement" {
-    for_each = each.value.sources ? var.sources : []
+    for_each = each.value.look ? var.sources : []
     content {
       actions   = ["s3:ListBucket"]
       resources = ["${local.arn}:s3:::${split("/", trimprefix(statement.value, "s3://"))[0]}"]
@@ -183,10 +184,18 @@ data "aws_iam_policy_document" "workload" {
     }
   }
   dynamic "statement" {
+    for_each = each.value.verify ? [1] : []
+    content {
+      sid       = "Verify"
+      actions   = ["kms:GetPublicKey"]
+      resources = [var.signing_key_arn]
+    }
+  }
+  dynamic "statement" {
     for_each = each.value.sign ? [1] : []
     content {
       sid       = "Sign"
-      actions   = ["kms:GetPublicKey", "kms:Sign"]
+      actions   = ["kms:Sign"]
       resources = [var.signing_key_arn]
     }
   }

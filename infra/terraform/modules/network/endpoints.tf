@@ -76,7 +76,7 @@ resource "aws_vpc_endpoint" "s3" {
   tags              = { Name = "${var.name}-s3" }
 }
 
-# eks-auth knows no endpoint policy: who asks it for credentials has none yet.
+# AWS's pages do not say that eks-auth takes a policy: it keeps the default.
 resource "aws_vpc_endpoint" "interface" {
   for_each            = var.interface_endpoints
   vpc_id              = aws_vpc.this.id

@@ -33,7 +33,7 @@ variable "interface_endpoints" {
   description = "Services of AWS that are reached inside the VPC; each costs by the hour and zone. S3 always is, at no cost."
   type        = set(string)
   default = [
-    "aps-workspaces", "autoscaling", "ec2", "ecr.api", "ecr.dkr", "eks", "eks-auth", "kms", "logs", "secretsmanager", "sqs", "ssm", "sts",
+    "aps-workspaces", "autoscaling", "ec2", "ecr.api", "ecr.dkr", "eks", "eks-auth", "elasticfilesystem", "kms", "logs", "secretsmanager", "sqs", "ssm", "sts",
   ]
 }
 

@@ -208,7 +208,7 @@ run "a_cluster_without_administrators_is_refused" {
 run "an_addon_that_is_not_pinned_is_refused" {
   command = plan
   variables {
-    addon_versions = { vpc-cni = "latest", kube-proxy = "latest", coredns = "latest", eks-pod-identity-agent = "latest", aws-ebs-csi-driver = "latest" }
+    addon_versions = { vpc-cni = "latest", kube-proxy = "latest", coredns = "latest", eks-pod-identity-agent = "latest", aws-ebs-csi-driver = "latest", aws-efs-csi-driver = "latest" }
   }
   expect_failures = [var.addon_versions]
 }
