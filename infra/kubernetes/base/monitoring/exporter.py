@@ -62,7 +62,8 @@ def scores(store: Store) -> Iterator[Sample]:
         newest[model] = max(newest.get(model, 0), int(version))
         for stage, found in json.loads(store.get_named(place) or b"{}").items():
             for score in ("overall", "exact_match"):
-                if isinstance(value := (found or {}).get(score), int | float):
+                # Beside the stages stand numbers, of samples and the like.
+                if isinstance(found, dict) and isinstance(value := found.get(score), int | float):
                     labels = {"model": model, "version": version, "stage": stage, "score": score}
                     yield "hardcase_model_score", labels, float(value)
     for model, number in newest.items():
