@@ -20,8 +20,7 @@ BUCKET = {
 }
 KEY = {
     ("GET", ""): ["s3:GetObject"],
-    # Without the second action the head of a locked object says nothing of its lock.
-    ("HEAD", ""): ["s3:GetObject", "s3:GetObjectRetention"],
+    ("HEAD", ""): ["s3:GetObject"],
     ("PUT", ""): ["s3:PutObject"],
     ("PUT", "uploadId"): ["s3:PutObject"],
     ("POST", "uploads"): ["s3:PutObject"],
