@@ -65,6 +65,15 @@ READS = {
 }
 READ_ONLY = {"light-step", "ml-pipeline-ui"}
 SIGNERS = {"pipeline-runner", "gpu-step"}
+# What checkov cannot see in a plan, but in the files: that something is encrypted by a key that is yet to be made.
+BY_KEY = {
+    "CKV_AWS_26": "kms_master_key_id",
+    "CKV_AWS_27": "kms_master_key_id",
+    "CKV_AWS_149": "kms_key_id",
+    "CKV_AWS_158": "kms_key_id",
+    "CKV_AWS_184": "kms_key_id",
+    "CKV_AWS_354": "performance_insights_kms_key_id",
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ def cycle(env: str, folder: Path) -> Account:
     with moto_server() as address:
         aws = {"AWS_ENDPOINT_URL": address}
         root = copied(folder / "terraform")
-        leave_out(root, "slow", {**BOOTSTRAP, **(SLOW if env == "dev" else {})})
+        leave_out(root, "bootstrap", BOOTSTRAP)
         bootstrap, here = root / "bootstrap", root / "envs" / env
         done(terraform(bootstrap, "init", "-input=false", "-lockfile=readonly"))
         done(terraform(bootstrap, "apply", "-auto-approve", "-var=bucket=acme-hardcase-state", **aws))
@@ -120,6 +129,7 @@ def cycle(env: str, folder: Path) -> Account:
         (folder / "plan.json").write_text(json.dumps(planned))
 
         leave_out(root, "unknown", UNKNOWN_TO_MOTO)
+        leave_out(root, "slow", SLOW if env == "dev" else {})
         values_file(here, {**VALUES, "protected": False})
         done(terraform(here, "apply", "-auto-approve", "-input=false", "-parallelism=40", **aws))
         state = json.loads(done(terraform(here, "show", "-json", **aws)))["values"]
@@ -333,9 +343,18 @@ def test_what_the_costs_count_is_what_the_plan_has(account: Callable[[str], Acco
 
 @pytest.mark.parametrize("env", ENVS)
 def test_checkov_finds_nothing_unexplained_in_the_plan(account: Callable[[str], Account], env: str) -> None:
-    found = checkov("--file", account(env).plan, "--repo-root-for-plan-enrichment", TERRAFORM)
+    plan = account(env).plan
+    found = checkov("--file", plan, "--repo-root-for-plan-enrichment", TERRAFORM)
     assert found["summary"]["passed"] > 100
-    assert not [(each["check_id"], each["resource"]) for each in found["results"]["failed_checks"]]
+    unknown = {
+        each["address"]: each["change"]["after_unknown"] for each in json.loads(plan.read_text())["resource_changes"]
+    }
+    failed = [
+        (each["check_id"], each["resource"])
+        for each in found["results"]["failed_checks"]
+        if not unknown[each["resource"]].get(BY_KEY.get(each["check_id"], ""))
+    ]
+    assert not failed
 
 
 def test_a_role_allows_nothing_on_another_prefix_and_removes_nothing(account: Callable[[str], Account]) -> None:

@@ -84,12 +84,13 @@ resource "aws_vpc_endpoint" "interface" {
   vpc_endpoint_type   = "Interface"
   private_dns_enabled = true
   subnet_ids          = [for subnet in aws_subnet.intra : subnet.id]
-  security_group_ids  = [aws_security_group.endpoints.id]
+  security_group_ids  = aws_security_group.endpoints[*].id
   policy              = each.key == "eks-auth" ? null : data.aws_iam_policy_document.own_account.json
   tags                = { Name = "${var.name}-${each.key}" }
 }
 
 resource "aws_security_group" "endpoints" {
+  count       = length(var.interface_endpoints) > 0 ? 1 : 0
   name        = "${var.name}-endpoints"
   description = "HTTPS from the VPC to the endpoints of AWS"
   vpc_id      = aws_vpc.this.id
@@ -97,7 +98,8 @@ resource "aws_security_group" "endpoints" {
 }
 
 resource "aws_vpc_security_group_ingress_rule" "endpoints" {
-  security_group_id = aws_security_group.endpoints.id
+  count             = length(var.interface_endpoints) > 0 ? 1 : 0
+  security_group_id = aws_security_group.endpoints[0].id
   description       = "HTTPS from the VPC"
   cidr_ipv4         = var.cidr
   from_port         = 443
