@@ -340,7 +340,7 @@ def test_no_secret_lies_in_the_repository_and_each_that_is_used_is_fetched(overl
 def test_no_file_holds_what_looks_like_a_secret() -> None:
     looks = re.compile(r"-----BEGIN|AKIA[0-9A-Z]{16}|://[^/\s:@]+:[^/\s@]+@|eyJ[A-Za-z0-9_-]{20}|xox[bp]-")
     for path in HERE.rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.suffix != ".pyc":  # the exporter is imported from there by tests
             assert not looks.search(path.read_text()), path
 
 
