@@ -64,7 +64,7 @@ def replayed(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
 def _run(provenance: Provenance, reference: str, folder: Path, home: Home) -> dict[tuple[str, str], str]:
     profile = _profile(provenance, folder, home)
     config = profile.model_dump(mode="json", by_alias=True, exclude_none=True)
-    for unused in ("register", "source", "seed"):
+    for unused in ("register", "source", "seed", "cluster"):
         config.pop(unused)
     scratch = replace(home, root=folder, place=home.store)
     arguments = {
