@@ -10,7 +10,6 @@ from pipelines.cluster import evaluation_on_cluster, retraining_on_cluster
 
 FOLDER = Path(__file__).parent
 PIPELINES = {"retraining": retraining_on_cluster, "evaluation": evaluation_on_cluster}
-COMPILED = FOLDER / "retraining.yaml"
 
 
 def compiled(name: str) -> str:

@@ -199,7 +199,8 @@ def test_failing_step_is_named_not_the_nodes_around_it() -> None:
 
 
 def test_upstream_s_own_client_reads_the_server(kubeflow: Any, hook: KubeflowHook) -> None:
-    api = pytest.importorskip("kfp_server_api")
+    import kfp_server_api as api
+
     hook.launch("key", kubeflow.add_pipeline(), {"profile": "tiny"})
     client = api.ApiClient(api.Configuration(host=kubeflow.url))
     run = api.RunServiceApi(client).run_service_get_run("run-0")

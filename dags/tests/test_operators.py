@@ -183,8 +183,8 @@ def test_process_that_ignores_the_polite_signal_is_ended(
 
 
 def test_provider_says_what_airflow_asks() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     import airflow
+    import jsonschema
 
     schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(get_provider_info(), schema)
