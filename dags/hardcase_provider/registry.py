@@ -58,14 +58,15 @@ def registered_since(model: str, moment: str) -> dict[str, Any]:
     except AirflowNotFoundException:
         logger.info("verdict and version are not known here: there is no connection %s", CONNECTION)
         return {}
-    query = {"filter": f"name='{model}'", "max_results": "1", "order_by": "creation_timestamp DESC"}
+    query = {"filter": f"name='{model}'", "max_results": "20", "order_by": "creation_timestamp DESC"}
     found = mlflow.ask("GET", "/model-versions/search", params=query)
     since = datetime.fromisoformat(moment).timestamp() * 1000
     for version in found.get("model_versions") or []:
-        if float(version["creation_timestamp"]) >= since:
-            tags = _tags(version)
+        tags = _tags(version)
+        # A number without a verdict is one that a writer left empty, or is about to fill.
+        if float(version["creation_timestamp"]) >= since and "verdict" in tags:
             return {
-                "verdict": tags.get("verdict"),
+                "verdict": tags["verdict"],
                 "version": int(version["version"]),
                 "digest": tags.get("digest"),
                 "report": f"{mlflow.url}/#/models/{model}/versions/{version['version']}",

@@ -53,7 +53,8 @@ def test_version_a_run_registered_is_found_in_mlflow(webhook: Any, monkeypatch: 
     monkeypatch.setenv("AIRFLOW_CONN_HARDCASE_MLFLOW", json.dumps({"conn_type": "http", "host": webhook.url}))
     tags = [{"key": "verdict", "value": "promoted"}, {"key": "digest", "value": "d"}]
     version = {"version": "7", "creation_timestamp": 1_767_225_601_000, "tags": tags}
-    webhook.answer = {"model_versions": [version]}
+    empty = {"version": "8", "creation_timestamp": 1_767_225_602_000, "tags": []}
+    webhook.answer = {"model_versions": [empty, version]}
     found = registered_since("image-screener", "2026-01-01T00:00:00Z")
     assert (found["verdict"], found["version"], found["digest"]) == ("promoted", 7, "d")
     assert registered_since("image-screener", "2026-01-02T00:00:00Z") == {}, "an older version is not this run's"
