@@ -1,5 +1,6 @@
 """Score a registered version again, on any source of samples with answers; only by hand."""
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, task
@@ -52,6 +53,6 @@ with DAG(
     params=PARAMS,
     tags=["hardcase"],
     doc_md=__doc__,
-    default_args={"on_failure_callback": failed},
+    default_args={"on_failure_callback": failed, "retries": 1, "retry_delay": timedelta(minutes=5)},
 ):
     publish(result=evaluated(choose()))

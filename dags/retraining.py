@@ -94,7 +94,7 @@ def announcement(events: Any) -> dict[str, Any]:
 def publish(ti: Any, outlet_events: Any) -> dict[str, Any]:
     """Say in the Asset's event what came of it."""
     from hardcase_provider.alerts import tell
-    from hardcase_provider.registry import registered_since
+    from hardcase_provider.registry import describe_registration
 
     facts = {"fingerprint": ti.xcom_pull(task_ids="plan", key="fingerprint")}
     if summary := ti.xcom_pull(task_ids="local_run"):
@@ -105,7 +105,7 @@ def publish(ti: Any, outlet_events: Any) -> dict[str, Any]:
     else:
         run = ti.xcom_pull(task_ids="kubeflow_run")
         facts |= {"engine": "kubeflow", "run_id": run["run_id"], "report": run["link"], "run": run["link"]}
-        facts |= registered_since(MODEL_NAME, run["created_at"])
+        facts |= describe_registration(run["run_id"])
     outlet_events[MODEL].extra = facts
     if facts.get("verdict") == "held":
         tell("held", f"{MODEL_NAME}:{facts['version']} was held by the gate", dag="retraining", link=facts["report"])
@@ -144,7 +144,7 @@ with DAG(
         pipeline=PIPELINE,
         parameters=planned["parameters"],
         package=PACKAGE,
-        service_account=os.environ.get("HARDCASE_SERVICE_ACCOUNT", ""),
+        account=os.environ.get("HARDCASE_SERVICE_ACCOUNT", ""),
         poll=float(os.environ.get("HARDCASE_POLL_SECONDS", "30")),
         retries=2,
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from airflow.sdk import TriggerRule, get_current_context, task
+from airflow.sdk.exceptions import AirflowException
 
 from hardcase_provider.operators import KubeflowRunOperator, LocalRunOperator
 
@@ -27,7 +28,7 @@ def ordered(params: Mapping[str, Any], model: str, source: str) -> str:
     """
     from hardcase_provider.hooks import KubeflowHook, chosen_engine
     from hardcase_provider.planning import fingerprint, source_digest
-    from hardcase_provider.registry import version_now
+    from hardcase_provider.registry import resolve_version
 
     context = get_current_context()
     engine, left = chosen_engine(params["engine"]), {"arguments": ["evaluate", f"--model={model}", f"--data={source}"]}
@@ -35,7 +36,7 @@ def ordered(params: Mapping[str, Any], model: str, source: str) -> str:
         parameters = {"model": model, "source": source, "profile": params["profile"]}
         day = context["dag_run"].run_after.date().isoformat()  # another day, another look
         made_of = fingerprint(
-            parameters={**parameters, "model": version_now(model)},
+            parameters={**parameters, "model": resolve_version(model)},
             holds=source_digest(source, engine),
             code=KubeflowHook().version(PIPELINE, PACKAGE)["pipeline_version_id"],
             day=day,
@@ -59,7 +60,7 @@ def evaluated(order: Any) -> Any:
             pipeline=PIPELINE,
             parameters=order["parameters"],
             package=PACKAGE,
-            service_account=os.environ.get("HARDCASE_SERVICE_ACCOUNT", ""),
+            account=os.environ.get("HARDCASE_SERVICE_ACCOUNT", ""),
             poll=float(os.environ.get("HARDCASE_POLL_SECONDS", "30")),
         ),
         LocalRunOperator(task_id="local_run", arguments=order["arguments"]),
@@ -72,12 +73,16 @@ def evaluated(order: Any) -> Any:
 @task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS, retries=2)
 def result(ti: Any) -> dict[str, Any]:
     """What came of it: `snapshot`, `samples`, `scores`, `evaluation`; of Kubeflow `version`, `drift` and `run` too."""
-    from hardcase_provider.registry import evaluation_of
+    from hardcase_provider.registry import EVALUATIONS, find_result
 
     if told := ti.xcom_pull(task_ids="local_run"):
         more: dict[str, Any] = {"engine": "local", "version": None, "drift": None, "run": None}
     else:
         run = ti.xcom_pull(task_ids="kubeflow_run")
-        told = evaluation_of(run["run_id"])
+        if not (told := find_result(run["run_id"], EVALUATIONS)):
+            raise AirflowException(
+                f"run {run['run_id']} succeeded, but MLflow has no record of it: see the log of its step `record`; "
+                f"the result is in the store, evaluations/<model>/{run['run_id']}.json"
+            )
         more = {"engine": "kubeflow", "version": told["model"], "drift": told["drift"], "run": run["link"]}
     return {**{name: told[name] for name in COMMON}, "scores": told["scores"]["model"], **more}

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -12,17 +12,12 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from hardcase_provider.rest import ATTEMPTS, Address, KubeflowError, Refused, Request, Unreachable, ask, url_of
+from hardcase_provider.runs import UNFINISHED, cancelled_at
 
 DEFAULT_CONNECTION: Final = "kubeflow_default"
-GOING: Final = frozenset({"RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "PAUSED"})
-ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
-# Nodes of the workflow that are no steps: what Kubeflow's compiler for Argo adds (upstream's
-# backend/src/v2/compiler/argocompiler), and groups of steps. Argo numbers attempts and iterations: `executor(0)`.
-INNER: Final = re.compile(
-    r"(root|executor|.*-driver|iteration|iteration-item|.*system-(container|dag)-.*"
-    r"|(for-loop|condition|condition-branches|exit-handler)-\d+)(\(.*\))?"
-)
-# What values of KFP's types are in JSON, and what a person calls them.
+# Answers to a request to terminate a run that has ended or is gone: tests/recordings/kubeflow/run-terminate-ended.json.
+OVER: Final = frozenset({400, 404, 409})
+# Types of KFP as Python reads them from JSON, and as a person calls them.
 KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "STRING": ((str,), "text"),
     "NUMBER_INTEGER": ((int,), "a whole number"),
@@ -31,11 +26,11 @@ KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "LIST": ((list,), "a list"),
     "STRUCT": ((dict,), "an object"),
 }
-Made = TypeVar("Made")
+Thing = TypeVar("Thing")
 
 
 def address_of(connection: Any) -> Address:
-    """What a connection of type `kubeflow` says."""
+    """Read a connection of type `kubeflow`."""
     more = connection.extra_dejson
     if not connection.host:
         raise KubeflowError(f"connection {connection.conn_id!r}: no host; name that of Kubeflow's API")
@@ -49,7 +44,7 @@ def address_of(connection: Any) -> Address:
 
 
 def engine_of(connection_id: str = DEFAULT_CONNECTION) -> str:
-    """The engine that a connection names: `kubeflow` or `local`; without a connection, `local`."""
+    """Return the engine that a connection names, `kubeflow` or `local`; without a connection, `local`."""
     try:
         connection = BaseHook.get_connection(connection_id)
     except AirflowNotFoundException:
@@ -58,12 +53,12 @@ def engine_of(connection_id: str = DEFAULT_CONNECTION) -> str:
 
 
 def chosen_engine(asked: str) -> str:
-    """`kubeflow` or `local`, as asked; `auto` is as the connection says."""
+    """Return `kubeflow` or `local` as asked; `auto` is what the connection names."""
     return engine_of() if asked == "auto" else asked
 
 
-def named(value: str) -> str:
-    """Filter of a listing by name."""
+def filter_by_name(value: str) -> str:
+    """Return the filter of a listing by name."""
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": value}]})
 
 
@@ -87,55 +82,55 @@ class KubeflowHook(BaseHook):
 
     @property
     def address(self) -> Address:
-        """Where it is; the connection is read once."""
+        """Return where Kubeflow is; the connection is read once."""
         if self._address is None:
             self._address = address_of(self.get_connection(self.connection_id))
         return self._address
 
     def test_connection(self) -> tuple[bool, str]:
-        """For the button of the connection's form."""
+        """Test the connection for the button of its form, without a pause between attempts."""
         try:
-            self.health()
+            ask(replace(self.address, pause=0), Request("GET", "healthz"))
         except Exception as error:
             return False, str(error)
         return True, "Kubeflow answers"
 
-    def health(self) -> dict[str, Any]:
-        """Its own word on how it is."""
-        return ask(self.address, Request("GET", "healthz"))
-
     def run(self, run_id: str) -> dict[str, Any]:
-        """A run as it is now."""
+        """Return a run as it is now."""
         return ask(self.address, Request("GET", f"runs/{run_id}"))
 
     def runs(self, name: str = "", experiment_id: str = "") -> list[dict[str, Any]]:
-        """All runs, of that name if one is given, the newest first; not the archived."""
-        query = {"filter": named(name) if name else "", "experiment_id": experiment_id, "sort_by": "created_at desc"}
+        """Return all runs that are not archived, of that name if one is given, the newest first."""
+        query = {
+            "filter": filter_by_name(name) if name else "",
+            "experiment_id": experiment_id,
+            "sort_by": "created_at desc",
+        }
         return [run for run in self._all("runs", "runs", **query) if run.get("storage_state") != "ARCHIVED"]
 
     def terminate(self, run_id: str) -> None:
-        """Stop a run; one that ended or is gone is left so."""
+        """Stop a run, unless it has ended or is gone."""
         try:
             ask(self.address, Request("POST", f"runs/{run_id}:terminate"))
         except Refused as error:
-            if error.status not in (400, 404, 409):
+            if error.status not in OVER:
                 raise
             self.log.info("run %s is not there to be stopped: %s", run_id, error)
 
     def experiment(self, name: str) -> str:
-        """Id of the experiment; made if there is none."""
+        """Return the id of the experiment, which is made if there is none."""
         body = {"display_name": name, "namespace": self.address.namespace}
-        found, _ = self._found_or_made(
+        experiment, _ = self._find_or_make(
             lambda: self._first("experiments", "experiments", name), lambda: self._make("experiments", body)
         )
-        return str(found["experiment_id"])
+        return str(experiment["experiment_id"])
 
     def pipeline(self, name: str) -> dict[str, Any] | None:
-        """The pipeline of that name."""
+        """Return the pipeline of that name."""
         return self._first("pipelines", "pipelines", name)
 
     def version(self, name: str, package: str = "") -> dict[str, Any]:
-        """The version of a pipeline to run: that of the package (a file), or the newest there is."""
+        """Return the version of a pipeline to run: that of the package (a file), or the newest there is."""
         if package:
             path = Path(package)
             if not path.is_file():
@@ -147,16 +142,16 @@ class KubeflowHook(BaseHook):
         return self.newest_version(pipeline["pipeline_id"])
 
     def newest_version(self, pipeline_id: str) -> dict[str, Any]:
-        """The version of a pipeline that was uploaded last."""
+        """Return the version of a pipeline that was uploaded last."""
         versions = self._all(f"pipelines/{pipeline_id}/versions", "pipeline_versions", sort_by="created_at desc")
         if not versions:
             raise KubeflowError(f"pipeline {pipeline_id}: it has no version; upload one")
         return versions[0]
 
     def upload(self, name: str, package: bytes) -> dict[str, Any]:
-        """The pipeline's version that holds this package; uploaded unless it is there. It is named by its content."""
+        """Return the pipeline's version that holds this package, named by its content; upload it if there is none."""
         body = {"display_name": name, "name": name, "namespace": self.address.namespace}
-        pipeline, _ = self._found_or_made(lambda: self.pipeline(name), lambda: self._make("pipelines", body))
+        pipeline, _ = self._find_or_make(lambda: self.pipeline(name), lambda: self._make("pipelines", body))
         pipeline_id, label = pipeline["pipeline_id"], f"{name}-{hashlib.sha256(package).hexdigest()[:12]}"
         send = Request(
             "POST",
@@ -165,25 +160,25 @@ class KubeflowHook(BaseHook):
             files={"uploadfile": ("pipeline.yaml", package, "application/yaml")},
             repeatable=False,
         )
-        version, _ = self._found_or_made(
+        version, _ = self._find_or_make(
             lambda: self._first(f"pipelines/{pipeline_id}/versions", "pipeline_versions", label),
             lambda: ask(self.address, send),
         )
         return version
 
     def launch(
-        self, key: str, version: Mapping[str, Any], parameters: Mapping[str, Any], service_account: str = ""
+        self, key: str, version: Mapping[str, Any], parameters: Mapping[str, Any], account: str = ""
     ) -> tuple[dict[str, Any], bool]:
-        """One run for one key, however often and by however many it is asked for.
+        """Start one run for one idempotency key, or find it.
 
-        The key is the run's name. A run of that name that goes on, or has succeeded, is the one; a failed or cancelled
-        one is followed by another.
+        The key is the run's name. If an active or successful run with that name exists, it is returned. A run that
+        failed, was cancelled or is being stopped is followed by another.
 
         Args:
             key: says what is to be done: two keys, two runs.
             version: of the pipeline.
             parameters: of the pipeline.
-            service_account: of the run's pods; Kubeflow's default if empty.
+            account: service account of the run's pods; Kubeflow's default if empty.
 
         Returns:
             the run, and whether this call started it.
@@ -196,33 +191,37 @@ class KubeflowHook(BaseHook):
             "experiment_id": experiment,
             "pipeline_version_reference": {name: version[name] for name in ("pipeline_id", "pipeline_version_id")},
             "runtime_config": {"parameters": dict(parameters)},
-            "service_account": service_account,
+            "service_account": account,
         }
-        made, started = self._found_or_made(
-            lambda: self._chosen(key, experiment), lambda: self._make("runs", {k: v for k, v in body.items() if v})
+        run, started = self._find_or_make(
+            lambda: self._oldest(key, experiment), lambda: self._make("runs", {k: v for k, v in body.items() if v})
         )
         if not started:
-            return made, False
-        # Two who looked at the same moment both found nothing: the elder's run stays.
-        chosen = self._chosen(key, experiment) or made
-        if chosen["run_id"] != made["run_id"]:
-            self.log.warning("run %s was started twice; stopping %s", chosen["run_id"], made["run_id"])
-            self.terminate(made["run_id"])
-        return chosen, chosen["run_id"] == made["run_id"]
+            return run, False
+        # Two launches that looked at the same moment both found nothing: the older run stays.
+        oldest = self._oldest(key, experiment) or run
+        if oldest["run_id"] != run["run_id"]:
+            self.log.warning("run %s was started twice; stopping %s", oldest["run_id"], run["run_id"])
+            self.terminate(run["run_id"])
+        return oldest, oldest["run_id"] == run["run_id"]
 
-    def _chosen(self, key: str, experiment_id: str) -> dict[str, Any] | None:
-        found = [run for run in self.runs(key, experiment_id) if run.get("state") in GOING | {"SUCCEEDED", None}]
-        return min(found, key=lambda run: (run.get("created_at", ""), run["run_id"]), default=None)
+    def _oldest(self, key: str, experiment_id: str) -> dict[str, Any] | None:
+        usable = [
+            run
+            for run in self.runs(key, experiment_id)
+            if run.get("state") in UNFINISHED | {"SUCCEEDED", None} and not cancelled_at(run)
+        ]
+        return min(usable, key=lambda run: (run.get("created_at", ""), run["run_id"]), default=None)
 
     def _make(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return ask(self.address, Request("POST", path, body=body, repeatable=False))
 
-    def _found_or_made(self, find: Callable[[], Made | None], make: Callable[[], Made]) -> tuple[Made, bool]:
-        """A POST whose answer was lost, or that came second, is looked for before it is sent again."""
+    def _find_or_make(self, find: Callable[[], Thing | None], make: Callable[[], Thing]) -> tuple[Thing, bool]:
+        """Look before each POST whether an earlier one, whose answer was lost, or somebody else's made the thing."""
         problem: KubeflowError | None = None
         for attempt in range(ATTEMPTS):
-            if (found := find()) is not None:
-                return found, False
+            if (thing := find()) is not None:
+                return thing, False
             try:
                 return make(), True
             except Unreachable as error:
@@ -235,22 +234,22 @@ class KubeflowHook(BaseHook):
         raise problem or AssertionError
 
     def _first(self, path: str, key: str, name: str) -> dict[str, Any] | None:
-        return next(iter(self._all(path, key, filter=named(name))), None)
+        return next(iter(self._all(path, key, filter=filter_by_name(name))), None)
 
     def _all(self, path: str, key: str, **query: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        things: list[dict[str, Any]] = []
         token = ""
         if path in ("pipelines", "experiments") or (path == "runs" and not query.get("experiment_id")):
             query["namespace"] = self.address.namespace
         while True:
             page = ask(self.address, Request("GET", path, {**query, "page_size": 100, "page_token": token}))
-            found += page.get(key) or []
+            things += page.get(key) or []
             if not (token := page.get("next_page_token", "")):
-                return found
+                return things
 
 
 def check_parameters(version: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
-    """Say before the launch what the pipeline would not take, if its version tells what it takes.
+    """Compare parameters with those of the pipeline version, if it names them.
 
     Raises:
         Refused: a parameter that it does not know, one it needs and is not given, or a value it does not take.
@@ -279,50 +278,9 @@ def check_parameters(version: Mapping[str, Any], parameters: Mapping[str, Any]) 
 
 
 def _wanted(value: Any, about: Mapping[str, Any]) -> str:
-    """What a parameter should be, if the value is not that; else nothing."""
+    """Return what a parameter should be, if the value is not that; else nothing."""
     if (literals := about.get("literals")) and value not in literals:
         return "one of " + ", ".join(str(each) for each in literals)
     kinds, words = KINDS.get(about.get("parameterType", ""), ((object,), ""))
     fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
     return "" if fits else words
-
-
-def failures(run: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Steps of a run that failed, the first to end first, each with what Kubeflow tells of it.
-
-    Up to KFP 2.17 the server leaves `error` of a task empty (kubeflow/pipelines #14007), so the state history and the
-    run are asked too.
-    """
-    tasks = [task for task in (run.get("run_details") or {}).get("task_details") or [] if task.get("state") == "FAILED"]
-    tasks.sort(key=lambda task: (task.get("end_time") or "9", task.get("start_time") or ""))
-    own = [task for task in tasks if not _inner(task, run)] or tasks
-    found = []
-    for task in own:
-        told = _told(task) or next((_told(other) for other in tasks if _told(other)), "") or _told(run)
-        pods = [child["pod_name"] for child in task.get("child_tasks") or [] if child.get("pod_name")]
-        pod = task.get("pod_name") or next(iter(pods), "")
-        where = f"see the log of pod {pod}" if pod else "see its log in Kubeflow"
-        found.append({"step": str(task.get("display_name") or task.get("task_id")), "message": told or where})
-    return found
-
-
-def _inner(task: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
-    name = str(task.get("display_name") or "")
-    return bool(INNER.fullmatch(name)) or name in (run.get("display_name"), run.get("run_id"))
-
-
-def _told(thing: Mapping[str, Any]) -> str:
-    places = [thing, *reversed(thing.get("state_history") or [])]
-    return next((str(place["error"]["message"]) for place in places if (place.get("error") or {}).get("message")), "")
-
-
-def digested(run: Mapping[str, Any], address: Address) -> dict[str, Any]:
-    """A run in brief, small enough for XCom."""
-    tasks = (run.get("run_details") or {}).get("task_details") or []
-    return {
-        **{name: run.get(name) for name in ("run_id", "display_name", "state", "created_at", "finished_at")},
-        "steps": {task["display_name"]: task.get("state") for task in tasks if task.get("display_name")},
-        "failures": failures(run),
-        "told": _told(run),
-        "link": address.run_link(str(run.get("run_id"))),
-    }

@@ -9,15 +9,18 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+import httpx
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from hardcase_provider.hooks import DEFAULT_CONNECTION, ENDED, KubeflowHook, digested
+from hardcase_provider.hooks import DEFAULT_CONNECTION, KubeflowHook
+from hardcase_provider.registry import find_result
 from hardcase_provider.rest import Refused
+from hardcase_provider.runs import ENDED, list_steps, summarise_run
 from hardcase_provider.triggers import KubeflowRunTrigger
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
@@ -25,6 +28,9 @@ LINK_KEY: Final = "kubeflow_run_link"
 # Of Airflow's own, not for the process that trains: its secrets, and its way of finding modules.
 PRIVATE: Final = ("AIRFLOW", "_AIRFLOW", "PYTHONPATH", "VIRTUAL_ENV")
 SECONDS_TO_END: Final = 20
+# The triggerer stops the run of a cleared task within seconds, or within minutes if the API is away. Until then, the
+# task's next attempt finds that run active.
+SECONDS_TO_BE_STOPPED: Final = 300
 
 
 class KubeflowRunLink(BaseOperatorLink):
@@ -34,11 +40,11 @@ class KubeflowRunLink(BaseOperatorLink):
 
     @property
     def xcom_key(self) -> str:
-        """Where the link lies from the launch on."""
+        """Return the key under which the link is stored from the launch on."""
         return LINK_KEY
 
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
-        """The link, once the run is launched."""
+        """Return the link, once the run is launched."""
         return str(getattr(operator, "link", "") or "")
 
 
@@ -51,13 +57,13 @@ class KubeflowRunOperator(BaseOperator):
         parameters: of the pipeline.
         package: compiled pipeline, a file; uploaded when it changed. Without one, the newest version there is run.
         connection_id: of type `kubeflow`.
-        service_account: of the run's pods.
+        account: service account of the run's pods. Airflow masks every field whose name has `service_account` in it.
         poll: seconds between looks.
         limit: how long the run may take; then it is stopped.
         patience: how long Kubeflow may be silent.
     """
 
-    template_fields: Sequence[str] = ("key", "pipeline", "parameters", "package", "connection_id", "service_account")
+    template_fields: Sequence[str] = ("key", "pipeline", "parameters", "package", "connection_id", "account")
     operator_extra_links = (KubeflowRunLink(),)
     ui_color = "#e8f0fe"
 
@@ -69,7 +75,7 @@ class KubeflowRunOperator(BaseOperator):
         parameters: Any = None,
         package: str = "",
         connection_id: str = DEFAULT_CONNECTION,
-        service_account: str = "",
+        account: str = "",
         poll: float = 30,
         limit: timedelta = timedelta(days=3),
         patience: timedelta = timedelta(hours=1),
@@ -81,7 +87,7 @@ class KubeflowRunOperator(BaseOperator):
         self.parameters = parameters
         self.package = package
         self.connection_id = connection_id
-        self.service_account = service_account
+        self.account = account
         self.poll = poll
         self.limit = limit
         self.patience = patience
@@ -93,14 +99,15 @@ class KubeflowRunOperator(BaseOperator):
         hook = KubeflowHook(self.connection_id)
         try:
             version = hook.version(self.pipeline, self.package)
-            run, started = hook.launch(self.key, version, self.parameters or {}, self.service_account)
+            run, started = hook.launch(self.key, version, self.parameters or {}, self.account)
         except Refused as error:
             raise AirflowFailException(str(error)) from error
         self._launched = (hook, run["run_id"])
-        self._linked(hook, run["run_id"], context)
+        self._push_link(hook, run["run_id"], context)
         self.log.info("run %s: %s, %s", run["run_id"], "started" if started else "there already", self.link)
+        steps = list_steps(version)
         if run.get("state") in ENDED:
-            return self._concluded(digested(run, hook.address))
+            return self._conclude(summarise_run(run, steps, hook.address))
         self.defer(
             trigger=KubeflowRunTrigger(
                 self.connection_id,
@@ -108,19 +115,31 @@ class KubeflowRunOperator(BaseOperator):
                 self.poll,
                 time.time() + self.limit.total_seconds(),
                 self.patience.total_seconds(),
+                steps,
             ),
             method_name="resumed",
-            kwargs={"run_id": run["run_id"]},
+            kwargs={"run_id": run["run_id"], "adopted": 0 if started else time.time()},
         )
         return None
 
-    def resumed(self, context: Any, run_id: str, event: Mapping[str, Any]) -> dict[str, Any]:
-        """The trigger fired."""
+    def resumed(self, context: Any, run_id: str, event: Mapping[str, Any], adopted: float = 0) -> dict[str, Any] | None:
+        """Take up the task when the trigger has fired.
+
+        Args:
+            context: of the task.
+            run_id: Kubeflow's.
+            event: of the trigger.
+            adopted: Unix time at which the run was found active; 0 if this task started it.
+        """
         hook = KubeflowHook(self.connection_id)
-        self._linked(hook, run_id, context)
+        self._push_link(hook, run_id, context)
         status = event["status"]
         if status == "ended":
-            return self._concluded(event["run"])
+            run = event["run"]
+            if adopted and run["cancelled_at"] and _seconds(run["cancelled_at"]) < adopted + SECONDS_TO_BE_STOPPED:
+                self.log.info("run %s was being stopped when this task found it; starting another", run_id)
+                return self.execute(context)
+            return self._conclude(run)
         if status == "vanished":
             raise AirflowException(f"run {run_id} is gone from Kubeflow: someone deleted it ({event['message']})")
         if status == "late":
@@ -129,24 +148,31 @@ class KubeflowRunOperator(BaseOperator):
         raise AirflowException(f"run {run_id}: Kubeflow gave no answer for {self.patience}: {event['message']}")
 
     def on_kill(self) -> None:
-        """Killed before it was deferred; after that, the trigger's own `on_kill` does it."""
+        """Stop the run if the task is killed before it is deferred; after that, the trigger's `on_kill` does it."""
         if self._launched is not None:
             hook, run_id = self._launched
             hook.terminate(run_id)
 
-    def _linked(self, hook: KubeflowHook, run_id: str, context: Any) -> None:
+    def _push_link(self, hook: KubeflowHook, run_id: str, context: Any) -> None:
         self.link = hook.address.run_link(run_id)
         context["ti"].xcom_push(key=LINK_KEY, value=self.link)
         context["ti"].xcom_push(key="kubeflow_run_id", value=run_id)
 
-    def _concluded(self, run: dict[str, Any]) -> dict[str, Any]:
+    def _conclude(self, run: dict[str, Any]) -> dict[str, Any]:
+        """Return a successful run; raise what its own record says of another, else what its nodes show."""
         if run["state"] == "SUCCEEDED":
             return run
-        if run["state"] == "CANCELED":
-            raise AirflowException(f"run {run['run_id']} was cancelled in Kubeflow: {run['link']}")
-        failed = [f"{each['step']}: {each['message']}" for each in run["failures"]]
-        told = "; ".join(failed) or run["told"] or "Kubeflow does not say where"
-        raise AirflowException(f"run {run['run_id']} {run['state'].lower()} at {told}. {run['link']}")
+        try:
+            result = find_result(run["run_id"])
+        except httpx.HTTPError as error:
+            self.log.warning("MLflow cannot be asked how run %s ended: %s", run["run_id"], error)
+            result = {}
+        error = result.get("error") or run["failure"] or {"step": "", "message": "Kubeflow gives no reason"}
+        where = f"at {error['step']}" if error.get("step") else "outside its steps"
+        if run["cancelled_at"] or result.get("status") == "cancelled":
+            raise AirflowFailException(f"run {run['run_id']} was terminated in Kubeflow {where}. {run['link']}")
+        kind = AirflowFailException if error.get("refused") else AirflowException
+        raise kind(f"run {run['run_id']} {run['state'].lower()} {where}: {error['message']}. {run['link']}")
 
 
 class LocalRunOperator(BaseOperator):
@@ -250,6 +276,10 @@ def hardcase_program(named: str = "") -> str:
             f"{program or 'hardcase'}: no such program; set HARDCASE_BIN to that of its environment"
         )
     return program
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:

@@ -16,6 +16,14 @@ from hardcase_provider.rest import Address
 
 from tests.kubeflow_server import Kubeflow, kubeflow_server
 
+RECORDINGS = Path(__file__).resolve().parents[2] / "tests" / "recordings" / "kubeflow"
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """What a real Kubeflow answered: `status`, `headers`, `body`; see the README there."""
+    answer: dict[str, Any] = json.loads((RECORDINGS / f"{name}.json").read_text(encoding="utf-8"))["response"]
+    return answer
+
 
 @pytest.fixture
 def kubeflow() -> Iterator[Kubeflow]:
@@ -87,32 +95,43 @@ class Tracked:
     """As much of MLflow's REST API as is asked, in the form in which MLflow 3 answers.
 
     Attributes:
-        evaluated: result that the step `record` told of, by Kubeflow's id of the run.
+        results: by experiment, what runs recorded of themselves, by Kubeflow's id of the run.
         champion: number of the version; unknown if 0.
     """
 
     def __init__(self) -> None:
-        self.evaluated: dict[str, Any] = {}
+        self.results: dict[str, dict[str, Any]] = {"hardcase-runs": {}, "hardcase-evaluations": {}}
         self.champion = 0
         self.url = ""
 
+    @property
+    def runs(self) -> dict[str, Any]:
+        return self.results["hardcase-runs"]
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        return self.results["hardcase-evaluations"]
+
     def answer(self, path: str, query: dict[str, str], body: Any) -> Any:
-        if path == "experiments/get-by-name" and self.evaluated:
-            assert query == {"experiment_name": "hardcase-evaluations"}
-            return {"experiment": {"experiment_id": "7", "name": query["experiment_name"], "lifecycle_stage": "active"}}
+        if path == "experiments/get-by-name" and self.results[query["experiment_name"]]:
+            return {"experiment": {"experiment_id": f"id of {query['experiment_name']}", "lifecycle_stage": "active"}}
         if path == "runs/search":
             [run_id] = re.fullmatch("tags.`hardcase.run` = '(.*)'", body["filter"]).groups()  # type: ignore[union-attr]
-            assert body["experiment_ids"] == ["7"]
-            if run_id not in self.evaluated:
+            [place] = body["experiment_ids"]
+            results = self.results[place.removeprefix("id of ")]
+            if run_id not in results:
                 return {}
-            told = {"hardcase.run": run_id, "hardcase.result": json.dumps(self.evaluated[run_id])}
+            told = {"hardcase.run": run_id, "hardcase.result": json.dumps(results[run_id])}
             tags = [{"key": key, "value": value} for key, value in told.items()]
             return {"runs": [{"info": {"run_id": "0", "status": "FINISHED"}, "data": {"tags": tags}}]}
         if path == "registered-models/alias" and self.champion:
             return {"model_version": {"name": query["name"], "version": str(self.champion), "aliases": ["champion"]}}
-        if path == "model-versions/search":
-            return {}
         return None
+
+
+def outcome(status: str = "succeeded", **more: Any) -> dict[str, Any]:
+    """A result of a retraining as the step `conclude` tells it."""
+    return {"run_id": "run-0", "status": status, "error": None, "model": None, "gate": None, **more}
 
 
 def evaluation(overall: float = 0.6, drifted: bool = False, **more: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, ParamValidationError
-from hardcase_provider.planning import code_digest, fingerprint, newest_batch, source_digest, worsened
+from hardcase_provider.planning import ABSENT, code_digest, fingerprint, newest_batch, source_digest, worsened
 
 DAGS = Path(__file__).resolve().parents[1]
 FILES = ("retraining", "drift_watch", "backfill")
@@ -22,7 +22,8 @@ started = time.perf_counter()
 bag = DagBag(sys.argv[1])
 seconds = time.perf_counter() - started
 heavy = sorted({"torch", "transformers", "kfp", "kubernetes", "pandas", "numpy", "hardcase"} & set(sys.modules))
-print("\\n" + json.dumps([seconds, sorted(bag.dags), bag.import_errors, heavy]))
+once = [task.task_id for dag in bag.dags.values() for task in dag.tasks if not task.retries]
+print("\\n" + json.dumps([seconds, sorted(bag.dags), bag.import_errors, heavy, once]))
 """
 
 
@@ -32,7 +33,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_file_parses_in_a_second_without_heavy_imports(name: str, home: Path, record_property: Any) -> None:
+def test_file_parses_in_a_second_without_heavy_imports_and_each_task_is_tried_again(
+    name: str, home: Path, record_property: Any
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PARSE, DAGS / f"{name}.py"],
         env={"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "PATH": "/usr/bin:/bin"},
@@ -40,10 +43,10 @@ def test_file_parses_in_a_second_without_heavy_imports(name: str, home: Path, re
         text=True,
         check=True,
     )
-    seconds, found, errors, heavy = json.loads(done.stdout.splitlines()[-1])
+    seconds, found, errors, heavy, once = json.loads(done.stdout.splitlines()[-1])
     record_property("seconds", seconds)
     print(f"{name}: {seconds:.3f} s")
-    assert (found, errors, heavy) == ([name], {}, [])
+    assert (found, errors, heavy, once) == ([name], {}, [], [])
     assert seconds < 1
 
 
@@ -145,10 +148,17 @@ def test_source_that_is_not_there_fails_at_once(program: Any) -> None:
     program("""echo '{"error": {"message": "source /gone: nothing lies there"}}'; exit 2""")
     with pytest.raises(AirflowFailException, match="source /gone: nothing lies there"):
         source_digest("/gone", "local")
-    assert source_digest("s3://bucket/gone", "kubeflow") is None, "Kubeflow may see more than this machine"
+    with pytest.raises(AirflowFailException, match="nothing lies there"):
+        source_digest("s3://bucket/gone", "kubeflow")
+    program("""echo '{"error": {"message": "source s3://b/c: cannot be listed: 403"}}'; exit 2""")
+    assert source_digest("s3://bucket/closed", "kubeflow") is None, "Kubeflow may see more than this machine"
     program("echo words >&2; exit 1")
     with pytest.raises(AirflowException, match="hardcase source-digest ended with 1: words"):
         source_digest("/gone", "local")
+
+
+def test_program_says_of_an_empty_prefix_what_is_looked_for() -> None:
+    assert f'InputError(f"source {{uri}}: {ABSENT};' in (DAGS.parent / "hardcase/data/remote.py").read_text("utf-8")
 
 
 def test_folder_is_not_sent_to_kubeflow() -> None:

@@ -11,7 +11,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from hardcase_provider import evaluation as provided
 from hardcase_provider import registry
-from hardcase_provider.registry import evaluation_of, version_now
+from hardcase_provider.registry import resolve_version
 
 from dags.tests.conftest import Instance, evaluation
 from dags.tests.test_dags import dag
@@ -28,10 +28,15 @@ def ordered(monkeypatch: Any, model: str = CHAMPION, source: str = BATCH, day: i
     return provided.ordered({**PARAMS, **params}, model, source), ti.pushed
 
 
-def test_step_that_tells_mlflow_and_who_reads_it_agree_on_names() -> None:
-    said = dict(re.findall(r'^(\w+): Final = "(.*)"$', (REPOSITORY / "components/record/step.py").read_text(), re.M))
-    for name in ("EXPERIMENT", "RUN_TAG", "RESULT_TAG"):
-        assert getattr(registry, name) == said[name]
+def test_steps_that_tell_mlflow_and_who_reads_it_agree_on_names() -> None:
+    def named(file: str) -> dict[str, str]:
+        text = (REPOSITORY / "components" / file).read_text(encoding="utf-8")
+        return dict(re.findall(r'^(\w+): Final = "(.*)"$', text, re.MULTILINE))
+
+    tags = named("tracking.py")
+    assert (tags["RUN_TAG"], tags["RESULT_TAG"]) == (registry.RUN_TAG, registry.RESULT_TAG)
+    assert named("record/step.py")["EXPERIMENT"] == registry.EVALUATIONS
+    assert named("report/summary.py")["EXPERIMENT"] == registry.RUNS
 
 
 def test_order_to_kubeflow_is_what_the_compiled_pipeline_takes(connected: Any, mlflow: Any, monkeypatch: Any) -> None:
@@ -71,10 +76,10 @@ def test_local_engine_needs_neither_kubeflow_nor_mlflow(monkeypatch: Any) -> Non
 
 
 def test_alias_is_resolved_where_mlflow_knows_it(mlflow: Any) -> None:
-    assert version_now(CHAMPION) == CHAMPION
+    assert resolve_version(CHAMPION) == CHAMPION
     mlflow.champion = 7
-    assert version_now(CHAMPION) == "image-screener:7"
-    assert version_now("image-screener:3") == "image-screener:3"
+    assert resolve_version(CHAMPION) == "image-screener:7"
+    assert resolve_version("image-screener:3") == "image-screener:3"
 
 
 def test_both_engines_give_one_shape(mlflow: Any) -> None:
@@ -96,13 +101,11 @@ def test_both_engines_give_one_shape(mlflow: Any) -> None:
 
 
 def test_run_that_mlflow_was_not_told_of_is_said(mlflow: Any) -> None:
-    said = "run run-3 succeeded, but MLflow at .* was not told of it: .*evaluations/<model>/run-3.json"
-    with pytest.raises(AirflowException, match=said):
-        evaluation_of("run-3")
-    mlflow.evaluated["run-4"] = evaluation()
-    with pytest.raises(AirflowException, match=said):
-        evaluation_of("run-3")
-    assert evaluation_of("run-4") == evaluation()
+    ti = SimpleNamespace(xcom_pull=lambda task_ids: {"run_id": "run-3", "link": ""} if "kube" in task_ids else None)
+    for _ in range(2):
+        with pytest.raises(AirflowException, match=r"run run-3 succeeded, but .*evaluations/<model>/run-3.json"):
+            provided.result.function(ti)
+        mlflow.evaluated["run-4"] = evaluation()
 
 
 @pytest.mark.parametrize(

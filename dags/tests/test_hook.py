@@ -5,9 +5,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from hardcase_provider.hooks import KubeflowHook, check_parameters, failures
-from hardcase_provider.rest import ATTEMPTS, Address, KubeflowError, Refused, Unreachable
+from hardcase_provider.hooks import KubeflowHook, check_parameters
+from hardcase_provider.rest import ATTEMPTS, Address, KubeflowError, Refused, Request, Unreachable
+
+from dags.tests.conftest import recorded
 
 
 @pytest.mark.parametrize(
@@ -23,26 +26,58 @@ def test_refusal_is_said_once_with_its_remedy(kubeflow: Any, hook: KubeflowHook,
 @pytest.mark.parametrize("fault", [429, 500, 502, 503, 504, "drop", 0.8])
 def test_passing_fault_is_tried_again(kubeflow: Any, hook: KubeflowHook, fault: Any) -> None:
     kubeflow.fault("GET healthz", fault, fault)
-    assert hook.health() == {"multi_user": False}
+    assert hook.test_connection() == (True, "Kubeflow answers")
     assert kubeflow.made("GET healthz") == 3
 
 
 @pytest.mark.parametrize(("fault", "word"), [(500, "HTTP 500"), ("drop", "no connection"), (0.8, "no answer in time")])
 def test_lasting_fault_is_one_clear_error(kubeflow: Any, hook: KubeflowHook, fault: Any, word: str) -> None:
-    kubeflow.fault("GET healthz", *[fault] * ATTEMPTS)
-    with pytest.raises(Unreachable, match=rf"GET healthz: {word}.*tried {ATTEMPTS} times"):
-        hook.health()
+    kubeflow.fault("GET runs/x", *[fault] * ATTEMPTS)
+    with pytest.raises(Unreachable, match=rf"GET runs/x: {word}.*tried {ATTEMPTS} times"):
+        hook.run("x")
 
 
 def test_nobody_there_is_one_clear_error() -> None:
+    hook = KubeflowHook(address=Address("http://127.0.0.1:9", pause=0.001))
     with pytest.raises(Unreachable, match="no connection"):
-        KubeflowHook(address=Address("http://127.0.0.1:9", pause=0.01)).health()
+        hook.run("x")
+    done, words = hook.test_connection()
+    assert (done, "no connection" in words) == (False, True)
+
+
+def test_refused_connection_is_tried_for_minutes() -> None:
+    waited, attempt = 0.0, 0
+    with pytest.raises(Unreachable):
+        while True:
+            waited += Request("POST", "runs", repeatable=False).judge(httpx.ConnectError("refused"), attempt, 1)  # type: ignore[operator]
+            attempt += 1
+    assert 120 < waited < 600
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("run-create-version-missing", "HTTP 500, .*PipelineVersion 0{8}-.* not found"),
+        ("run-create-parameter-large", "HTTP 500, .*request is too large"),
+        ("version-upload-forbidden", "HTTP 400, the token's account may not upload pipelines"),
+        ("pipeline-upload-forbidden", "HTTP 400, the token's account may not upload pipelines"),
+        ("run-create-forbidden", "HTTP 403, the token's account may not do this.* namespace hardcase"),
+        ("unauthenticated-garbage-token", "HTTP 401, the token is missing, wrong or expired"),
+        ("run-create-parameter-type", "HTTP 400, .*input parameter mode requires type string"),
+        ("run-missing", "HTTP 404, there is no such thing.* not found"),
+        ("pipeline-create-again", "HTTP 409, it is there already"),
+    ],
+)
+def test_answer_that_stays_the_same_is_not_asked_for_again(name: str, words: str) -> None:
+    answer = recorded(name)
+    with pytest.raises(Refused, match=words):
+        Request("POST", "runs").judge(httpx.Response(answer["status"], json=answer["body"]), 0, 1)
 
 
 def test_login_page_instead_of_the_api_is_told(kubeflow: Any, hook: KubeflowHook) -> None:
-    kubeflow.fault("GET healthz", 302)
+    kubeflow.fault("GET runs/x", 302)
     with pytest.raises(Refused, match="a login stands before it"):
-        hook.health()
+        hook.run("x")
 
 
 def test_token_of_the_file_is_read_at_each_request(kubeflow: Any, tmp_path: Path) -> None:
@@ -50,11 +85,11 @@ def test_token_of_the_file_is_read_at_each_request(kubeflow: Any, tmp_path: Path
     hook = KubeflowHook(address=Address(kubeflow.url, token_file=str(path)))
     for token in ("first", "second"):
         path.write_text(f"{token}\n", encoding="utf-8")
-        hook.health()
+        hook.test_connection()
     assert kubeflow.tokens == ["Bearer first", "Bearer second"]
     path.unlink()
     with pytest.raises(Refused, match="no such token file"):
-        hook.health()
+        hook.run("x")
 
 
 def test_token_is_in_no_message(address: Address) -> None:
@@ -85,6 +120,15 @@ def test_launch_after_a_failure_starts_another(kubeflow: Any, hook: KubeflowHook
     hook.launch("key", version, {})
     kubeflow.runs["run-0"]["state"] = state
     assert hook.launch("key", version, {})[0]["run_id"] == "run-1"
+
+
+def test_run_that_is_being_stopped_is_not_found(kubeflow: Any, hook: KubeflowHook) -> None:
+    version = kubeflow.add_pipeline()
+    hook.launch("key", version, {})
+    stopping = recorded("run-terminated-state-canceling")["body"]
+    for state in ("CANCELING", "RUNNING"):  # a report of the workflow may overwrite the state, but not its history
+        kubeflow.runs["run-0"] |= {"state": state, "state_history": stopping["state_history"]}
+        assert hook.launch("key", version, {})[0]["run_id"] == "run-1"
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "PAUSED", "SUCCEEDED"])
@@ -175,27 +219,6 @@ def test_stopping_what_is_gone_is_no_error(kubeflow: Any, hook: KubeflowHook) ->
     kubeflow.fault("POST runs/never:terminate", 403)
     with pytest.raises(Refused):
         hook.terminate("never")
-
-
-def test_failing_step_is_named_not_the_nodes_around_it() -> None:
-    def task(name: str, state: str = "FAILED", end: str = "1", **more: Any) -> dict[str, Any]:
-        return {"display_name": name, "state": state, "end_time": end, **more}
-
-    told = {"state_history": [{"state": "FAILED", "error": {"code": 2, "message": "exit code 1"}}]}
-    tasks = [
-        task("key", end="3"),
-        task("root", end="3"),
-        task("ingest", "SUCCEEDED"),
-        task("sft", end="2", **told),
-        *(task(name, end="1") for name in ("executor", "executor(0)", "retry-system-container-impl", "for-loop-1")),
-        *(task(name, end="1") for name in ("iteration(0:0)", "exit-handler-1", "sft-driver")),
-        task("report", end="3", child_tasks=[{"pod_name": "pod-7"}]),
-    ]
-    run = {"display_name": "key", "run_details": {"task_details": tasks}}
-    assert [each["step"] for each in failures(run)] == ["sft", "report"]
-    assert failures(run)[0]["message"] == "exit code 1"
-    silent = {"run_details": {"task_details": [task("sft", child_tasks=[{"pod_name": "pod-7"}])]}}
-    assert failures(silent) == [{"step": "sft", "message": "see the log of pod pod-7"}]
 
 
 def test_upstream_s_own_client_reads_the_server(kubeflow: Any, hook: KubeflowHook) -> None:

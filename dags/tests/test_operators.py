@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from hardcase_provider import get_provider_info
 from hardcase_provider.operators import LINK_KEY, KubeflowRunLink, KubeflowRunOperator, LocalRunOperator
+from hardcase_provider.rest import Address
+from hardcase_provider.runs import summarise_run
+
+from dags.tests.conftest import outcome, recorded
 
 Program = Callable[[str], Path]
 
@@ -31,8 +35,14 @@ def deferred(task: KubeflowRunOperator, context: dict[str, Any]) -> TaskDeferred
 
 
 def ended(state: str, **more: Any) -> dict[str, Any]:
-    run = {"run_id": "run-0", "state": state, "failures": [], "told": "", "link": "https://kubeflow/run-0", **more}
-    return {"status": "ended", "run": run}
+    run = {"run_id": "run-0", "state": state, "failure": None, "cancelled_at": "", "link": "https://kubeflow/run-0"}
+    return {"status": "ended", "run": {**run, **more}}
+
+
+def ended_as(name: str, steps: list[str]) -> dict[str, Any]:
+    """The event for a run that a real Kubeflow told of."""
+    run = {**recorded(name)["body"], "run_id": "run-0"}
+    return {"status": "ended", "run": summarise_run(run, steps, Address("https://kubeflow", namespace="hardcase"))}
 
 
 def test_launch_defers_and_links_to_the_run(connected: Any, context: dict[str, Any]) -> None:
@@ -48,7 +58,9 @@ def test_launch_defers_and_links_to_the_run(connected: Any, context: dict[str, A
 def test_retried_task_follows_the_run_it_started(connected: Any, context: dict[str, Any]) -> None:
     connected.add_pipeline()
     first, second = deferred(operator(), context), deferred(operator(), context)
-    assert first.kwargs == second.kwargs == {"run_id": "run-0"}
+    assert first.kwargs == {"run_id": "run-0", "adopted": 0}
+    assert second.kwargs["run_id"] == "run-0"
+    assert second.kwargs["adopted"] == pytest.approx(time.time(), abs=60)
     assert connected.made("POST runs$") == 1
 
 
@@ -67,9 +79,10 @@ def test_resumed_with_the_result(connected: Any, context: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("event", "message"),
     [
-        (ended("FAILED", failures=[{"step": "sft", "message": "out of memory"}]), "run-0 failed at sft: out of memory"),
-        (ended("FAILED", told="workflow error"), "failed at workflow error"),
-        (ended("CANCELED"), "run-0 was cancelled in Kubeflow"),
+        (ended("FAILED", failure={"step": "sft", "message": "no memory"}), "run-0 failed at sft: no memory. https"),
+        (ended("FAILED", failure={"step": "", "message": "its log: kubectl"}), "failed outside its steps: its log: k"),
+        (ended_as("run-fail-state-02-failed", ["work"]), "failed at work: its log: kubectl -n hardcase logs -l pipel"),
+        (ended("SKIPPED"), "run-0 skipped outside its steps: Kubeflow gives no reason"),
         ({"status": "vanished", "message": "HTTP 404"}, "run-0 is gone from Kubeflow"),
         ({"status": "lost", "message": "HTTP 500"}, "gave no answer for 1:00:00: HTTP 500"),
     ],
@@ -77,11 +90,77 @@ def test_resumed_with_the_result(connected: Any, context: dict[str, Any]) -> Non
 def test_end_without_a_result_fails_the_task_and_says_which(
     connected: Any, context: dict[str, Any], event: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(AirflowException, match=message):
+    with pytest.raises(AirflowException, match=message) as raised:
         operator().resumed(context, run_id="run-0", event=event)
+    assert type(raised.value) is AirflowException, "it may be tried again"
 
 
-def test_run_that_takes_too_long_is_stopped(connected: Any, context: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["run-failed-refused-input", "run-8-shards-too-large"])
+@pytest.mark.parametrize(("refused", "kind"), [(True, AirflowFailException), (False, AirflowException)])
+def test_run_s_own_record_says_where_it_failed_and_whether_to_try_again(
+    connected: Any, mlflow: Any, context: dict[str, Any], name: str, refused: bool, kind: type
+) -> None:
+    error = {"step": "validate", "message": "row 7: no answer; add one", "refused": refused}
+    mlflow.runs["run-0"] = outcome("failed", error=error)
+    with pytest.raises(AirflowException, match="run-0 failed at validate: row 7: no answer; add one") as raised:
+        operator().resumed(context, run_id="run-0", event=ended_as(name, ["ingest", "validate"]))
+    assert type(raised.value) is kind, "a refused input is launched once"
+
+
+def test_failure_is_told_where_mlflow_does_not_answer(
+    connected: Any, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_HARDCASE_MLFLOW", json.dumps({"conn_type": "http", "host": "http://127.0.0.1:9"}))
+    with pytest.raises(AirflowException, match="failed at validate: its log: kubectl"):
+        operator().resumed(context, run_id="run-0", event=ended_as("run-failed-refused-input", ["validate"]))
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        (ended_as("run-terminated-final", ["work"]), "cancelled"),
+        (ended_as("run-terminated-final", ["work"]), ""),
+        (ended("CANCELED", cancelled_at="2026-11-28T02:14:33Z"), ""),
+        (ended("FAILED"), "cancelled"),  # its end came before Kubeflow wrote CANCELING into its history
+    ],
+)
+def test_run_terminated_in_kubeflow_is_not_started_again(
+    connected: Any, mlflow: Any, context: dict[str, Any], event: dict[str, Any], status: str
+) -> None:
+    if status:
+        error = {"step": "work", "message": "cancelled", "refused": False}
+        mlflow.runs["run-0"] = outcome(status, error=error)
+    with pytest.raises(AirflowFailException, match=r"run-0 was terminated in Kubeflow (at work|outside its steps)\. h"):
+        operator().resumed(context, run_id="run-0", event=event)
+    assert not connected.made("POST runs$")
+
+
+def test_cleared_task_that_found_the_run_before_it_was_stopped_starts_another(
+    connected: Any, context: dict[str, Any]
+) -> None:
+    connected.add_pipeline()
+    deferred(operator(), context)
+    cleared = deferred(operator(), context)
+    stopped = recorded("run-terminated-final")["body"]
+    connected.end("run-0", "FAILED", state_history=stopped["state_history"])
+    event = ended_as("run-terminated-final", ["work"])
+    adopted = datetime.fromisoformat(event["run"]["cancelled_at"]).timestamp()
+    for moment in (adopted + 3, adopted - 200):
+        with pytest.raises(TaskDeferred) as again:
+            operator().resumed(context, **{**cleared.kwargs, "adopted": moment}, event=event)
+        assert again.value.kwargs["run_id"] == "run-1"
+    with pytest.raises(AirflowFailException, match="was terminated in Kubeflow"):
+        operator().resumed(context, **{**cleared.kwargs, "adopted": adopted - 3600}, event=event)
+
+
+def test_no_field_of_the_operator_is_masked() -> None:
+    from airflow.sdk._shared.secrets_masker import SecretsMasker
+
+    masker = SecretsMasker()
+    assert [name for name in KubeflowRunOperator.template_fields if masker.should_hide_value_for_key(name)] == []
+
+
+def test_run_that_takes_too_long_is_stopped_and_not_started_again(connected: Any, context: dict[str, Any]) -> None:
     connected.create_run({})
     with pytest.raises(AirflowFailException, match="took more than 1:00:00"):
         operator(limit=timedelta(hours=1)).resumed(context, run_id="run-0", event={"status": "late"})

@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from dags.tests.conftest import evaluation
+from dags.tests.conftest import evaluation, outcome
 
 BATCH = "procedural://?samples=80&seed=7"
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -117,8 +118,16 @@ def listening(leaders: list[int]) -> set[str]:
     return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
 
 
+def check_clean_stop(airflow: Airflow) -> None:
+    pids = [airflow.pid(name) for name in COMPONENTS]
+    assert listening(pids) == {"0100007F"}, "on loopback only"
+    airflow.process.terminate()
+    airflow.process.wait(60)
+    assert not any(alive(pid) for pid in pids), "a clean stop leaves nobody behind"
+
+
 def test_wait_survives_scheduler_and_triggerer_and_the_run_dies_with_the_task(
-    airflow: Airflow, kubeflow: Any, webhook: Any
+    airflow: Airflow, kubeflow: Any, webhook: Any, mlflow: Any
 ) -> None:
     kubeflow.add_pipeline()
     run = airflow.start(profile="smoke", engine="kubeflow")
@@ -134,10 +143,13 @@ def test_wait_survives_scheduler_and_triggerer_and_the_run_dies_with_the_task(
     assert not kubeflow.made(":terminate")
     links = airflow.get(f"dags/retraining/dagRuns/{run}/taskInstances/kubeflow_run/links".replace("+", "%2B"))
     assert links["extra_link_entries"] if "extra_link_entries" in links else links["extra_links"]
+    model = {"name": "image-screener", "version": 7, "alias": "champion", "digest": "d"}
+    mlflow.runs["run-0"] = outcome(model=model, gate={"verdict": "promoted", "reasons": []})
     kubeflow.end("run-0", "SUCCEEDED")
     until(lambda: airflow.state(run) == "success", 90)
     [event] = airflow.get("assets/events")["asset_events"]
     assert (event["name"], event["extra"]["run_id"]) == ("image_screener", "run-0")
+    assert (event["extra"]["version"], event["extra"]["verdict"]) == (7, "promoted")
     until(lambda: "late" in webhook.events(), 30)
 
     again = airflow.start(profile="smoke", engine="kubeflow")
@@ -155,18 +167,23 @@ def test_wait_survives_scheduler_and_triggerer_and_the_run_dies_with_the_task(
     until(lambda: airflow.state(forced, "kubeflow_run") == "deferred", 90)
     kubeflow.runs["run-2"]["state"] = "RUNNING"
     until(lambda: kubeflow.made("GET runs/run-2") > 1, 30)
+    again = {"dry_run": False, "dag_run_id": forced, "task_ids": ["kubeflow_run"], "only_failed": False}
+    airflow.client.post("/api/v2/dags/retraining/clearTaskInstances", json=again).raise_for_status()
+    until(lambda: kubeflow.runs["run-2"]["state"] == "CANCELING", 60)
+    stopped = {"state": "CANCELING", "update_time": datetime.now(UTC).isoformat()}
+    kubeflow.end("run-2", "FAILED", state_history=[stopped])
+    until(lambda: "run-3" in kubeflow.runs, 90)  # whether or not the cleared task had found run-2 before it was stopped
+    until(lambda: airflow.state(forced, "kubeflow_run") == "deferred", 90)
+    kubeflow.runs["run-3"]["state"] = "RUNNING"
+    until(lambda: kubeflow.made("GET runs/run-3") > 1, 30)
     path = f"/api/v2/dags/retraining/dagRuns/{forced}/taskInstances/kubeflow_run".replace("+", "%2B")
     airflow.client.patch(path, json={"new_state": "failed"}).raise_for_status()
-    until(lambda: kubeflow.runs["run-2"]["state"] == "CANCELING", 60)
+    until(lambda: kubeflow.runs["run-3"]["state"] == "CANCELING", 60)
 
-    pids = [airflow.pid(name) for name in COMPONENTS]
-    assert listening(pids) == {"0100007F"}, "on loopback only"
-    airflow.process.terminate()
-    airflow.process.wait(60)
-    assert not any(alive(pid) for pid in pids), "a clean stop leaves nobody behind"
+    check_clean_stop(airflow)
 
 
-def test_drift_on_kubeflow_starts_a_retraining_by_itself_and_a_failed_one_says_where(
+def test_drift_on_kubeflow_starts_a_retraining_by_itself_and_a_refused_one_is_launched_once(
     airflow: Airflow, kubeflow: Any, mlflow: Any, webhook: Any
 ) -> None:
     kubeflow.add_pipeline()
@@ -188,9 +205,12 @@ def test_drift_on_kubeflow_starts_a_retraining_by_itself_and_a_failed_one_says_w
     assert events["drift_alarm"]["alarmed_by"] == ["the pipeline's drift step"]
     assert Path(events["drift_report"]["report"].removeprefix("file://")).is_file()
 
-    kubeflow.tasks("run-1", ingest="SUCCEEDED", sft="FAILED")
+    error = {"step": "validate", "message": "row 7: no answer; add one", "refused": True}
+    mlflow.runs["run-1"] = outcome("failed", error=error)
     kubeflow.end("run-1", "FAILED")
     path = f"dags/retraining/dagRuns/{started['dag_run_id']}/taskInstances/kubeflow_run"
     until(lambda: airflow.state(started["dag_run_id"], "kubeflow_run") in ("up_for_retry", "failed"), 120)
+    assert airflow.state(started["dag_run_id"], "kubeflow_run") == "failed"
+    assert list(kubeflow.runs) == ["run-0", "run-1"]
     log = json.dumps(airflow.get(f"{path}/logs/1".replace("+", "%2B")))
-    assert "run run-1 failed at sft: see its log in Kubeflow" in log
+    assert "run run-1 failed at validate: row 7: no answer; add one" in log

@@ -9,7 +9,10 @@ import pytest
 from airflow.sdk import BaseHook
 from hardcase_provider.alerts import failed, late, tell
 from hardcase_provider.hooks import engine_of
-from hardcase_provider.registry import registered_since
+from hardcase_provider.registry import describe_registration
+
+from dags.tests.conftest import outcome
+from dags.tests.test_dags import dag
 
 
 @pytest.fixture
@@ -49,19 +52,54 @@ def test_alert_that_cannot_be_sent_breaks_nothing(monkeypatch: pytest.MonkeyPatc
     tell("held", "it is down")
 
 
-def test_version_a_run_registered_is_found_in_mlflow(webhook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_HARDCASE_MLFLOW", json.dumps({"conn_type": "http", "host": webhook.url}))
-    tags = [{"key": "verdict", "value": "promoted"}, {"key": "digest", "value": "d"}]
-    version = {"version": "7", "creation_timestamp": 1_767_225_601_000, "tags": tags}
-    empty = {"version": "8", "creation_timestamp": 1_767_225_602_000, "tags": []}
-    webhook.answer = {"model_versions": [empty, version]}
-    found = registered_since("image-screener", "2026-01-01T00:00:00Z")
-    assert (found["verdict"], found["version"], found["digest"]) == ("promoted", 7, "d")
-    assert registered_since("image-screener", "2026-01-02T00:00:00Z") == {}, "an older version is not this run's"
+PROMOTED = outcome(
+    model={"name": "image-screener", "version": 7, "alias": "champion", "digest": "d"},
+    gate={"verdict": "promoted", "reasons": ["better"]},
+)
+
+
+def publish(run_id: str) -> dict[str, Any]:
+    """The extra of the event after that run on Kubeflow."""
+    module = dag("retraining").module
+    xcoms = {"kubeflow_run": {"run_id": run_id, "link": f"https://kubeflow/{run_id}", "created_at": "2026-01-01"}}
+    outlets = {module.MODEL: SimpleNamespace(extra={})}
+    ti = SimpleNamespace(xcom_pull=lambda task_ids, key="": "f" if key else xcoms.get(task_ids))
+    assert module.publish.function(ti, outlets) == outlets[module.MODEL].extra
+    extra: dict[str, Any] = outlets[module.MODEL].extra
+    return extra
+
+
+def test_event_names_the_version_that_its_own_run_registered(mlflow: Any) -> None:
+    mlflow.runs["run-3"] = PROMOTED
+    assert publish("run-3") == {
+        "fingerprint": "f",
+        "engine": "kubeflow",
+        "run_id": "run-3",
+        "run": "https://kubeflow/run-3",
+        "verdict": "promoted",
+        "reasons": ["better"],
+        "version": 7,
+        "digest": "d",
+        "report": f"{mlflow.url}/#/models/image-screener/versions/7",
+    }
+
+
+def test_event_never_names_another_run_s_version(mlflow: Any) -> None:
+    mlflow.runs["run-4"] = PROMOTED  # of a run that began later and ended before
+    mine = publish("run-3")
+    assert (mine["run_id"], mine["report"]) == ("run-3", "https://kubeflow/run-3")
+    assert not {"version", "digest", "verdict"} & set(mine)
+
+
+def test_run_held_by_the_gate_is_told(mlflow: Any, alerts: Any) -> None:
+    mlflow.runs["run-3"] = {**PROMOTED, "gate": {"verdict": "held", "reasons": ["worse"]}}
+    publish("run-3")
+    [(_, _, body)] = alerts.heard
+    assert (body["event"], body["text"]) == ("held", "image-screener:7 was held by the gate")
 
 
 def test_without_mlflow_the_version_is_unknown() -> None:
-    assert registered_since("image-screener", "2026-01-01T00:00:00Z") == {}
+    assert describe_registration("run-3") == {}
 
 
 @pytest.mark.parametrize(("extra", "engine"), [({}, "kubeflow"), ({"engine": "local"}, "local")])

@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 from airflow.sdk import BaseHook
 from airflow.sdk._shared.module_loading import import_string
-from hardcase_provider.triggers import KubeflowRunTrigger
+from hardcase_provider.triggers import STOPPING, KubeflowRunTrigger
+from structlog.testing import capture_logs
+
+from dags.tests.conftest import recorded
+
+LINK = "https://kubeflow.example/pipeline/#/runs/details/run-0"
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +45,7 @@ def test_end_of_the_run_is_told_with_its_state(connected: Any, state: str) -> No
     connected.end("run-0", state)
     event = soon(trigger())
     assert (event["status"], event["run"]["state"]) == ("ended", state)
-    assert event["run"]["link"] == "https://kubeflow.example/pipeline/#/runs/details/run-0"
+    assert event["run"]["link"] == LINK
     json.dumps(event)
 
 
@@ -98,6 +103,70 @@ def test_user_who_kills_the_waiting_task_stops_the_run(connected: Any) -> None:
     connected.fault("POST runs/run-0:terminate", 500)
     asyncio.run(trigger().on_kill())
     assert connected.runs["run-0"]["state"] == "CANCELING"
+
+
+def test_stop_survives_the_triggerer_s_repeated_cancellation(connected: Any) -> None:
+    connected.create_run({"display_name": "key"})
+    connected.runs["run-0"]["state"] = "RUNNING"
+    connected.fault("POST runs/run-0:terminate", 503, 503, 503)
+
+    async def cancelled_again() -> None:
+        killed = asyncio.create_task(trigger().on_kill())
+        while not connected.made(":terminate"):
+            await asyncio.sleep(0.001)
+        killed.cancel("__airflow_user_action__")
+        with pytest.raises(asyncio.CancelledError):
+            await killed
+        await asyncio.gather(*STOPPING)
+
+    asyncio.run(asyncio.wait_for(cancelled_again(), 15))
+    assert connected.runs["run-0"]["state"] == "CANCELING"
+    assert not STOPPING
+
+
+@pytest.mark.parametrize("fault", [401, 403, "drop"])
+def test_stop_that_fails_is_told_with_the_link(connected: Any, fault: Any) -> None:
+    connected.create_run({"display_name": "key"})
+    connected.fault("POST runs/run-0:terminate", *[fault] * 20)
+    with capture_logs() as logs:
+        asyncio.run(trigger().on_kill())
+    [told] = [each for each in logs if each["log_level"] == "error"]
+    assert f"run run-0 is still active; terminate it in Kubeflow: {LINK} (" in told["event"]
+
+
+def test_absent_api_is_told_with_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {"pause": 0.001, "ui": "https://kubeflow.example/pipeline"}
+    absent = {"conn_type": "kubeflow", "host": "http://127.0.0.1:9", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_KUBEFLOW_DEFAULT", json.dumps(absent))
+    with capture_logs() as logs:
+        asyncio.run(trigger().on_kill())
+    assert [LINK in each["event"] for each in logs if each["log_level"] == "error"] == [True]
+
+
+def test_run_that_ended_meanwhile_is_no_failed_stop(connected: Any) -> None:
+    connected.fault("POST runs/run-0:terminate", recorded("run-terminate-ended")["status"])
+    with capture_logs() as logs:
+        asyncio.run(trigger().on_kill())
+    assert [each["log_level"] for each in logs] == ["info", "info"]
+
+
+def test_log_says_once_what_is_at_work(connected: Any) -> None:
+    connected.create_run({"display_name": "key"})
+    going = recorded("run-terminated-state-canceling")["body"]["run_details"]
+    connected.runs["run-0"] |= {"state": "RUNNING", "run_details": going}
+    looks = 0
+
+    def look(run: dict[str, Any]) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            connected.end("run-0", "SUCCEEDED")
+
+    connected.before_get = look
+    with capture_logs() as logs:
+        event = soon(trigger(steps=["work", "tell"]))
+    assert [each["event"] for each in logs] == ["run run-0: RUNNING, at work: work"]
+    assert event["run"]["steps"] == {}, "what seems to run in a run that has ended is not known"
 
 
 def test_a_hundred_runs_are_waited_for_at_once(connected: Any) -> None:
