@@ -1,8 +1,9 @@
 """What every step does around its work when it runs in a process of its own, under kfp.local or in a pod.
 
-It checks the files it is given against the sha256 and the signature in their metadata, and seals and signs those it
-makes (KFP's cache knows artifacts by place, not by content). It keeps a private folder from which a stopped step goes
-on, says its progress and its errors in a form the launcher reads, and never outlives the launcher.
+What a step hands on is one artifact: its signed attestation, which names what the step made by sha256. The products
+themselves lie in the object store, from where the next step fetches what it needs, verified. Around its work a step
+keeps a private folder from which a stopped step continues, reports its progress and its errors in a form the launcher
+reads, and never outlives the launcher.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import select
 import shutil
 import signal
@@ -17,18 +19,22 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Final
 
-from components.notes import LAST_LINES, LastLines, Note, leave
+from components.materials import Artifact, Work, keyring, material_of
 from hardcase.audit.lineage import emit
-from hardcase.audit.links import Link, open_link
-from hardcase.audit.signing import DistrustError, Keyring, open_keyring
-from hardcase.data.digest import bytes_digest, canonical_json, path_digest
+from hardcase.audit.links import Link
+from hardcase.audit.products import keep_product
+from hardcase.audit.records import State, StepRecord, read_records, write_record
+from hardcase.data.digest import bytes_digest, canonical_json
+from hardcase.data.store import Store, open_store
 from hardcase.errors import HardcaseError, InputError
 
 LIBC = ctypes.CDLL(None)
@@ -36,116 +42,190 @@ PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 PROGRESS_MARK = "::progress:: "
 TRAIN_IMAGE = "hardcase/python-train:0.1.0"
 LIGHT_IMAGE = "hardcase/python-light:0.1.0"
+LAST_LINES: Final = 30
+# A pod's variables as files, one each: KFP names every key of a ConfigMap or Secret in the pod's specification, which
+# the workflow keeps six times a step (docs/decisions/0010).
+MOUNTED: Final = tuple(Path("/etc/hardcase", name) for name in ("environment", "credentials", "notify"))
+VARIABLE: Final = re.compile("[A-Z][A-Z0-9_]*")
+# What a container writes there ends the message of its node in Argo (argo-workflows v4.0.5,
+# workflow/controller/operator.go:1505), by which the retry strategy of infra/kubernetes knows a refused input.
+TERMINATION_MESSAGE = Path("/dev/termination-log")
+NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+LONGEST_MESSAGE: Final = 2048  # bytes; the kubelet cuts it at 4096
 logger = logging.getLogger(__name__)
 
 
-class Artifact(Protocol):
-    """What is used of KFP's artifact."""
+@dataclass
+class Report:
+    """What a step's record will say of it when it ends."""
 
-    name: str
-    metadata: dict[str, Any]
+    record: StepRecord
+    attestation: str = ""
+    materials: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def path(self) -> str: ...
+    def ended(self, state: State, **more: Any) -> StepRecord:
+        """Return the record of the step's end."""
+        return replace(
+            self.record,
+            state=state,
+            ended=_now(),
+            attestation=self.attestation,
+            materials=self.materials,
+            left=self.left,
+            **more,
+        )
 
 
 @contextmanager
 def running(
     step: str,
-    scratch: str,
-    inputs: Mapping[str, Artifact],
-    outputs: Mapping[str, Artifact],
+    place: Mapping[str, str],
+    inputs: Mapping[str, Artifact | None],
+    output: Artifact,
     sources: Mapping[str, str] = MappingProxyType({}),
     **parameters: Any,
-) -> Iterator[Path]:
-    """Surround a step's work.
+) -> Iterator[Work]:
+    """Surround a step's work, and attest it.
 
     Args:
         step: its name.
-        scratch: folder of all private folders.
-        inputs: artifacts that it reads, by name; checked.
-        outputs: artifacts that it writes, by name; sealed and signed.
+        place: `store`, `scratch` and `code`.
+        inputs: by the name of a product, the artifact of the step that made it, or that read it itself.
+        output: artifact for the attestation; its metadata gets the sha256 of the envelope and of the content.
         sources: digests of what it takes in from outside, by name; filled in by the work itself.
-        parameters: whatever else makes this work this work (configuration, seed, code).
+        parameters: whatever else makes this work this work (configuration, seed).
 
     Yields:
-        The private folder: the same one for the same work, empty the first time, gone after success.
+        What the step works with. Whatever lies in its folder `outputs` afterwards is a product.
 
     Raises:
         SystemExit: the work raised a `HardcaseError`; its exit code.
     """
     run, read = os.environ.get("HARDCASE_RUN", ""), dict[str, str]()
-    with noted(step) as files, _refused_once(Path(scratch) / "refused" / f"{run}-{step}"):
+    parameters = {"code": place["code"], **parameters}
+    with noted(step) as report:
         try:
-            keys = keyring()
-            materials = {name: verified(artifact, keys) for name, artifact in inputs.items()}
-            read = _datasets(inputs, keys, parameters)
-            files.update(_paths(read, inputs.values()))
-            emit("START", run, step, read)
-            digests = list(materials.values())
-            work = bytes_digest(canonical_json({"step": step, "inputs": digests, **parameters}))
-            with _private_folder(Path(scratch) / f"{step}-{work[:16]}") as folder:
-                yield folder
-            products = {name: path_digest(Path(artifact.path)) for name, artifact in outputs.items()}
-            link = Link(step, {**materials, **sources}, products, parameters, circumstances()).signed(keys).decode()
-            for name, artifact in outputs.items():
-                artifact.metadata.update({"sha256": products[name], "link": link})
-            wrote = {f"{step}.{name}": digest for name, digest in products.items()}
-            files.update(_paths(wrote, outputs.values()))
-            emit("COMPLETE", run, step, read, wrote)
+            store, keys = open_store(place["store"]), keyring()
+            materials = {name: material_of(name, given, keys) for name, given in inputs.items() if given is not None}
+            report.materials = sorted({material.made_by for material in materials.values()})
+            read = {name: material.digest for name, material in materials.items()}
+            source = dict([parameters["source"]]) if "source" in parameters else {}
+            emit("START", run, step, {**source, **read})
+            work = bytes_digest(canonical_json({"step": step, "inputs": list(read.values()), **parameters}))
+            with _private_folder(Path(place["scratch"]) / f"{step}-{work[:16]}") as folder:
+                shutil.rmtree(folder / "outputs", ignore_errors=True)
+                (folder / "outputs").mkdir()
+                try:
+                    yield Work(folder, materials, store)
+                except InputError:  # what explains the refusal outlives it: the quarantine, failed expectations
+                    report.left = {path.name: keep_product(store, path)[0] for path in _files(folder / "outputs")}
+                    raise
+                kept = {path.name: keep_product(store, path) for path in sorted((folder / "outputs").iterdir())}
+                link = Link(
+                    step,
+                    {**read, **sources},
+                    {name: digest for name, (digest, _) in kept.items()},
+                    parameters,
+                    circumstances(),
+                    {name: material.kind for name, material in materials.items()}
+                    | {name: kind for name, (_, kind) in kept.items()},
+                    {name: material.made_by for name, material in materials.items()},
+                )
+                envelope = link.signed(keys)
+                report.attestation = store.put_object(envelope)
+                Path(output.path).parent.mkdir(parents=True, exist_ok=True)
+                Path(output.path).write_bytes(envelope)
+                output.metadata.update({"sha256": link.content, "attestation": report.attestation})
+            emit("COMPLETE", run, step, {**source, **read}, link.products)
         except Exception as error:
             emit("FAIL", run, step, read, error=_said(error))
             raise
 
 
 @contextmanager
-def noted(step: str) -> Iterator[dict[str, Path]]:
-    """Surround what a process does for a step: its log, and its errors in the forms that others read.
+def noted(step: str) -> Iterator[Report]:
+    """Surround what a process does for a step: its environment, its log, its records and its errors.
 
     Args:
         step: its name.
 
     Yields:
-        Files that it read or wrote, by `step.output`, filled in by the work.
+        What its record will say, filled in by the work.
 
     Raises:
         SystemExit: the work raised a `HardcaseError`; its exit code.
     """
+    load_environment()
     die_with_launcher()
-    last, files = set_up_logging(), dict[str, Path]()
+    last, report = set_up_logging(), Report(StepRecord(step, "running", started=_now()))
     try:
-        yield files
+        _refuse_again(step)
+        _leave(report.record)
+        yield report
     except HardcaseError as error:
         logger.exception("%s failed", step)
-        leave(Note(step, error.exit_code, str(error), list(last.lines)), files)
+        _failed(report, str(error), list(last.lines), error.exit_code)
         sys.exit(error.exit_code)
     except Exception as error:
         lines = [*last.lines, *"".join(traceback.format_exception(error)).splitlines()]
-        leave(Note(step, 1, _said(error), lines[-LAST_LINES:]), files)
+        _failed(report, _said(error), lines[-LAST_LINES:], 1)
         raise
-    leave(Note(step), files)
+    _leave(report.ended("succeeded"))
+
+
+def load_environment() -> None:
+    """Set the variables that a pod finds as files in its mounted ConfigMap and Secrets, unless they are set."""
+    for folder in MOUNTED:
+        for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+            if path.is_file() and VARIABLE.fullmatch(path.name):
+                os.environ.setdefault(path.name, path.read_text(encoding="utf-8").rstrip("\n"))
 
 
 def _said(error: Exception) -> str:
     return str(error) if isinstance(error, HardcaseError) else "".join(traceback.format_exception_only(error)).strip()
 
 
-@contextmanager
-def _refused_once(sign: Path) -> Iterator[None]:
-    """Refuse at once what was refused before in this run.
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file())
 
-    A cluster tries a step again whatever it failed of (docs/kubeflow.md): the work of a lost pod goes on, but an input
-    that is at fault stays so.
-    """
-    if sign.is_file():
-        raise InputError(sign.read_text(encoding="utf-8"))
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _run_in_store() -> tuple[Store, str] | None:
+    """Where the records of this process's run lie; None on one machine, whose launcher watches its steps itself."""
+    run, store = os.environ.get("HARDCASE_RUN"), os.environ.get("HARDCASE_STORE")
+    return (open_store(store), run) if run and store and "HARDCASE_RUN_DIR" not in os.environ else None
+
+
+def _refuse_again(step: str) -> None:
+    """Refuse at once what was refused before in this run, where an engine tries a step again whatever it failed of."""
+    if (there := _run_in_store()) and (before := read_records(*there).get(step)) and before.state == "refused":
+        raise InputError(before.message)
+
+
+def _failed(report: Report, message: str, log: list[str], exit_code: int) -> None:
+    state: State = "refused" if exit_code == InputError.exit_code else "failed"
+    record = report.ended(state, message=message, log=log)
+    if folder := os.environ.get("HARDCASE_RUN_DIR"):
+        path = Path(folder) / "errors" / f"{record.step}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(record)), encoding="utf-8")
+    if TERMINATION_MESSAGE.exists():
+        with suppress(OSError):
+            TERMINATION_MESSAGE.write_bytes(f"hardcase: {state}: {message}".encode()[:LONGEST_MESSAGE])
+    _leave(record)
+
+
+def _leave(record: StepRecord) -> None:
+    """Write a record where someone will look for it; that this fails is no error of the step's."""
     try:
-        yield
-    except InputError as error:
-        if os.environ.get("HARDCASE_RUN") and "HARDCASE_RUN_DIR" not in os.environ:
-            sign.parent.mkdir(parents=True, exist_ok=True)
-            sign.write_text(str(error), encoding="utf-8")
-        raise
+        if there := _run_in_store():
+            write_record(*there, record)
+    except HardcaseError:
+        logger.exception("no record of %s was written", record.step)
 
 
 def place_of() -> tuple[str, str, str]:
@@ -154,78 +234,22 @@ def place_of() -> tuple[str, str, str]:
     Raises:
         InputError: it names no store.
     """
+    load_environment()
     if not (store := os.environ.get("HARDCASE_STORE")):
         raise InputError("no store: set HARDCASE_STORE to a folder or s3://bucket/prefix")
     scratch = os.environ.get("HARDCASE_SCRATCH", "/scratch")
     return store, os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{scratch}/mlflow.db", scratch
 
 
-def sharded(step: str, shard: str) -> str:
-    """The name of a step that is done in shards: `rollout-3-of-8`; of one that is not, the step's."""
-    return step if shard == "1/1" else f"{step}-{shard.replace('/', '-of-')}"
-
-
-def numbered(name: str, artifacts: Sequence[Artifact]) -> dict[str, Artifact]:
-    """What the shards of a step made, by name."""
-    return {sharded(name, f"{number}/{len(artifacts)}"): each for number, each in enumerate(artifacts, 1)}
-
-
-def _datasets(inputs: Mapping[str, Artifact], keys: Keyring, parameters: Mapping[str, Any]) -> dict[str, str]:
-    """What is read, by the names that the steps that made it gave it."""
-    found = dict([parameters["source"]]) if "source" in parameters else {}
-    for artifact in inputs.values():
-        link, digest = link_of(artifact, keys), artifact.metadata["sha256"]
-        name = next(name for name, product in link.products.items() if product == digest)
-        found[f"{link.step}.{name}"] = digest
-    return found
-
-
-def _paths(named: Mapping[str, str], artifacts: Iterable[Artifact]) -> dict[str, Path]:
-    """Where what has these digests lies."""
-    places = {artifact.metadata["sha256"]: Path(artifact.path) for artifact in artifacts}
-    return {name: places[digest] for name, digest in named.items() if digest in places}
-
-
-def keyring() -> Keyring:
-    """What this process signs with and whom it trusts: `HARDCASE_SIGNING_KEY`, and folders in `HARDCASE_TRUSTED_KEYS`.
-
-    Raises:
-        HardcaseError: it was given no key.
-    """
-    if not (signing := os.environ.get("HARDCASE_SIGNING_KEY")):
-        raise HardcaseError("no signing key: set HARDCASE_SIGNING_KEY to a private key in PEM, or awskms:ID")
-    return _keyring(signing, os.environ.get("HARDCASE_TRUSTED_KEYS", ""))
-
-
-@cache
-def _keyring(signing: str, trusted: str) -> Keyring:
-    return open_keyring(signing, [Path(place) for place in trusted.split(os.pathsep) if place])
+def namespace_of() -> str:
+    """Return the namespace of this pod, or nothing outside a cluster."""
+    return NAMESPACE.read_text(encoding="utf-8").strip() if NAMESPACE.is_file() else ""
 
 
 def circumstances() -> dict[str, str]:
     """Where and of what this process runs, as far as its environment says."""
     names = ("run", "who", "commit", "clean", "image")
     return {name: os.environ[key] for name in names if os.environ.get(key := f"HARDCASE_{name.upper()}")}
-
-
-def verified(artifact: Artifact, keys: Keyring) -> str:
-    """The sha256 of the artifact's file or folder, found equal to the one in its metadata, and that signed.
-
-    Raises:
-        HardcaseError: it is missing or altered, or no step that is trusted made it.
-    """
-    path = Path(artifact.path)
-    digest = path_digest(path) if path.exists() else "missing"
-    if digest != artifact.metadata.get("sha256"):
-        raise HardcaseError(f"{path}: artifact {artifact.name!r} is missing or altered; run again to make it anew")
-    if digest not in link_of(artifact, keys).products.values():
-        raise DistrustError(f"{path}: artifact {artifact.name!r} is not what its step signed; run again")
-    return digest
-
-
-def link_of(artifact: Artifact, keys: Keyring) -> Link:
-    """The signed record of the step that made an artifact."""
-    return open_link(artifact.metadata.get("link", "").encode(), keys, f"artifact {artifact.name!r}")
 
 
 @contextmanager
@@ -278,6 +302,17 @@ class _ProgressLines(logging.Handler):
         self.last = time.monotonic()
         sys.stdout.write(PROGRESS_MARK + json.dumps({"what": what, "done": done, "total": total}) + "\n")
         sys.stdout.flush()
+
+
+class LastLines(logging.Handler):
+    """The last lines of the log, kept in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=LAST_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.extend(self.format(record).splitlines())
 
 
 def set_up_logging() -> LastLines:

@@ -1,10 +1,9 @@
-"""What Kubeflow's pages show of a step: numbers, tables, text.
+"""What Kubeflow's pages show of an evaluation.
 
 They prove nothing and are not sealed: what a model was made of is in the artifacts beside them.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,30 +21,8 @@ class Metrics(Protocol):
     def log_metric(self, metric: str, value: float) -> None: ...
 
 
-def show_numbers(metrics: Metrics, numbers: Mapping[str, float | None]) -> None:
-    """Numbers by name; what is None is left out."""
-    known = {name: float(number) for name, number in numbers.items() if number is not None}
-    for name, number in known.items():
-        metrics.log_metric(name, number)
-    Path(metrics.path).write_text(json.dumps(known), encoding="utf-8")  # kfp.local's cache wants a file
-
-
-def show_training(metrics: Metrics, log: Path, names: Mapping[str, str]) -> None:
-    """What a training's log said last of each of these.
-
-    Args:
-        metrics: to show them.
-        log: JSON lines.
-        names: key in the log to name.
-    """
-    last: dict[str, Any] = {}
-    for line in log.read_text(encoding="utf-8").splitlines():
-        last |= json.loads(line)
-    show_numbers(metrics, {name: last.get(key) for key, name in names.items()})
-
-
 def show_scores(metrics: Metrics, confusion: Any, scores: Path, evaluation: Path) -> None:
-    """The scores, and how often a picture with a flaw was flagged, and one without; an invalid answer flags none.
+    """Show the scores, and how often a picture with a flaw was flagged, and one without; an invalid answer flags none.
 
     Args:
         metrics: to show the scores.
@@ -56,8 +33,10 @@ def show_scores(metrics: Metrics, confusion: Any, scores: Path, evaluation: Path
     found = json.loads(scores.read_text(encoding="utf-8"))
     parts = {"final": found["grpo"], "sft": found["sft"], "chance": found["chance"]}
     known = {part: each for part, each in parts.items() if each}
-    names = ("overall", "exact_match")
-    show_numbers(metrics, {f"{part} {name}": each[name] for part, each in known.items() for name in names})
+    numbers = {f"{part} {name}": each[name] for part, each in known.items() for name in ("overall", "exact_match")}
+    for name, number in numbers.items():
+        metrics.log_metric(name, number)
+    Path(metrics.path).write_text(json.dumps(numbers), encoding="utf-8")  # kfp.local's cache wants a file
     counts = [[0, 0], [0, 0]]
     for row in pq.read_table(evaluation, columns=["truth", "answer"]).to_pylist():
         for letter in LETTERS:

@@ -16,8 +16,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,35 +35,6 @@ SECONDS_BETWEEN = 2.0
 SECONDS_AWAY = 300.0
 LAST_LINES: Final = 20
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def seen_by_all(arguments: Mapping[str, Any], scratch: Path) -> Iterator[dict[str, Any]]:
-    """The same arguments with paths that all nodes see: what is read is copied there, what is written is fetched.
-
-    Args:
-        arguments: of a step; a path of theirs that is not there yet will be written.
-        scratch: the step's private folder.
-    """
-    if _local():
-        yield {name: value.absolute() if isinstance(value, Path) else value for name, value in arguments.items()}
-        return
-    place, given, written = scratch.absolute() / "shared", dict(arguments), dict[Path, Path]()
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    for name, path in arguments.items():
-        if isinstance(path, Path) and not path.absolute().is_relative_to(scratch.absolute()):
-            given[name] = place / name
-            if not path.exists():
-                written[given[name]] = path
-            elif path.is_dir():
-                shutil.copytree(path, given[name])
-            else:
-                shutil.copyfile(path, given[name])
-    yield given
-    for there, here in written.items():
-        shutil.move(there, here)
-    shutil.rmtree(place)
 
 
 def train_on_nodes(command: Sequence[str], nodes: int, processes: int, name: str) -> str:
@@ -107,8 +78,8 @@ def _on_cluster(command: Sequence[str], nodes: int, processes: int, name: str) -
             "docs/gpu.md says what the cluster needs, HARDCASE_TRAINER=local does without"
         ) from error
     gpus = int(runtime.trainer.device_count) // runtime.trainer.num_nodes if runtime.trainer.device == "gpu" else 0
-    if gpus and gpus != processes:
-        raise InputError(f"runtime {wanted}: {gpus} GPUs a node, but processes is {processes}; set one to the other")
+    if 0 < gpus < processes:
+        raise InputError(f"runtime {wanted}: {gpus} GPUs a node for {processes} processes; set one to the other")
     image = os.environ.get("HARDCASE_IMAGE") or runtime.trainer.image
     options = [Name(name=name), TrainerCommand(command=list(command)), *([Labels(labels=QUEUE)] if gpus else [])]
     _delete(client, name)  # of a step that was killed: its nodes would write into the same folder

@@ -200,11 +200,10 @@ def evaluate(
         manifest, config, answers = place / "manifest.json", EvaluateConfig(), Path(scratch) / "answers"
         with showing("evaluate"):
             answer_step(manifest, home.store, folder, config, 0, "1/1", Path(scratch) / "kept", answers)
-            tables = place / "evaluation.parquet", None, place / "scores.json"
-            evaluate_step(manifest, home.store, [answers], [], config, 0, *tables)
-        scores = json.loads((place / "scores.json").read_text(encoding="utf-8"))
+            evaluate_step(manifest, home.store, answers, Path(scratch) / "none", config, 0, place)
+        scores = json.loads((place / "scores").read_text(encoding="utf-8"))
     found = {**result, "scores": {"chance": scores["chance"], "model": scores["grpo"]}, "samples": scores["samples"]}
-    show.scored({**found, "evaluation": str(place / "evaluation.parquet")}, as_json)
+    show.scored({**found, "evaluation": str(place / "evaluation")}, as_json)
 
 
 @app.command()

@@ -9,9 +9,11 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ from kfp import local
 
 from components.configure.step import plan
 from components.report.step import run as write_report
+from components.report.summary import fetch_artifacts, summarise
 from hardcase.audit.code import git_environment
 from hardcase.audit.ledger import read_ledger
 from hardcase.audit.lineage import default_environment, emit
+from hardcase.audit.links import Link
+from hardcase.audit.products import check_product
 from hardcase.audit.retention import keep_run
 from hardcase.config import Profile
-from hardcase.data.snapshot import Snapshot
 from hardcase.data.store import open_store, write_whole
 from hardcase.errors import HardcaseError, InputError
 from pipelines.containers import check
@@ -34,7 +38,6 @@ from pipelines.display import Bars
 from pipelines.home import QUIET, Home
 from pipelines.recording import RecordingCache, Router
 from pipelines.retraining import STEPS, retraining
-from pipelines.summary import artifact_paths, summarise
 
 Runner = Any  # one of kfp.local's, which has no types
 PROCESSES = local.SubprocessRunner(use_venv=False)
@@ -62,45 +65,59 @@ def run(profile: Profile, name: str, home: Home, containers: bool = False) -> Ou
     with home.locked():
         if containers:
             check(home)
-        arguments = plan(profile, name, home.store, home.tracking_uri, str(home.scratch), home.keyring(), home.root)
-        folder = home.new_run(arguments["fingerprint"])
+        arguments = plan(profile, home.store, home.tracking_uri, str(home.scratch), home.keyring(), home.root)
+        folder = home.new_run(arguments["launch"]["fingerprint"])
         resolved = yaml.safe_dump(profile.model_dump(mode="json", by_alias=True), sort_keys=False)
         write_whole(folder / "config.yaml", resolved.encode())
+        facts = {"profile": name, "source": profile.source, "seed": profile.seed}
         with (
             Bars() as bars,
             environment(child_environment(profile, folder, home)),
             container_runner(profile, home) if containers else nullcontext(PROCESSES) as runner,
         ):
             cache = RecordingCache(home.cache, STEPS, bars, _still_kept(home))
-            return _run(arguments, folder, name, home, cache, bars, runner)
+            return _run(arguments, folder, facts, home, cache, bars, runner)
 
 
 def _run(
-    arguments: dict[str, Any], folder: Path, profile: str, home: Home, cache: RecordingCache, bars: Bars, runner: Runner
+    arguments: dict[str, Any],
+    folder: Path,
+    facts: dict[str, Any],
+    home: Home,
+    cache: RecordingCache,
+    bars: Bars,
+    runner: Runner,
 ) -> Outcome:
     error: dict[str, Any] | None = None
+    left = dict[str, str]()
+    began = _now()
     emit("START", folder.name)
     try:
         execute(lambda: retraining(**arguments), folder, home, cache, bars, runner)
     except RuntimeError as failure:  # all that kfp.local says of a failed task
-        error = _what_failed(cache, folder, failure)
+        error, left = _what_failed(cache, folder, failure)
     except BaseException as failure:
         error = {"message": f"stopped by {failure!r}; run again to go on", "step": cache.current, "exit_code": 1}
         raise
     finally:
         if error is not None and cache.current is not None:
-            # A refusal leaves whole files behind (quarantine, validation result); what broke may not.
-            cache.fail(_left_by(folder, cache.current) if error["exit_code"] == InputError.exit_code else {})
-        if (table := artifact_paths(cache.records)["quarantine"]) is not None:
-            shutil.copyfile(table, folder / "quarantine.parquet")
-        report = _report(cache, folder, arguments, error)
-        summary = summarise(folder.name, profile, home.store, cache.records, report, error)
+            cache.fail()
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            artifacts = fetch_artifacts(open_store(home.store), cache.links.values(), left, Path(scratch))
+            if (table := artifacts.get("quarantine")) is not None:
+                shutil.copyfile(table, folder / "quarantine.parquet")
+            page = _report(artifacts, folder, {**facts, "run_id": folder.name}, error, home.store)
+            summary = summarise(folder.name, facts, home.store, cache.records, artifacts, error, page, (began, _now()))
         write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
         if summary["snapshot"]:
             keep_run(open_store(home.store), folder.name, summary)
         emit("FAIL" if error else "COMPLETE", folder.name, error=error["message"] if error else "")
     exit_code = error["exit_code"] if error else 3 if summary["status"] == "held" else 0
     return Outcome(folder, summary, exit_code)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def execute(
@@ -161,21 +178,21 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _still_kept(home: Home) -> Callable[[str, dict[str, Path]], None]:
-    """What is in the cache counts only if what it names is in store and registry as it was."""
+def _still_kept(home: Home) -> Callable[[Link], None]:
+    """Return what is asked of a hit of the cache: it counts only if what it names is in store and registry."""
+    store = open_store(home.store)
 
-    def whole(step: str, outputs: dict[str, Path]) -> None:
-        if step == "ingest":
-            for shard in Snapshot.open(outputs["snapshot"], home.store).manifest["shards"]:
-                open_store(home.store).check_object(shard["sha256"])
-        if step == "register":
-            _check_registered(json.loads(outputs["result"].read_text(encoding="utf-8")), home)
+    def check(link: Link) -> None:
+        for name, digest in link.products.items():
+            check_product(store, digest, link.kind(name))
+        if link.step == "register":
+            _check_registered(json.loads(store.get_object(link.products["registration"])), home)
 
-    return whole
+    return check
 
 
 def _check_registered(registered: Mapping[str, Any], home: Home) -> None:
-    """Find that what `register.json` names is in ledger, store and MLflow; aliases may have moved on since."""
+    """Find that what a registration names is in ledger, store and MLflow; aliases may have moved on since."""
     store = open_store(home.store)
     ledger = read_ledger(store, registered["name"], home.keyring())
     version = ledger.versions.get(registered["version"])
@@ -190,37 +207,32 @@ def _check_registered(registered: Mapping[str, Any], home: Home) -> None:
         store.check_object(digest)
 
 
-def _what_failed(cache: RecordingCache, folder: Path, failure: RuntimeError) -> dict[str, Any]:
+def _what_failed(cache: RecordingCache, folder: Path, failure: RuntimeError) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the error of the step that failed, and the sha256 of what its refusal left, by name."""
     step = cache.current
     if step is None:
         raise failure
-    told, log = next(folder.glob("errors/*.json"), None), folder / "logs" / f"{step}.log"
+    record, log = next(folder.glob("errors/*.json"), None), folder / "logs" / f"{step}.log"
     error: dict[str, Any] = {"exit_code": 1, "message": "its process was killed (out of memory?)", "step": step}
-    if told is not None:
-        note = json.loads(told.read_text(encoding="utf-8"))
-        error |= {name: note[name] for name in ("exit_code", "message")}
+    left = dict[str, str]()
+    if record is not None:
+        known = json.loads(record.read_text(encoding="utf-8"))
+        left = known["left"]
+        error |= {"message": known["message"], "exit_code": InputError.exit_code if known["state"] == "refused" else 1}
     else:
         emit("FAIL", folder.name, step, error=error["message"])
     if error["exit_code"] == 1:
         error["message"] = f"{step}: {error['message']}; the log is {log}; run again to go on from here"
-    return error
-
-
-def _left_by(folder: Path, step: str) -> dict[str, Path]:
-    return {path.name: path for path in folder.glob(f"artifacts/*/{step}/*")}
+    return error, left
 
 
 def _report(
-    cache: RecordingCache, folder: Path, arguments: dict[str, Any], error: dict[str, Any] | None
-) -> Path | None:
+    artifacts: dict[str, Path], folder: Path, facts: dict[str, Any], error: dict[str, Any] | None, store: str
+) -> str | None:
     page = folder / "report.html"
-    if (made := cache.records["report"].outputs.get("html")) is not None and made.is_file():
-        shutil.copyfile(made, page)
-        return page
-    facts = {**arguments["facts"], "run_id": folder.name, "error": error["message"] if error else None}
     try:
-        write_report(artifact_paths(cache.records), facts, arguments["store"], page)
+        write_report(artifacts, {**facts, "error": error["message"] if error else None}, store, page)
     except Exception:
-        logger.exception("the report of the failed run could not be written")
+        logger.exception("the report of the run could not be written")
         return None
-    return page
+    return str(page)

@@ -12,18 +12,20 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from kfp import dsl
 from kfp.local import cache as kfp_cache
 
-from components.running import PROGRESS_MARK, keyring, verified
+from components.materials import attested, keyring
+from components.report.summary import StepOutcome
+from components.running import PROGRESS_MARK
+from hardcase.audit.links import Link
 from hardcase.errors import HardcaseError
 
-# What only Kubeflow's pages show; not sealed.
-SHOWN = (dsl.Metrics, dsl.ClassificationMetrics, dsl.Markdown)
+SHOWN = (dsl.Metrics, dsl.ClassificationMetrics)
 logger = logging.getLogger(__name__)
 
 
@@ -37,16 +39,6 @@ class Display(Protocol):
     def step_ended(self, step: str, status: str, seconds: float, cached: bool) -> None: ...
 
 
-@dataclass
-class Record:
-    """What became of one step."""
-
-    status: str = "not_run"
-    seconds: float = 0.0
-    cached: bool = False
-    outputs: dict[str, Path] = field(default_factory=dict)
-
-
 class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no types
     """The cache of one run.
 
@@ -54,15 +46,18 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         root: folder of the entries.
         steps: names in order.
         display: told of each step.
-        whole: asked about the files of a hit beyond their sha256; raises a `HardcaseError` to refuse it.
+        check: asked about the attestation of a hit; raises a `HardcaseError` to refuse it.
+
+    Attributes:
+        records: what became of each step.
+        links: attested links of the steps that are done.
     """
 
-    def __init__(
-        self, root: Path, steps: tuple[str, ...], display: Display, whole: Callable[[str, dict[str, Path]], None]
-    ) -> None:
+    def __init__(self, root: Path, steps: tuple[str, ...], display: Display, check: Callable[[Link], None]) -> None:
         super().__init__(str(root))
-        self.records = {step: Record() for step in steps}
-        self._display, self._whole = display, whole
+        self.records = {step: StepOutcome() for step in steps}
+        self.links = dict[str, Link]()
+        self._display, self._check = display, check
         self._own = threading.local()  # the shards of a step run in threads
 
     @property
@@ -92,36 +87,32 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         outputs: dict[str, Any] | None = super().get(key)
         if outputs is not None:
             try:
-                for artifact in outputs.values():
-                    if not isinstance(artifact, SHOWN):
-                        verified(artifact, keyring())
-                self._whole(step, _paths(outputs))
+                link = _link(outputs)
+                self._check(link)
             except HardcaseError as error:
                 logger.warning("%s: not served from the cache: %s", step, error)
                 outputs = None
         if outputs is None:
             self._display.step_started(step)
         else:
-            self._end("succeeded", outputs, cached=True)
+            self._end("succeeded", cached=True, link=link)
         return outputs
 
     def put(self, key: str, outputs: dict[str, Any]) -> None:
         """Keep the outputs of a task just done."""
         super().put(key, outputs)
-        self._end("succeeded", outputs, cached=False)
+        self._end("succeeded", cached=False, link=_link(outputs))
 
-    def fail(self, outputs: dict[str, Path]) -> None:
-        """Mark the step at work as failed; `outputs` is what it left."""
-        step = str(self.current)
-        self._end("failed", {}, cached=False)
-        self.records[step].outputs = outputs
+    def fail(self) -> None:
+        """Mark the step at work as failed."""
+        self._end("failed", cached=False)
 
-    def _end(self, status: str, outputs: dict[str, Any], cached: bool) -> None:
+    def _end(self, status: str, cached: bool, link: Link | None = None) -> None:
         step = str(self.current)
         seconds = round(time.monotonic() - getattr(self._own, "began", time.monotonic()), 2)
-        before = self.records[step]  # of another shard, or of nothing
-        cached_all = cached and (before.cached or not before.seconds)
-        self.records[step] = Record(status, round(before.seconds + seconds, 2), cached_all, _paths(outputs))
+        self.records[step] = StepOutcome(status, seconds, cached)
+        if link is not None:
+            self.links[step] = link
         self._own.step = None
         self._display.step_ended(step, status, seconds, cached)
 
@@ -135,8 +126,14 @@ def _content(value: Any) -> Any:
     return value
 
 
-def _paths(outputs: dict[str, Any]) -> dict[str, Path]:
-    return {name: Path(artifact.path) for name, artifact in outputs.items()}
+def _link(outputs: dict[str, Any]) -> Link:
+    """Return the link of the one attestation among a step's outputs; the others are what only Kubeflow's pages show.
+
+    Raises:
+        HardcaseError: it is missing or altered.
+    """
+    (artifact,) = (each for each in outputs.values() if not isinstance(each, SHOWN))
+    return attested(artifact, keyring())[1]
 
 
 class Router(io.TextIOBase):

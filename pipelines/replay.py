@@ -3,30 +3,24 @@
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
+from components.configure.step import WHOLE
 from hardcase.audit.code import code_digest
 from hardcase.audit.examine import Audit
+from hardcase.audit.links import Link
 from hardcase.audit.provenance import Provenance
 from hardcase.config import Profile
-from hardcase.data.digest import path_digest
 from hardcase.data.store import open_store
 from hardcase.errors import HardcaseError, InputError
 from pipelines.display import Bars
 from pipelines.home import Home
 from pipelines.local import child_environment, environment, execute
 from pipelines.recording import RecordingCache
-from pipelines.retraining import STEPS, replaying
+from pipelines.retraining import REPLAYED, replaying
 
-# What each step makes that is the same bytes each time; pages for people may carry times.
-COMPARED = {
-    "ingest": ("snapshot",),
-    "validate": ("result",),
-    "sft": ("trained", "log"),
-    "mine": ("mined",),
-    "grpo": ("trained", "log"),
-    "evaluate": ("evaluation", "baseline", "scores"),
-    "drift": ("result",),
-}
+# Products that may carry a time: pages for people.
+PAGES: Final = ("validation_docs", "drift_report")
 
 
 def replayed(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
@@ -55,38 +49,37 @@ def replayed(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
     with tempfile.TemporaryDirectory(dir=home.root, prefix="replay-") as folder:
         again = _run(provenance, audit.links["drift"].parameters["reference"], Path(folder), home)
     return {
-        f"{step}.{output}": (audit.links[step].products[output], again[step, output])
-        for step, outputs in COMPARED.items()
-        for output in outputs
+        f"{step}.{product}": (digest, again[step].products.get(product, "missing"))
+        for step in REPLAYED
+        for product, digest in audit.links[step].products.items()
+        if product not in PAGES
     }
 
 
-def _run(provenance: Provenance, reference: str, folder: Path, home: Home) -> dict[tuple[str, str], str]:
+def _run(provenance: Provenance, reference: str, folder: Path, home: Home) -> dict[str, Link]:
     profile = _profile(provenance, folder, home)
     config = profile.model_dump(mode="json", by_alias=True, exclude_none=True)
     for unused in ("register", "source", "seed", "cluster"):
         config.pop(unused)
     scratch = replace(home, root=folder, place=home.store)
     arguments = {
+        "start": config.pop("model"),
         **config,
+        "place": {"store": home.store, "scratch": str(scratch.scratch), "code": code_digest()},
         "source": profile.source,
-        "store": home.store,
-        "scratch": str(scratch.scratch),
-        "code": code_digest(),
+        "source_digest": "",
         "seed": profile.seed,
         "reference": reference,
-        "rollout_shards": ["1/1"],
-        "answer_shards": ["1/1"],
+        "rollout_shards": WHOLE,
+        "answer_shards": WHOLE,
     }
-    steps = tuple(step for step in STEPS if step not in ("register", "report"))
     with Bars() as bars, environment(child_environment(profile, folder, home)):
-        cache = RecordingCache(scratch.cache, steps, bars, lambda step, outputs: None)
+        cache = RecordingCache(scratch.cache, REPLAYED, bars, lambda link: None)
         try:
             execute(lambda: replaying(**arguments), folder, scratch, cache, bars)
         except RuntimeError as error:
             raise HardcaseError(f"replay: {cache.current or 'the pipeline'} failed: {error}") from error
-    outputs = {step: record.outputs for step, record in cache.records.items()}
-    return {(step, name): path_digest(outputs[step][name]) for step, names in COMPARED.items() for name in names}
+    return cache.links
 
 
 def _profile(provenance: Provenance, folder: Path, home: Home) -> Profile:

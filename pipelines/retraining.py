@@ -1,10 +1,11 @@
-"""The graph: ingest → validate → sft → rollout → mine → grpo → answer → evaluate → drift → register → report.
+"""The graph: ingest → validate → sft → rollout → mine → grpo → answer → evaluate → drift → register.
 
-The same pipeline runs on one machine (`pipelines.local`) and, compiled, on Kubeflow.
+The same graph runs on one machine (`pipelines.local`) and, within an exit handler, on Kubeflow (`pipelines.cluster`).
+A step hands on its signed attestation; what it made lies in the store (docs/decisions/0010).
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from kfp import dsl
 
@@ -15,179 +16,155 @@ from components.grpo.component import grpo as grpo_step
 from components.ingest.component import ingest as ingest_step
 from components.mine.component import mine as mine_step
 from components.register.component import register as register_step
-from components.report.component import report as report_step
-from components.report.step import ARTIFACTS
 from components.rollout.component import rollout as rollout_step
 from components.sft.component import sft as sft_step
 from components.validate.component import validate as validate_step
 
-STEPS = (
-    "ingest",
-    "validate",
-    "sft",
-    "rollout",
-    "mine",
-    "grpo",
-    "answer",
-    "evaluate",
-    "drift",
-    "register",
-    "report",
-)
-# What register is given besides, and of the steps that are done in shards.
-MODELS = {"sft_model": ("sft", "trained"), "model": ("grpo", "trained"), "drift_report": ("drift", "html")}
-SHARDED = {"rollouts": ("rollout", "rollouts"), "answers": ("answer", "answers")}
-SHARDED |= {"sft_answers": ("answer_sft", "answers")}
+REPLAYED: Final = ("ingest", "validate", "sft", "rollout", "mine", "grpo", "answer", "evaluate", "drift")
+STEPS: Final = (*REPLAYED, "register")
 
 
 def chain(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """From the source to the drift report; the tasks by step. `plan` holds the parameters of `replaying`."""
-    place = {name: plan[name] for name in ("store", "scratch", "code")}
-    seed = plan["seed"]
-    read = ingest_step(source=plan["source"], source_digest=plan["source_digest"], config=plan["ingest"], **place)
-    snapshot = read.outputs["snapshot"]
-    checked = validate_step(snapshot=snapshot, config=plan["validate"], **place)
-    tuned = sft_step(
-        snapshot=snapshot,
-        validation=checked.outputs["result"],
+    """Compose the steps from the source to the drift report.
+
+    Args:
+        plan: parameters of `replaying`, by name.
+
+    Returns:
+        The tasks by step.
+    """
+    place, seed = plan["place"], plan["seed"]
+    snapshot = ingest_step(
+        source=plan["source"], source_digest=plan["source_digest"], config=plan["ingest"], place=place
+    )
+    validation = validate_step(snapshot=snapshot.output, config=plan["validate"], place=place)
+    sft_model = sft_step(
+        snapshot=snapshot.output,
+        validation=validation.output,
         seed=seed,
-        model=plan["model"],
+        start=plan["start"],
         config=plan["sft"],
-        **place,
+        place=place,
     )
-    sft_model = tuned.outputs["trained"]
-    with dsl.ParallelFor(plan["rollout_shards"], name="rollouts") as shard:
-        rolled = rollout_step(snapshot=snapshot, model=sft_model, seed=seed, shard=shard, config=plan["mine"], **place)
-    mined = mine_step(
-        snapshot=snapshot, rollouts=dsl.Collected(rolled.outputs["rollouts"]), config=plan["mine"], **place
-    )
-    improved = grpo_step(
-        snapshot=snapshot, model=sft_model, mined=mined.outputs["mined"], seed=seed, config=plan["grpo"], **place
-    )
-    final = improved.outputs["trained"]
-    with dsl.ParallelFor(plan["answer_shards"], name="answers") as shard:
-        answered = {
-            role: answer_step(
-                snapshot=snapshot, model=model, role=role, seed=seed, shard=shard, config=plan["evaluate"], **place
-            )
-            for role, model in (("final", final), ("sft", sft_model))
-        }
-    judged = evaluate_step(
-        snapshot=snapshot,
-        answers=dsl.Collected(answered["final"].outputs["answers"]),
-        sft_answers=dsl.Collected(answered["sft"].outputs["answers"]),
+    rollouts = rollout_step(
+        snapshot=snapshot.output,
+        model=sft_model.output,
         seed=seed,
+        shards=plan["rollout_shards"],
+        config=plan["mine"],
+        place=place,
+    )
+    mined = mine_step(rollouts=rollouts.output, config=plan["mine"], place=place)
+    model = grpo_step(
+        snapshot=snapshot.output,
+        sft_model=sft_model.output,
+        mined=mined.output,
+        seed=seed,
+        config=plan["grpo"],
+        place=place,
+    )
+    answers = answer_step(
+        snapshot=snapshot.output,
+        model=model.output,
+        sft_model=sft_model.output,
+        seed=seed,
+        shards=plan["answer_shards"],
         config=plan["evaluate"],
-        **place,
+        place=place,
     )
-    compared = drift_step(
-        evaluation=judged.outputs["evaluation"], reference=plan["reference"], config=plan["drift"], **place
+    evaluation = evaluate_step(answers=answers.output, seed=seed, config=plan["evaluate"], place=place)
+    drift = drift_step(
+        evaluation=evaluation.outputs["evaluation"], reference=plan["reference"], config=plan["drift"], place=place
     )
-    return {
-        "ingest": read,
-        "validate": checked,
-        "sft": tuned,
-        "rollout": rolled,
-        "mine": mined,
-        "grpo": improved,
-        "answer": answered["final"],
-        "answer_sft": answered["sft"],
-        "evaluate": judged,
-        "drift": compared,
-    }
+    tasks = (snapshot, validation, sft_model, rollouts, mined, model, answers, evaluation, drift)
+    return dict(zip(REPLAYED, tasks, strict=True))
 
 
 def graph(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole of it; the tasks by step. `plan` holds the parameters of `retraining`."""
+    """Compose all steps.
+
+    Args:
+        plan: parameters of `retraining`, by name.
+
+    Returns:
+        The tasks by step.
+    """
     tasks = chain(plan)
-    place = {name: plan[name] for name in ("store", "scratch", "code")}
-    artifacts = {name: tasks[step].outputs[output] for name, (step, output) in ARTIFACTS.items() if step in tasks}
     tasks["register"] = register_step(
-        **artifacts,
-        **{name: tasks[step].outputs[output] for name, (step, output) in MODELS.items()},
-        **{name: dsl.Collected(tasks[step].outputs[output]) for name, (step, output) in SHARDED.items()},
-        **{name: plan[name] for name in ("champion", "tracking_uri", "seed", "fingerprint")},
+        model=tasks["grpo"].output,
+        evaluation=tasks["evaluate"].outputs["evaluation"],
+        drift=tasks["drift"].output,
+        seed=plan["seed"],
+        launch=plan["launch"],
         config=plan["register"],
-        **place,
+        place=plan["place"],
     )
-    registered = tasks["register"].outputs["result"]
-    tasks["report"] = report_step(facts=plan["facts"], register=registered, **artifacts, **place)
     return tasks
 
 
 @dsl.pipeline(name="hardcase-retraining")
 def retraining(
+    place: dict[str, str],
     source: str,
-    store: str,
-    tracking_uri: str,
-    scratch: str,
-    code: str,
+    source_digest: str,
     seed: int,
-    fingerprint: str,
-    facts: dict[str, Any],
+    reference: str,
+    launch: dict[str, str],
+    start: dict[str, Any],
     ingest: dict[str, Any],
     validate: dict[str, Any],
-    model: dict[str, Any],
     sft: dict[str, Any],
     mine: dict[str, Any],
     grpo: dict[str, Any],
     evaluate: dict[str, Any],
     drift: dict[str, Any],
     register: dict[str, Any],
-    rollout_shards: list[str],
-    answer_shards: list[str],
-    source_digest: str = "",
-    champion: str = "",
-    reference: str = "",
+    rollout_shards: dict[str, int],
+    answer_shards: dict[str, int],
 ) -> None:
     """Retrain a screener from a source of samples.
 
     Args:
+        place: `store` (URI of the object store), `scratch` (folder of the steps' private folders) and `code` (its
+            sha256: changed code is never served from the cache).
         source: URI of the samples.
-        store: URI of the object store.
-        tracking_uri: of MLflow.
-        scratch: folder of the steps' private folders.
-        code: sha256 of the code; changed code is never served from the cache.
+        source_digest: what a folder source holds; changes with its files.
         seed: of everything that is drawn.
-        fingerprint: sha256 of source, configuration, seed and code.
-        facts: what the report says of the run as a whole.
+        reference: sha256 of the evaluation to compare with; empty for none.
+        launch: `champion` (version to beat; empty for none), `fingerprint` (sha256 of source, configuration, seed and
+            code) and `tracking_uri` (of MLflow).
+        start: configuration of the model that SFT starts from.
         ingest: configuration of the step, as are the following.
         validate: configuration.
-        model: where SFT starts.
         sft: configuration.
         mine: configuration.
         grpo: configuration.
         evaluate: configuration.
         drift: configuration.
         register: configuration.
-        rollout_shards: those of mining's rollouts: `["1/1"]` for one.
-        answer_shards: those of evaluation's answers.
-        source_digest: what a folder source holds; changes with its files.
-        champion: version to beat; empty for none.
-        reference: sha256 of the evaluation to compare with; empty for none.
+        rollout_shards: among how many processes (`shards`) and nodes (`nodes`) mining's rollouts are divided.
+        answer_shards: the same of evaluation's answers.
     """
     graph(dict(locals()))
 
 
 @dsl.pipeline(name="hardcase-replay")
 def replaying(
+    place: dict[str, str],
     source: str,
-    store: str,
-    scratch: str,
-    code: str,
+    source_digest: str,
     seed: int,
+    reference: str,
+    start: dict[str, Any],
     ingest: dict[str, Any],
     validate: dict[str, Any],
-    model: dict[str, Any],
     sft: dict[str, Any],
     mine: dict[str, Any],
     grpo: dict[str, Any],
     evaluate: dict[str, Any],
     drift: dict[str, Any],
-    rollout_shards: list[str],
-    answer_shards: list[str],
-    source_digest: str = "",
-    reference: str = "",
+    rollout_shards: dict[str, int],
+    answer_shards: dict[str, int],
 ) -> None:
-    """The same without registering: what `hardcase audit --replay` does again."""
+    """Retrain without registering: what `hardcase audit --replay` does again."""
     chain(dict(locals()))

@@ -1,4 +1,4 @@
-"""The KFP face of answer."""
+"""The KFP component of answer."""
 
 from typing import Any
 
@@ -12,24 +12,35 @@ from components.running import TRAIN_IMAGE
 def answer(
     snapshot: Input[Dataset],
     model: Input[Model],
-    role: str,
-    store: str,
-    scratch: str,
-    code: str,
+    place: dict[str, str],
     seed: int,
-    shard: str,
+    shards: dict[str, int],
     config: dict[str, Any],
     answers: Output[Dataset],
+    sft_model: Input[Model] = None,  # KFP's form of an optional artifact
 ) -> None:
-    """Let a model, `sft` or `final` by its role, answer one shard of the untouched split."""
-    from pathlib import Path
-
+    """Let a model answer the untouched split, and the SFT model that it was trained from, if it is given."""
     from components.answer.step import run
-    from components.running import running, sharded
+    from components.launching import in_shards
+    from components.running import running
     from hardcase.config import EvaluateConfig
+    from hardcase.data.completions import merge_completions
 
-    settings = EvaluateConfig.model_validate(config)
-    inputs, outputs = {"snapshot": snapshot, "model": model}, {"answers": answers}
-    step = sharded(f"answer-{role}", shard)
-    with running(step, scratch, inputs, outputs, code=code, seed=seed, section="evaluate", config=config) as private:
-        run(Path(snapshot.path), store, Path(model.path), settings, seed, shard, private, Path(answers.path))
+    inputs = {"snapshot": snapshot, "model": model, "sft_model": sft_model}
+    with running("answer", place, inputs, answers, seed=seed, section="evaluate", config=config) as work:
+        work.output("answers").mkdir()
+        for name, role in (("model", "final"), ("sft_model", "sft")):
+            if name not in work.materials:
+                continue
+            tables = in_shards(
+                run,
+                **{key: int(number) for key, number in shards.items()},
+                scratch=work.folder / role,
+                written="answers",
+                snapshot=work.input("snapshot"),
+                store=place["store"],
+                model=work.input(name),
+                config=EvaluateConfig.model_validate(config),
+                seed=seed,
+            )
+            merge_completions(tables, work.output("answers") / f"{role}.parquet")

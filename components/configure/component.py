@@ -1,4 +1,4 @@
-"""The KFP faces of configure, and of its like for an evaluation alone."""
+"""The KFP components of configure, and of its like for an evaluation alone."""
 
 from typing import Any, NamedTuple
 
@@ -11,84 +11,88 @@ from components.running import LIGHT_IMAGE
 @dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
 def configure(profile: str, source: str, seed: int, settings: dict[str, Any]) -> NamedTuple(  # type: ignore[valid-type]
     "Plan",
+    place=dict,
     source=str,
     source_digest=str,
-    store=str,
-    tracking_uri=str,
-    scratch=str,
-    code=str,
     seed=int,
-    champion=str,
     reference=str,
-    fingerprint=str,
-    facts=dict,
-    rollout_shards=list[str],
-    answer_shards=list[str],
+    launch=dict,
+    start=dict,
     ingest=dict,
     validate=dict,
-    model=dict,
     sft=dict,
     mine=dict,
     grpo=dict,
     evaluate=dict,
     drift=dict,
     register=dict,
-    nodes=dict,
-    train_gpus=int,
-    train_cpus=str,
-    train_memory=str,
-    shard_gpus=int,
-    shard_cpus=str,
-    shard_memory=str,
+    rollout_shards=dict,
+    answer_shards=dict,
+    sft_gpus=str,
+    sft_cpus=str,
+    sft_memory=str,
+    sft_nodes=dict,
+    rollout_gpus=str,
+    rollout_cpus=str,
+    rollout_memory=str,
+    rollout_nodes=dict,
+    grpo_gpus=str,
+    grpo_cpus=str,
+    grpo_memory=str,
+    grpo_nodes=dict,
+    answer_gpus=str,
+    answer_cpus=str,
+    answer_memory=str,
+    answer_nodes=dict,
 ):
     """Find what every step is given: the profile, changed by what was asked for, and today's champion."""
     from collections import namedtuple
 
     from components.configure.step import machines, plan
-    from components.running import keyring, noted, place_of
+    from components.materials import keyring
+    from components.running import noted, place_of
     from hardcase.config import load_profile
 
     with noted("configure"):
         chosen = {**settings, "seed": int(seed), **({"source": source} if source else {})}
         loaded = load_profile(profile, chosen)
-        found = {**plan(loaded, profile, *place_of(), keyring()), **machines(loaded)}
+        found = {**plan(loaded, *place_of(), keyring()), **machines(loaded)}
     return namedtuple("Plan", found)(**found)
 
 
 @dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
 def fetch(model: str, profile: str, source: str, settings: dict[str, Any], fetched: Output[Model]) -> NamedTuple(  # type: ignore[valid-type]
     "Plan",
-    version=str,
+    place=dict,
+    launch=dict,
     reference=str,
     source=str,
     source_digest=str,
-    store=str,
-    tracking_uri=str,
-    scratch=str,
-    code=str,
     seed=int,
-    answer_shards=list[str],
     ingest=dict,
     evaluate=dict,
     drift=dict,
-    nodes=dict,
-    shard_gpus=int,
-    shard_cpus=str,
-    shard_memory=str,
+    answer_shards=dict,
+    answer_gpus=str,
+    answer_cpus=str,
+    answer_memory=str,
+    answer_nodes=dict,
 ):
     """Fetch a registered version, and find what the steps that score it are given."""
     from collections import namedtuple
-    from pathlib import Path
 
     from components.configure.step import evaluation_plan, fetched_version
-    from components.running import keyring, place_of, running
+    from components.materials import keyring
+    from components.running import place_of, running
+    from hardcase.audit.code import code_digest
     from hardcase.config import load_profile
 
     store, tracking_uri, scratch = place_of()
+    place = {"store": store, "scratch": scratch, "code": code_digest()}
     registered: dict[str, str] = {}
-    with running("fetch", scratch, {}, {"fetched": fetched}, registered, model=model):
+    with running("fetch", place, {}, fetched, registered, model=model) as work:
         loaded = load_profile(profile, {**settings, "source": source})
-        version = fetched_version(store, keyring(), model, Path(fetched.path))
+        version = fetched_version(store, keyring(), model, work.output("model"))
         registered["statement"] = version.statement
         found = evaluation_plan(loaded, model, version, store, tracking_uri, scratch)
     return namedtuple("Plan", found)(**found)

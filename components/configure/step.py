@@ -1,5 +1,6 @@
 """configure: what every step of a run is given, from a profile and what the store says today; also of an evaluation."""
 
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,17 +14,19 @@ from hardcase.data.store import open_store
 
 # CPUs and GiB of memory that go with each GPU; less than what AWS's instances have of it (docs/kubeflow.md).
 PER_GPU: Final[dict[GpuMemory, tuple[int, int]]] = {"80gb": (8, 96), "24gb": (3, 12)}
-WITHOUT_GPU: Final = (2, 8)
+# Of a pod that trains or answers on CPUs, or waits for its nodes: with what else runs there it fits two CPUs and 8 GiB.
+WITHOUT_GPU: Final = ("1500m", "4Gi")
+
+WHOLE: Final = {"shards": 1, "nodes": 1}  # among how many processes and nodes a step's samples are divided
 
 
 def plan(
-    profile: Profile, name: str, store: str, tracking_uri: str, scratch: str, keys: Keyring, apart: Path | None = None
+    profile: Profile, store: str, tracking_uri: str, scratch: str, keys: Keyring, apart: Path | None = None
 ) -> dict[str, Any]:
-    """The parameters of the pipeline `retraining`, undivided, as on one machine.
+    """The parameters of the pipeline `retraining`, its shards undivided, as on one machine.
 
     Args:
         profile: the configuration.
-        name: of the profile, for the report.
         store: URI of the object store.
         tracking_uri: of MLflow.
         scratch: folder of the steps' private folders.
@@ -38,19 +41,15 @@ def plan(
     fingerprint = bytes_digest(canonical_json(identity))
     champion, reference = read_ledger(open_store(store), profile.registration.name, keys).pin(fingerprint)
     return {
+        "place": {"store": store, "scratch": scratch, "code": code},
         "source": source,
         "source_digest": listing,
-        "store": store,
-        "tracking_uri": tracking_uri,
-        "scratch": scratch,
-        "code": code,
         "seed": seed,
-        "champion": champion,
         "reference": reference,
-        "fingerprint": fingerprint,
-        "facts": {"profile": name, "source": source, "seed": str(seed), "fingerprint": fingerprint},
-        "rollout_shards": ["1/1"],
-        "answer_shards": ["1/1"],
+        "launch": {"champion": champion, "fingerprint": fingerprint, "tracking_uri": tracking_uri},
+        "rollout_shards": WHOLE,
+        "answer_shards": WHOLE,
+        "start": config.pop("model"),
         **config,
     }
 
@@ -88,43 +87,48 @@ def evaluation_plan(
         scratch: folder of the steps' private folders.
     """
     config = profile.model_dump(mode="json", by_alias=True, exclude_none=True)
-    asked = machines(profile)
     return {
-        "version": f"{split_spec(model)}:{version.number}",
+        "place": {"store": store, "scratch": scratch, "code": code_digest()},
+        "launch": {"version": f"{split_spec(model)}:{version.number}", "tracking_uri": tracking_uri},
         "reference": version.evaluation,
         "source": profile.source,
         "source_digest": source_digest(profile.source),
-        "store": store,
-        "tracking_uri": tracking_uri,
-        "scratch": scratch,
-        "code": code_digest(),
         "seed": profile.seed,
         "ingest": {**config["ingest"], "eval_share": 1.0},
         "evaluate": config["evaluate"],
         "drift": config["drift"],
-        **{name: asked[name] for name in ("answer_shards", "nodes", "shard_gpus", "shard_cpus", "shard_memory")},
+        **{name: value for name, value in machines(profile).items() if name.startswith("answer_")},
     }
 
 
 def machines(profile: Profile) -> dict[str, Any]:
-    """What differs on a cluster: shards, and what pods ask for, those that train and those that answer a shard."""
-    gpu = profile.cluster.gpu_memory
-    # Where several nodes train, the step only waits for them: their GPUs are the TrainingRuntime's.
-    train = max(phase.processes if phase.nodes == 1 else 0 for phase in (profile.sft, profile.grpo)) if gpu else 0
-    one = 1 if gpu else 0
-    cpus, memory = PER_GPU[gpu] if gpu else WITHOUT_GPU
-    return {
-        "rollout_shards": _shards(profile.cluster.rollout_shards),
-        "answer_shards": _shards(profile.cluster.answer_shards),
-        "nodes": {"hardcase.io/gpu-memory": gpu} if gpu else {"hardcase.io/pool": "steps"},
-        "train_gpus": train,
-        "train_cpus": str(cpus * max(train, 1)),
-        "train_memory": f"{memory * max(train, 1)}Gi",
-        "shard_gpus": one,
-        "shard_cpus": str(cpus),
-        "shard_memory": f"{memory}Gi",
-    }
+    """Find what the pods of the steps with a model ask for, and how answering is divided.
+
+    Kubernetes takes every amount as text; KFP's driver drops a number without a word (kubeflow/pipelines 2.17.0,
+    backend/src/v2/driver/resolve.go:818). An empty number of GPUs asks for none.
+
+    Returns:
+        For sft, rollout, grpo and answer: `<step>_gpus`, `<step>_cpus`, `<step>_memory`, `<step>_nodes` (labels of the
+        node); for rollout and answer also `<step>_shards`.
+    """
+    gpu, sft, grpo = profile.cluster.gpu_memory, profile.sft, profile.grpo
+    per_node = max(sft.processes, grpo.processes)
+    wanted = {"sft": (sft.processes, sft.nodes), "grpo": (grpo.processes, grpo.nodes)}
+    found = dict[str, Any]()
+    for step, shards in (("rollout", profile.cluster.rollout_shards), ("answer", profile.cluster.answer_shards)):
+        nodes = math.ceil(shards / per_node) if gpu else 1
+        found[f"{step}_shards"] = {"shards": shards, "nodes": nodes}
+        wanted[step] = (shards, nodes)
+    for step, (gpus, nodes) in wanted.items():
+        # Where several nodes work, the step only waits for them: their GPUs are the TrainingRuntime's.
+        found |= {f"{step}_{what}": value for what, value in _pod(gpu, gpus if nodes == 1 else 0).items()}
+    return found
 
 
-def _shards(number: int) -> list[str]:
-    return [f"{shard}/{number}" for shard in range(1, number + 1)]
+def _pod(gpu: GpuMemory | None, gpus: int) -> dict[str, Any]:
+    if not gpu or not gpus:
+        cpus, memory = WITHOUT_GPU
+        return {"gpus": "", "cpus": cpus, "memory": memory, "nodes": {"hardcase.io/pool": "steps"}}
+    each, gib = PER_GPU[gpu]
+    label = {"hardcase.io/gpu-memory": gpu}
+    return {"gpus": str(gpus), "cpus": str(gpus * each), "memory": f"{gpus * gib}Gi", "nodes": label}

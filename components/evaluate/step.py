@@ -31,28 +31,18 @@ SCHEMA = pa.schema(
 
 
 def run(
-    snapshot: Path,
-    store: str,
-    answers: Sequence[Path],
-    sft_answers: Sequence[Path],
-    config: EvaluateConfig,
-    seed: int,
-    evaluation: Path,
-    baseline: Path | None,
-    scores: Path,
+    snapshot: Path, store: str, answers: Path, sft_answers: Path, config: EvaluateConfig, seed: int, folder: Path
 ) -> None:
     """Write the final model's table, the SFT model's, and the scores of both.
 
     Args:
         snapshot: the manifest; its `eval` split is judged.
         store: where its shards lie.
-        answers: the final model's completions, the tables of the shards in order.
-        sft_answers: the same of the SFT model; none to score one model alone.
+        answers: the final model's completions.
+        sft_answers: the same of the SFT model; not there if one model alone is scored.
         config: of the bootstrap.
         seed: of the bootstrap.
-        evaluation: Parquet, one row a sample, of the final model.
-        baseline: the same of the SFT model; None if it is not scored.
-        scores: JSON.
+        folder: for `evaluation` and `baseline` (Parquet, one row a sample) and `scores` (JSON).
 
     Raises:
         HardcaseError: the answers are not to the snapshot's samples.
@@ -60,8 +50,8 @@ def run(
     facts = Snapshot.open(snapshot, store).facts("eval")
     truths = [frozenset(row["answer"]) for row in facts]
     aspects, groups = [row["aspect"] for row in facts], [row["group"] for row in facts]
-    final = _judged(answers, facts)
-    pq.write_table(final, evaluation)
+    final = _judge(answers, facts)
+    pq.write_table(final, folder / "evaluation")
     report: dict[str, Any] = {
         "samples": len(facts),
         "groups": len(set(groups)),
@@ -71,17 +61,17 @@ def run(
         "sft": None,
         "gain": None,
     }
-    if baseline is not None:
-        first = _judged(sft_answers, facts)
-        pq.write_table(first, baseline)
+    if sft_answers.exists():
+        first = _judge(sft_answers, facts)
+        pq.write_table(first, folder / "baseline")
         report["sft"] = score(aspects, *_values(first), groups, config.resamples, seed)
         report["gain"] = paired_difference(_values(first), _values(final), aspects, groups, config.resamples, seed)
-    scores.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "scores").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _judged(shards: Sequence[Path], facts: Sequence[Mapping[str, Any]]) -> pa.Table:
+def _judge(answers: Path, facts: Sequence[Mapping[str, Any]]) -> pa.Table:
     rows = []
-    for fact, (text,) in zip(facts, read_completions(shards, [fact["id"] for fact in facts]), strict=True):
+    for fact, (text,) in zip(facts, read_completions([answers], [fact["id"] for fact in facts]), strict=True):
         answer, truth = parse_answer(text), frozenset(fact["answer"])
         rows.append(
             {

@@ -1,9 +1,9 @@
-"""The KFP face of grpo."""
+"""The KFP component of grpo."""
 
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import Dataset, Input, Model, Output
 
 from components.running import TRAIN_IMAGE
 
@@ -11,40 +11,30 @@ from components.running import TRAIN_IMAGE
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
 def grpo(
     snapshot: Input[Dataset],
-    model: Input[Model],
+    sft_model: Input[Model],
     mined: Input[Dataset],
-    store: str,
-    scratch: str,
-    code: str,
+    place: dict[str, str],
     seed: int,
     config: dict[str, Any],
-    trained: Output[Model],
-    log: Output[Artifact],
-    metrics: Output[Metrics],
+    model: Output[Model],
 ) -> None:
     """Train with HCM-GRPO from the SFT model on all training samples."""
-    from pathlib import Path
-
     from components.grpo.step import run
     from components.launching import in_processes
     from components.running import running
-    from components.showing import show_training
     from hardcase.config import GrpoConfig
 
-    settings = GrpoConfig.model_validate(config)
-    inputs, outputs = {"snapshot": snapshot, "model": model, "mined": mined}, {"trained": trained, "log": log}
-    with running("grpo", scratch, inputs, outputs, code=code, seed=seed, config=config) as private:
+    inputs = {"snapshot": snapshot, "sft_model": sft_model, "mined": mined}
+    with running("grpo", place, inputs, model, seed=seed, config=config) as work:
         in_processes(
             run,
-            settings,
-            private,
-            snapshot=Path(snapshot.path),
-            store=store,
-            model=Path(model.path),
-            mined=Path(mined.path),
+            GrpoConfig.model_validate(config),
+            work.folder,
+            snapshot=work.input("snapshot"),
+            store=place["store"],
+            model=work.input("sft_model"),
+            mined=work.input("mined"),
             seed=seed,
-            model_out=Path(trained.path),
-            log=Path(log.path),
+            model_out=work.output("model"),
+            log=work.output("grpo_log"),
         )
-        shown = {"reward": "mean reward", "frac_reward_zero_std": "groups without spread", "entropy": "entropy a token"}
-        show_training(metrics, Path(log.path), shown)

@@ -5,21 +5,15 @@ store's `evaluations/<name>/<run>.json`.
 """
 
 import json
-import logging
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from hardcase.audit.retention import keep_run
+from components.tracking import show_run
 from hardcase.data.digest import canonical_json, path_digest
-from hardcase.data.store import Store, open_store, write_whole
+from hardcase.data.store import open_store, write_whole
 
 EXPERIMENT: Final = "hardcase-evaluations"
 RECORDS: Final = "evaluations"
-RUN_TAG: Final = "hardcase.run"
-RESULT_TAG: Final = "hardcase.result"
-logger = logging.getLogger(__name__)
 
 
 def run(
@@ -54,7 +48,7 @@ def run(
     """
     kept = open_store(store)
     found, drifted = (json.loads(path.read_text(encoding="utf-8")) for path in (scores, drift))
-    facts = {
+    facts: dict[str, Any] = {
         "model": version,
         "run_id": run_id,
         "source": source,
@@ -64,34 +58,16 @@ def run(
         "drift": {"drifted": drifted["drifted"], "reference": drifted["reference"], "tests": drifted["tests"]},
         "evaluation": kept.put_object(evaluation.read_bytes()),
     }
-    _keep(kept, version.partition(":")[0], run_id, facts)
+    kept.put_named(f"{RECORDS}/{version.partition(':')[0]}/{run_id}.json", canonical_json(facts))
     write_whole(result, canonical_json(facts))
-    try:
-        _tell(tracking_uri, run_id, facts)
-    except Exception as error:  # MLflow's own, of any kind; the record is in the store
-        logger.warning("MLflow was not told of run %s: %s", run_id, " ".join(str(error).split())[:300])
-
-
-def _keep(store: Store, name: str, run_id: str, facts: Mapping[str, Any]) -> None:
-    store.put_named(f"{RECORDS}/{name}/{run_id}.json", canonical_json(facts))
-    keep_run(store, run_id, {**facts, "status": "evaluated"})
-
-
-def _tell(tracking_uri: str, run_id: str, facts: Mapping[str, Any]) -> None:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    place = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
-    if client.search_runs([place], f"tags.`{RUN_TAG}` = '{run_id}'"):
-        return
-    brief = {**facts, "scores": {"model": facts["scores"]["model"]}}
-    tags = {RUN_TAG: run_id, "model": facts["model"], "snapshot": facts["snapshot"], RESULT_TAG: json.dumps(brief)}
-    made = client.create_run(place, tags=tags, run_name=facts["model"])
-    for name in ("overall", "exact_match"):
-        client.log_metric(made.info.run_id, name, facts["scores"]["model"][name])
-    client.log_metric(made.info.run_id, "drifted", float(facts["drift"]["drifted"]))
-    client.set_terminated(made.info.run_id)
+    model = facts["scores"]["model"]
+    metrics = {name: model[name] for name in ("overall", "exact_match")}
+    show_run(
+        tracking_uri,
+        EXPERIMENT,
+        run_id,
+        version,
+        {**facts, "scores": {"model": model}},
+        {"model": version, "snapshot": facts["snapshot"]},
+        {**metrics, "drifted": float(facts["drift"]["drifted"])},
+    )

@@ -3,31 +3,20 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from hardcase.audit.code import LOCK, code_digest, keep_code
 from hardcase.audit.ledger import Version
-from hardcase.audit.links import Link, gaps, open_link
-from hardcase.audit.provenance import ENVELOPE, FILE, FOLDER, SNAPSHOT, Provenance, Resource, named
+from hardcase.audit.links import Link, follow, gaps
+from hardcase.audit.products import check_product
+from hardcase.audit.provenance import ENVELOPE, FOLDER, Provenance, Resource, named
 from hardcase.audit.sbom import sbom
 from hardcase.audit.signing import Keyring
 from hardcase.data.store import Store
 from hardcase.errors import HardcaseError
 
-STEPS: Final = (
-    "ingest",
-    "validate",
-    "sft",
-    "rollout",
-    "mine",
-    "grpo",
-    "answer-sft",
-    "answer-final",
-    "evaluate",
-    "drift",
-)
-KINDS: Final = {"snapshot": SNAPSHOT, "sft_model": FOLDER, "model": FOLDER}
+BASE: Final = "base_model"
+NEEDED: Final = ("ingest", "sft", "grpo", "evaluate", "drift")
 
 
 @dataclass(frozen=True)
@@ -58,12 +47,22 @@ class Account:
         objects: by name.
         launch: of the run.
         config: by step.
+        store: where they are kept.
     """
 
     links: Mapping[str, Link]
     objects: Mapping[str, Resource]
     launch: Launch
     config: Mapping[str, Any]
+    store: Store
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of the object of that name.
+
+        Raises:
+            HardcaseError: it is missing or altered.
+        """
+        return self.store.get_object(self.objects[name].digest)
 
     @property
     def model(self) -> str:
@@ -102,7 +101,7 @@ class Account:
             beaten = [Resource("champion", champion.digest, FOLDER, {"version": f"{name}:{champion.number}"})]
         dependencies = [
             self.objects["snapshot"],
-            *([self.objects["base_model"]] if "base_model" in self.objects else []),
+            *([self.objects[BASE]] if BASE in self.objects else []),
             self.objects["code"],
             Resource("git commit", "", notes=code),
             self.objects[LOCK],
@@ -124,32 +123,28 @@ class Account:
         )
 
 
-def account(
-    artifacts: Mapping[str, Path], envelopes: Iterable[str], launch: Launch, keys: Keyring, config: Any, store: Store
-) -> Account:
-    """Put together what made a model, and keep it.
+def account(attestations: Iterable[str], launch: Launch, keys: Keyring, config: Any, store: Store) -> Account:
+    """Put together what made a model by following the attestations of its steps.
 
     Args:
-        artifacts: files and folders, by name.
-        envelopes: the signed links of the steps that made them.
+        attestations: sha256 of those of the last steps; all others are found from them.
         launch: of the run.
         keys: who is trusted.
         config: of the step register itself.
-        store: where it is kept.
+        store: where everything is kept.
 
     Raises:
         HardcaseError: something cannot be accounted for; nothing is registered then.
     """
-    opened = {envelope: open_link(envelope.encode(), keys, "a step's record") for envelope in envelopes}
-    links = {link.step: link for link in opened.values()}
-    base = (
-        {name: digest for name, digest in links["sft"].materials.items() if name == "base_model"}
-        if "sft" in links
-        else {}
-    )
-    done = {step for step in STEPS for name in links if name == step or name.startswith(f"{step}-")}
-    unknown = [f"no record of the step {step}" for step in STEPS if step not in done]
-    unknown += [f"two records of the step {step}" for step in links if _count(opened.values(), step) > 1]
+    found = follow(store, keys, attestations)
+    links = {link.step: link for link in found.values()}
+    unknown = [f"no record of the step {step}" for step in NEEDED if step not in links]
+    unknown += [
+        f"two unlike records of the step {step}"
+        for step, last in links.items()
+        if any(link.step == step and link.content != last.content for link in found.values())
+    ]
+    base = {name: digest for name, digest in links["sft"].materials.items() if name == BASE} if "sft" in links else {}
     unknown += gaps(list(links.values()), base.values())
     if {str(link.parameters.get("code")) for link in links.values()} | {code_digest()} != {launch.code}:
         unknown.append("the code changed since the run was launched")
@@ -159,22 +154,16 @@ def account(
         )
     if keep_code(store) != launch.code:
         raise HardcaseError("the code changed while it was kept; nothing was registered, run again")
-    objects = [Resource(name, _kept(path, store), KINDS.get(name, FILE)) for name, path in artifacts.items()]
+    objects = [
+        Resource(name, digest, link.kind(name)) for link in links.values() for name, digest in link.products.items()
+    ]
     objects += [Resource(name, digest, FOLDER) for name, digest in base.items()]
+    for resource in objects:
+        check_product(store, resource.digest, resource.kind)
     objects += [Resource("code", launch.code, FOLDER), Resource("sbom", store.put_object(sbom()))]
     objects += [Resource(LOCK, json.loads(store.get_object(launch.code))[LOCK])]
-    objects += [
-        Resource(f"record of {link.step}", store.put_object(envelope.encode()), ENVELOPE)
-        for envelope, link in opened.items()
-    ]
+    records = {link.step: digest for digest, link in found.items()}
+    objects += [Resource(f"record of {step}", digest, ENVELOPE) for step, digest in records.items()]
     configuration = {link.section: link.parameters["config"] for link in links.values() if "config" in link.parameters}
     configuration |= {"model": links["sft"].parameters["model"], "register": config.model_dump(mode="json")}
-    return Account(links, {each.name: each for each in objects}, launch, configuration)
-
-
-def _count(links: Iterable[Link], step: str) -> int:
-    return sum(link.step == step for link in links)
-
-
-def _kept(path: Path, store: Store) -> str:
-    return store.put_folder(path) if path.is_dir() else store.put_object(path.read_bytes())
+    return Account(links, {each.name: each for each in objects}, launch, configuration, store)

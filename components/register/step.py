@@ -44,8 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(
-    artifacts: Mapping[str, Path],
-    links: Iterable[str],
+    attestations: Iterable[str],
     launch: Launch,
     keys: Keyring,
     store: str,
@@ -56,9 +55,7 @@ def run(
     """Register the model, and make it the champion if it passes the gate.
 
     Args:
-        artifacts: what the steps wrote, by name: snapshot, quarantine, validation, sft_model, sft_log, rollouts, mined,
-            model, grpo_log, sft_answers, answers, evaluation, baseline, scores, drift, drift_report.
-        links: the steps' signed records of it.
+        attestations: sha256 of those of the model, its evaluation and its drift; they lead to all others.
         launch: what the launcher says of the run.
         keys: to sign with and to trust.
         store: URI of the object store.
@@ -73,9 +70,9 @@ def run(
             read.
     """
     mirror, kept = Mirror(tracking_uri), open_store(store)
-    scores, drift = _json(artifacts["scores"]), _json(artifacts["drift"])
-    table = _table(artifacts["evaluation"].read_bytes(), str(artifacts["evaluation"]))
-    made = account(artifacts, links, launch, keys, config, kept)
+    made = account(attestations, launch, keys, config, kept)
+    scores, drift = _json(made, "scores"), _json(made, "drift")
+    table = _table(made.read("evaluation"), "of this run")
     while True:
         ledger = read_ledger(kept, config.name, keys)
         done = ledger.judged(made.model, made.evaluation, launch.fingerprint, launch.champion)
@@ -85,7 +82,7 @@ def run(
         before = _evaluation(kept, ledger, champion) if champion else None
         against = f"{ledger.name}:{champion.number}" if champion else ""
         decision = decide(scores, table, before, drift, config, launch.seed, against)
-        version = _version(made, decision, champion, ledger, artifacts, kept, keys)
+        version = _version(made, decision, champion, ledger, keys)
         alias: Alias = CHAMPION if decision.verdict == "promoted" else CHALLENGER
         who, why = launch.circumstances.get("who", "hardcase"), "; ".join(decision.reasons)
         move = Move(alias=alias, version=version.number, who=who, when=now_utc(), why=why, made=version)
@@ -139,11 +136,10 @@ def _version(
     decision: Decision,
     champion: Version | None,
     ledger: Ledger,
-    artifacts: Mapping[str, Path],
-    store: Store,
     keys: Keyring,
 ) -> Version:
     """Keep the judgement, the signed statement and the dossier; the version that they make."""
+    store = made.store
     number = len(ledger.versions) + 1
     against = champion.number if champion else None
     gate = canonical_json(
@@ -166,8 +162,8 @@ def _version(
             reasons=decision.reasons,
             differences=decision.differences,
             against=against,
-            scores=_json(artifacts["scores"]),
-            snapshot=_json(artifacts["snapshot"]),
+            scores=_json(made, "scores"),
+            snapshot=_json(made, "snapshot"),
             snapshot_id=made.objects["snapshot"].digest,
             source=made.source,
             config=made.config,
@@ -176,9 +172,9 @@ def _version(
             clean={"yes": True, "no": False}.get(trained.get("clean", "")),
             code=made.launch.code,
             run=provenance.run,
-            drift=_json(artifacts["drift"]),
-            mined=_counted(artifacts["mined"]),
-            evaluation=artifacts["evaluation"].read_bytes(),
+            drift=_json(made, "drift"),
+            mined=_counted(made.read("mined")),
+            evaluation=made.read("evaluation"),
             statement=statement,
         )
     )
@@ -199,8 +195,8 @@ def _version(
     )
 
 
-def _counted(mined: Path) -> dict[str, int]:
-    rows = pq.read_table(mined, columns=["exact_rate", "hard", "suspect"]).to_pylist()
+def _counted(mined: bytes) -> dict[str, int]:
+    rows = pq.read_table(pa.BufferReader(mined), columns=["exact_rate", "hard", "suspect"]).to_pylist()
     return {
         "training samples": len(rows),
         "always solved": sum(row["exact_rate"] == 1 for row in rows),
@@ -224,13 +220,13 @@ def _write(version: Version, name: str, gate: Mapping[str, Any], result: Path) -
     write_whole(result, (json.dumps(registered, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(made: Account, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(made.read(name))
     except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); hand in what the step before wrote") from error
+        raise InputError(f"{name}: not JSON ({error}); run the step that makes it again") from error
     if not isinstance(found, dict):
-        raise InputError(f"{path}: not a JSON object; hand in what the step before wrote")
+        raise InputError(f"{name}: not a JSON object; run the step that makes it again")
     return found
 
 

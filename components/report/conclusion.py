@@ -1,23 +1,28 @@
-"""How a run on a cluster ended, told by its exit handler: what failed and why, the page of what there is, a message."""
+"""How a run on a cluster ended: decided by its exit handler from the records of its steps, reported, and recorded.
 
-import json
+Kubeflow's word alone decides nothing: the state that the exit handler gets is `RUNNING` both of a run that was
+terminated and of one whose steps all came from the cache, and its error is always empty
+(`tests/recordings/kubeflow/final-status.json`). So the last step is never cached, and its record is the success.
+"""
+
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from components.notes import read_notes
-from components.report.step import ARTIFACTS
 from components.report.step import run as write_page
+from components.report.summary import NOT_REACHED, StepOutcome, fetch_artifacts, summarise
+from hardcase.audit.links import Link, follow
+from hardcase.audit.records import StepRecord, read_records
 from hardcase.audit.retention import keep_run
+from hardcase.audit.signing import Keyring
 from hardcase.data.store import Store
 
-SILENT = (
-    "it ended without a word: its pod was killed (out of memory, or lost with its node), or never started; "
-    "Kubeflow may tell"
-)
+KILLED: Final = "its pod was killed: out of memory, out of time, or lost with its node"
+UNSTARTED: Final = "its process never began: its pod was not scheduled, or failed before it"
 logger = logging.getLogger(__name__)
 
 
@@ -26,114 +31,154 @@ class Conclusion:
     """How a run ended.
 
     Attributes:
-        run: its id.
-        state: `SUCCEEDED`, `FAILED` or `CANCELLED`.
-        facts: of the run as a whole, label to value.
-        step: that failed, if it is known.
-        message: what it failed of.
-        log: its last lines.
-        registered: what register said, if it came so far.
-        scores: of the evaluation, if it came so far.
-        link: to the run, or empty.
+        summary: record of the run.
+        log: last lines of the step that failed.
+        link: to the run in Kubeflow's UI, or empty.
+        logs: command that prints the logs of its pods.
     """
 
-    run: str
-    state: str
-    facts: Mapping[str, Any]
-    step: str
-    message: str
-    log: Sequence[str]
-    registered: Mapping[str, Any]
-    scores: Mapping[str, Any]
-    link: str
+    summary: Mapping[str, Any]
+    log: Sequence[str] = ()
+    link: str = ""
+    logs: str = ""
+
+    @property
+    def run(self) -> str:
+        """Id of the run."""
+        return str(self.summary["run_id"])
+
+    @property
+    def state(self) -> str:
+        """`SUCCEEDED`, `FAILED` or `CANCELLED`."""
+        status = self.summary["status"]
+        return {"failed": "FAILED", "cancelled": "CANCELLED"}.get(status, "SUCCEEDED")
+
+    @property
+    def step(self) -> str:
+        """Name of the step that failed, or at which the run was stopped."""
+        return str((self.summary["error"] or {}).get("step") or "")
+
+    @property
+    def message(self) -> str:
+        """Why it failed."""
+        return str((self.summary["error"] or {}).get("message") or "")
 
     @property
     def headline(self) -> str:
-        """In one line."""
+        """The outcome in one line."""
+        model, gate = self.summary["model"], self.summary["gate"]
         if self.state == "CANCELLED":
-            return f"Run {self.run} was cancelled"
-        if self.state != "SUCCEEDED":
-            return f"Run {self.run} failed at {self.step or 'a step that left no word'}: {_line(self.message)}"
-        if not self.registered:
+            return f"Run {self.run} was cancelled" + (f" at {self.step}" if self.step else "")
+        if self.state == "FAILED":
+            return f"Run {self.run} failed at {self.step}: {' '.join(self.message.split())}"
+        if not model:
             return f"Run {self.run} succeeded"
-        name = f"{self.registered['name']}:{self.registered['version']}"
-        if self.registered["verdict"] == "promoted":
+        name = f"{model['name']}:{model['version']}"
+        if gate["verdict"] == "promoted":
             return f"Run {self.run} succeeded: {name} was promoted and is the champion"
-        return f"Run {self.run} succeeded: {name} was held by the gate: {'; '.join(self.registered['reasons'])}"
+        return f"Run {self.run} succeeded: {name} was held by the gate: {'; '.join(gate['reasons'])}"
 
     @property
     def markdown(self) -> str:
-        """For the run's page in Kubeflow."""
+        """The outcome for the run's page in Kubeflow."""
         lines = [f"## {self.headline}", ""]
-        lines += [f"- {label}: `{value}`" for label, value in self.facts.items() if value]
-        if self.scores:
-            parts = ("chance", "sft", "grpo")
-            shown = {part: self.scores[part] for part in parts if self.scores.get(part)}
+        lines += [f"- {name}: `{self.summary[name]}`" for name in ("profile", "source", "seed") if self.summary[name]]
+        if scores := self.summary["scores"]:
             lines += ["", "| | overall | exact match |", "|---|---|---|"]
-            lines += [f"| {part} | {each['overall']:.1f} | {each['exact_match']:.3f} |" for part, each in shown.items()]
+            lines += [
+                f"| {part} | {each['overall']:.1f} | {each['exact_match']:.3f} |"
+                for part, each in scores.items()
+                if each
+            ]
+        lines += ["", "| step | | seconds |", "|---|---|---|"]
+        lines += [
+            f"| {step} | {'cached' if each['cached'] else each['status']} | {each['seconds']:.0f} |"
+            for step, each in self.summary["steps"].items()
+        ]
         if self.log:
             lines += ["", f"Last lines of `{self.step}`:", "", "```", *self.log, "```"]
+        if self.logs and self.state == "FAILED":
+            lines += ["", f"Logs of the pods: `{self.logs}`"]
         return "\n".join(lines) + "\n"
 
 
 def conclude(
-    store: Store, run: str, state: str, told: str, facts: Mapping[str, Any], link: str, html: Path, summary: Path
+    store: Store,
+    keys: Keyring,
+    run: str,
+    state: str,
+    steps: Sequence[str],
+    facts: Mapping[str, Any],
+    html: Path,
+    link: str = "",
+    namespace: str = "",
 ) -> Conclusion:
-    """Write the report of what there is, and say how the run ended.
+    """Decide how a run ended, write its page, and record it.
 
     Args:
-        store: where the steps left their notes; the run is recorded there.
+        store: where the steps left their records; the run is recorded there.
+        keys: who is trusted.
         run: its id.
-        state: `SUCCEEDED`, `FAILED` or `CANCELLED`.
-        told: what the pipeline's engine says of it.
-        facts: what else to say of the run, label to value.
-        link: to the run.
+        state: what Kubeflow says of it: `COMPLETE`, `FAILED` or `RUNNING`.
+        steps: of the pipeline, in order; the last one is never cached.
+        facts: what was asked for: `profile`, `source`, `seed`.
         html: the page.
-        summary: the same in brief, Markdown.
+        link: to the run in Kubeflow's UI.
+        namespace: of the run's pods.
     """
-    notes = read_notes(store, run)
-    failed = next((note for note in notes if note.exit_code), None) if state == "FAILED" else None
-    files = {name: digest for note in notes for name, digest in note.files.items()}
+    records = read_records(store, run)
+    links = _links(store, keys, records)
+    outcomes = {step: _outcome(step, records, {link.step for link in links}) for step in steps}
+    cancelled, error = _ended(records, outcomes, state)
     with tempfile.TemporaryDirectory() as folder:
-        there = _fetched(store, files, Path(folder))
-        ended = Conclusion(
-            run=run,
-            state=state,
-            facts=facts,
-            step=failed.step if failed else "",
-            message=failed.message if failed else f"{SILENT}: {told}" if told else SILENT,
-            log=failed.log if failed else [],
-            registered=_json(there.get("register")),
-            scores=_json(there.get("scores")),
-            link=link,
-        )
-        error = None if state == "SUCCEEDED" else ended.headline
-        told_of = {**facts, "run_id": run, "error": error}
+        left = {name: digest for record in records.values() for name, digest in record.left.items()}
+        artifacts = fetch_artifacts(store, links, left, Path(folder))
+        began = next(iter(records.values())).started if records else ""
+        times = began, datetime.now(UTC).isoformat(timespec="milliseconds")
+        summary = summarise(run, facts, store.uri, outcomes, artifacts, error, None, times, cancelled)
+        ended = Conclusion(summary)
+        told_of = {**facts, "run_id": run, "cancelled": cancelled, "error": ended.headline if error else None}
         try:
-            write_page(there, told_of, store.uri, html)
+            write_page(artifacts, told_of, store.uri, html)
         except Exception:  # whatever a failed run left behind: people are told all the same
             logger.exception("the report could not be written of all that there is")
             write_page({}, told_of, store.uri, html)
-    summary.write_text(ended.markdown, encoding="utf-8")
-    record = {"run_id": run, "snapshot": files.get("ingest.snapshot"), "status": state.lower(), **facts}
-    keep_run(store, run, {**record, "error": None if error is None else {"step": ended.step, "message": ended.message}})
-    return ended
+        summary["report"] = store.put_object(html.read_bytes())
+    keep_run(store, run, summary)
+    failed = records.get(str((error or {}).get("step")))
+    logs = f"kubectl -n {namespace} logs -l pipeline/runid={run} --all-containers --prefix" if namespace else ""
+    return Conclusion(summary, failed.log if failed else (), link, logs)
 
 
-def _fetched(store: Store, files: Mapping[str, str], folder: Path) -> dict[str, Path | None]:
-    there: dict[str, Path | None] = {}
-    for name, (step, output) in ARTIFACTS.items():
-        if digest := files.get(f"{step}.{output}"):
-            path = folder / name
-            path.write_bytes(store.get_object(digest))
-            there[name] = path
-    return there
+def _links(store: Store, keys: Keyring, records: Mapping[str, StepRecord]) -> list[Link]:
+    """Of all steps that were done, in this run or before, as far as this run rests on them."""
+    known = {record.attestation for record in records.values()}
+    known |= {digest for record in records.values() for digest in record.materials}
+    return list(follow(store, keys, sorted(known - {""})).values())
 
 
-def _json(path: Path | None) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path else {}
-    return found
+def _outcome(step: str, records: Mapping[str, StepRecord], done: set[str]) -> StepOutcome:
+    record = records.get(step)
+    if record is None:
+        return StepOutcome("succeeded", cached=True) if step in done else StepOutcome()
+    ended = datetime.fromisoformat(record.ended) if record.ended else datetime.now(UTC)
+    return StepOutcome(record.state, round((ended - datetime.fromisoformat(record.started)).total_seconds(), 2))
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _ended(
+    records: Mapping[str, StepRecord], outcomes: dict[str, StepOutcome], state: str
+) -> tuple[bool, dict[str, Any] | None]:
+    """Decide whether the run was cancelled, and what stopped it."""
+    if outcomes[list(outcomes)[-1]].status == "succeeded":
+        return False, None
+    if broken := next((record for record in records.values() if record.state in ("failed", "refused")), None):
+        return False, {"step": broken.step, "message": broken.message, "refused": broken.state == "refused"}
+    at = next((step for step, outcome in outcomes.items() if outcome.status == "running"), "")
+    first = at or next((step for step, outcome in outcomes.items() if outcome.status == NOT_REACHED), "")
+    if state == "RUNNING":
+        if at:
+            outcomes[at].status = "cancelled"
+        return True, {"step": at, "message": "cancelled", "refused": False}
+    if first:
+        outcomes[first].status = "failed"
+    return False, {"step": first, "message": KILLED if at else UNSTARTED, "refused": False}

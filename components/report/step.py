@@ -19,20 +19,6 @@ from hardcase.task.prompt import ASPECT_NAMES
 from hardcase.task.sample import LETTERS, Sample
 
 HARD_CASES, MISSES, SIDE = 12, 8, 128
-# What the page tells of: the step that makes it, and its name there.
-ARTIFACTS = {
-    "snapshot": ("ingest", "snapshot"),
-    "quarantine": ("ingest", "quarantine"),
-    "validation": ("validate", "result"),
-    "sft_log": ("sft", "log"),
-    "mined": ("mine", "mined"),
-    "grpo_log": ("grpo", "log"),
-    "evaluation": ("evaluate", "evaluation"),
-    "baseline": ("evaluate", "baseline"),
-    "scores": ("evaluate", "scores"),
-    "drift": ("drift", "result"),
-    "register": ("register", "result"),
-}
 CURVES = {
     "warmup": {"loss": "perception warm-up: loss", "mean_token_accuracy": "token accuracy"},
     "reading": {"loss": "reading five pictures: loss", "mean_token_accuracy": "token accuracy"},
@@ -46,35 +32,35 @@ CURVES = {
 }
 
 
-def run(artifacts: Mapping[str, Path | None], facts: Mapping[str, Any], store: str, html: Path) -> None:
+def run(artifacts: Mapping[str, Path], facts: Mapping[str, Any], store: str, html: Path) -> None:
     """Write the report.
 
     Args:
-        artifacts: by the names of `ARTIFACTS`; any may be missing.
-        facts: what else to say of the run, label to value; `error` is shown first.
+        artifacts: what the steps made, by name; any may be missing.
+        facts: what else to say of the run, label to value; `error` is shown first, as a failure unless `cancelled`.
         store: where the snapshot's shards lie.
         html: the page.
     """
-    there = {name: path for name, path in artifacts.items() if path is not None and path.exists()}
-    scores = _json(there.get("scores"))
-    logs = [*_lines(there.get("sft_log")), *_lines(there.get("grpo_log"))]
+    scores = _json(artifacts.get("scores"))
+    logs = [*_lines(artifacts.get("sft_log")), *_lines(artifacts.get("grpo_log"))]
     phases = {phase: [entry for entry in logs if entry["phase"] == phase] for phase in CURVES}
     page = (
         _environment()
         .get_template("report.html.j2")
         .render(
-            facts={label: value for label, value in facts.items() if label != "error"},
+            facts={label: value for label, value in facts.items() if label not in ("error", "cancelled")},
+            cancelled=facts.get("cancelled", False),
             error=facts.get("error"),
-            registration=_json(there.get("register")),
+            registration=_json(artifacts.get("registration")),
             scores=scores,
             scores_figure=scores_figure(scores) if scores else None,
             training_figures=[training_figure(phases[phase], CURVES[phase]) for phase in CURVES if phases[phase]],
-            drift=_json(there.get("drift")),
-            validation=_json(there.get("validation")),
-            quarantine=_counted(there.get("quarantine")),
-            mined=_mined_facts(there.get("mined")),
-            hard_cases=_hard_cases(there, store),
-            misses=_misses(there, store),
+            drift=_json(artifacts.get("drift")),
+            validation=_json(artifacts.get("validation")),
+            quarantine=_counted(artifacts.get("quarantine")),
+            mined=_mined_facts(artifacts.get("mined")),
+            hard_cases=_hard_cases(artifacts, store),
+            misses=_misses(artifacts, store),
             aspect_names=ASPECT_NAMES,
         )
     )

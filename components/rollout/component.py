@@ -1,4 +1,4 @@
-"""The KFP face of rollout."""
+"""The KFP component of rollout."""
 
 from typing import Any
 
@@ -12,23 +12,30 @@ from components.running import TRAIN_IMAGE
 def rollout(
     snapshot: Input[Dataset],
     model: Input[Model],
-    store: str,
-    scratch: str,
-    code: str,
+    place: dict[str, str],
     seed: int,
-    shard: str,
+    shards: dict[str, int],
     config: dict[str, Any],
     rollouts: Output[Dataset],
 ) -> None:
-    """Let the SFT model answer one shard of the training samples, k times each."""
-    from pathlib import Path
-
+    """Let the SFT model answer the training samples, k times each."""
+    from components.launching import in_shards
     from components.rollout.step import run
-    from components.running import running, sharded
+    from components.running import running
     from hardcase.config import MineConfig
+    from hardcase.data.completions import merge_completions
 
-    settings = MineConfig.model_validate(config)
-    inputs, outputs = {"snapshot": snapshot, "model": model}, {"rollouts": rollouts}
-    step = sharded("rollout", shard)
-    with running(step, scratch, inputs, outputs, code=code, seed=seed, section="mine", config=config) as private:
-        run(Path(snapshot.path), store, Path(model.path), settings, seed, shard, private, Path(rollouts.path))
+    inputs = {"snapshot": snapshot, "sft_model": model}
+    with running("rollout", place, inputs, rollouts, seed=seed, section="mine", config=config) as work:
+        tables = in_shards(
+            run,
+            **{name: int(number) for name, number in shards.items()},
+            scratch=work.folder,
+            written="rollouts",
+            snapshot=work.input("snapshot"),
+            store=place["store"],
+            model=work.input("sft_model"),
+            config=MineConfig.model_validate(config),
+            seed=seed,
+        )
+        merge_completions(tables, work.output("rollouts"))

@@ -1,4 +1,4 @@
-"""The KFP face of validate."""
+"""The KFP component of validate."""
 
 from typing import Any
 
@@ -10,23 +10,14 @@ from components.running import LIGHT_IMAGE
 
 @dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
 def validate(
-    snapshot: Input[Dataset],
-    store: str,
-    scratch: str,
-    code: str,
-    config: dict[str, Any],
-    result: Output[Artifact],
-    docs: Output[Artifact],
+    snapshot: Input[Dataset], place: dict[str, str], config: dict[str, Any], validation: Output[Artifact]
 ) -> None:
     """Run the expectation suite over the snapshot's table; a failing suite stops the run."""
-    from pathlib import Path
-
     from components.running import running
     from components.validate.step import run
     from hardcase.config import ValidateConfig
 
-    settings = ValidateConfig.model_validate(config)
-    with running(
-        "validate", scratch, {"snapshot": snapshot}, {"result": result, "docs": docs}, code=code, config=config
-    ):
-        run(Path(snapshot.path), store, settings, Path(result.path), Path(docs.path))
+    with running("validate", place, {"snapshot": snapshot}, validation, config=config) as work:
+        settings = ValidateConfig.model_validate(config)
+        outputs = work.output("validation"), work.output("validation_docs")
+        run(work.input("snapshot"), place["store"], settings, *outputs)

@@ -285,9 +285,11 @@ def _disagreements(provenance: Provenance, links: Mapping[str, Link], ledger: Le
     if missing := {"ingest", "sft", "mine", "grpo", "evaluate", "drift"} - set(links):
         yield f"no record of {', '.join(sorted(missing))}"
         return
-    if links["grpo"].products.get("trained") != provenance.subject:
+    # Versions of before decision 0010 name the model `trained`, and have a record of each role and shard of answers.
+    if provenance.subject not in (links["grpo"].products.get(name) for name in ("model", "trained")):
         yield "the model is not what grpo made"
-    answered = {link.materials.get("model") for step, link in links.items() if step.startswith("answer-final")}
+    final = (link for step, link in links.items() if step == "answer" or step.startswith("answer-final"))
+    answered = {link.materials.get("model") for link in final}
     if answered - {provenance.subject}:
         yield "the answers that were judged are another model's"
     if base.digest != links["sft"].materials.get("base_model", ""):

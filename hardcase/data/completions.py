@@ -35,3 +35,9 @@ def read_completions(shards: Sequence[Path], ids: Sequence[str]) -> list[list[st
         )
     texts: list[list[str]] = table["texts"].to_pylist()
     return texts
+
+
+def merge_completions(shards: Sequence[Path], merged: Path) -> None:
+    """Write the table that one shard of all samples would have been."""
+    table = pa.concat_tables([pq.read_table(shard, schema=SCHEMA) for shard in shards])
+    write_completions(table["id"].to_pylist(), table["texts"].to_pylist(), merged)

@@ -1,4 +1,4 @@
-"""A training step in two processes, as a user gets it by `processes: 2`: DeepSpeed, checkpoints, resume, errors."""
+"""A step's work in several processes: training by `processes: 2` (DeepSpeed, checkpoints, errors), answers in shards."""
 
 import json
 import shutil
@@ -9,18 +9,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from components.answer.step import run as answer
 from components.grpo.step import run
 from components.ingest.step import run as ingest
-from components.launching import in_processes
+from components.launching import in_processes, in_shards
 from components.sft.step import run as sft
-from hardcase.config import GrpoConfig, IngestConfig, ModelConfig, SftConfig, TinyModelConfig
+from hardcase.config import EvaluateConfig, GrpoConfig, IngestConfig, ModelConfig, SftConfig, TinyModelConfig
 from hardcase.data.cases import judge, write_cases
+from hardcase.data.completions import merge_completions, read_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import HardcaseError, InputError
 from hardcase.model.internvl import build_tiny, load_model, save_model
 from hardcase.model.sft import fine_tune, known_texts
 from hardcase.task.prompt import completion
-from tests.components import leaving
+from tests.components import leaving, sharing
 
 SMALL = TinyModelConfig(image_size=32, vision_hidden=32, vision_layers=1, text_hidden=32, text_layers=2, heads=2)
 CONFIG: dict[str, Any] = {
@@ -108,6 +110,71 @@ def test_an_abort_counts_before_the_work_is_done_and_not_at_the_way_out(
 ) -> None:
     config = GrpoConfig.model_validate(CONFIG | {"zero": 2})
     in_processes(leaving.run, config, tmp_path, after_work=True)
-    assert "all work was done, but a training process ended with" in caplog.text
-    with pytest.raises(HardcaseError, match="a training process ended with 1; its last lines"):
+    assert "all work was done, but a process ended with" in caplog.text
+    with pytest.raises(HardcaseError, match="a process ended with 1; its last lines"):
         in_processes(leaving.run, config, tmp_path, after_work=False)
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> dict[str, Any]:
+    """What a work in shards takes."""
+    common = {"config": EvaluateConfig(engine="transformers"), "refused": tmp_path / "refused"}
+    return {"work": sharing.run, "scratch": tmp_path / "scratch", "written": "answers", **common}
+
+
+def attempts(shared: dict[str, Any], shards: int) -> list[list[int]]:
+    folders = [shared["scratch"] / f"shard-{number}-of-{shards}" for number in range(1, shards + 1)]
+    return [[int(line) for line in (folder / "attempts").read_text().split()] for folder in folders]
+
+
+def test_answers_of_several_shards_are_those_of_one_byte_for_byte(given: dict[str, Any], tmp_path: Path) -> None:
+    config = EvaluateConfig(engine="transformers", batch_size=1, max_new_tokens=20, threads=1)
+    arguments = {name: given[name] for name in ("snapshot", "store", "model", "seed")}
+    for shards in (1, 3):
+        tables = in_shards(answer, shards, 1, tmp_path / "scratch", "answers", **arguments, config=config)
+        assert len(tables) == shards
+        merge_completions(tables, tmp_path / f"{shards}.parquet")
+    assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "3.parquet").read_bytes()
+    ids = [row["id"] for row in Snapshot.open(given["snapshot"], given["store"]).facts("eval")]
+    assert len(read_completions([tmp_path / "3.parquet"], ids)) == len(ids) > 3
+
+
+def test_first_shard_that_fails_ends_the_others_and_only_what_is_left_is_done_again(
+    shared: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "refused").write_text("2/3")
+    with pytest.raises(InputError, match="shard 2/3 is refused"):
+        in_shards(shards=3, nodes=1, **shared)
+    before = attempts(shared, 3)
+    assert [len(pids) for pids in before] == [1, 1, 1]
+    assert not any(Path("/proc", str(pid)).exists() for pids in before for pid in pids)
+    (tmp_path / "refused").unlink()
+    tables = in_shards(shards=3, nodes=1, **shared)
+    assert [len(pids) for pids in attempts(shared, 3)] == [1, 2, 2]
+    assert read_completions(tables, ["1/3", "2/3", "3/3"]) == [[""]] * 3
+
+
+def test_shards_of_another_division_count_for_nothing(shared: dict[str, Any]) -> None:
+    in_shards(shards=2, nodes=1, **shared)
+    tables = in_shards(shards=3, nodes=1, **shared)
+    assert read_completions(tables, ["1/3", "2/3", "3/3"]) == [[""]] * 3
+
+
+def test_shard_that_breaks_without_a_word_is_told(shared: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "scratch" / "shard-2-of-2" / "table.parquet").mkdir(parents=True)
+    with pytest.raises(HardcaseError, match="a process ended with 1; its last lines"):
+        in_shards(shards=2, nodes=1, **shared)
+
+
+@pytest.mark.parametrize(("visible", "gpus"), [(None, ["0", "1"]), ("4,GPU-6", ["4", "GPU-6"])])
+def test_each_shard_has_a_gpu_to_itself(
+    shared: dict[str, Any], monkeypatch: pytest.MonkeyPatch, visible: str | None, gpus: list[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    tables = in_shards(shards=3, nodes=1, **shared)
+    used = [text for (text,) in read_completions(tables, ["1/3", "2/3", "3/3"])]
+    assert used[:2] == gpus
+    assert used[2] in gpus

@@ -12,19 +12,24 @@ from typing import Any
 
 import pytest
 
-from components.notes import read_notes
-from components.running import keyring, link_of, numbered, place_of, running, sharded, verified
+from components import running as around
+from components.materials import attested, keyring, material_of
+from components.running import load_environment, place_of, running
+from hardcase.audit.records import read_records
 from hardcase.audit.signing import DistrustError, make_key
-from hardcase.data.digest import path_digest
+from hardcase.data.digest import bytes_digest
 from hardcase.data.store import Store, open_store
 from hardcase.errors import HardcaseError, InputError
 
 WORK = """
 import sys, time
 from concurrent.futures import ProcessPoolExecutor
+from types import SimpleNamespace
 from components.running import running
 
-with running("work", sys.argv[1], {}, {}) as folder, ProcessPoolExecutor(1) as pool:
+place = {"store": sys.argv[1] + "/store", "scratch": sys.argv[1] + "/scratch", "code": "c"}
+out = SimpleNamespace(name="out", path=sys.argv[1] + "/out", metadata={})
+with running("work", place, {}, out) as work, ProcessPoolExecutor(1) as pool:
     sleeping = pool.submit(time.sleep, 600)
     while not pool._processes:
         time.sleep(0.01)
@@ -38,7 +43,7 @@ class File:
     """An artifact as KFP hands it over."""
 
     path: str
-    name: str = "table"
+    name: str = "artifact"
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -46,6 +51,7 @@ class File:
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in ("HARDCASE_LAUNCHER_PID", "HARDCASE_RUN", "HARDCASE_RUN_DIR", "HARDCASE_STORE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(around, "TERMINATION_MESSAGE", Path("/nowhere"))
     keys = tmp_path_factory.mktemp("keys")
     make_key(keys)
     monkeypatch.setenv("HARDCASE_SIGNING_KEY", str(keys / "signing.pem"))
@@ -69,129 +75,204 @@ def test_workers_of_a_killed_step_die_with_it_and_leave_the_lock(tmp_path: Path)
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(worker)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = (tmp_path / "scratch").iterdir()
     handle = os.open(folder, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(handle)
 
 
+def place(folder: Path) -> dict[str, str]:
+    return {"store": (folder / "store").as_uri(), "scratch": str(folder / "scratch"), "code": "c"}
+
+
+def output(folder: Path, name: str = "out") -> File:
+    return File(str(folder / name), name)
+
+
 def test_private_folder_is_the_same_for_the_same_work_until_it_is_done(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), running("sft", str(tmp_path), {}, {}, seed=1) as first:
-        (first / "checkpoint").touch()
+    given = place(tmp_path), {}, output(tmp_path)
+    with pytest.raises(RuntimeError), running("sft", *given, seed=1) as first:
+        (first.folder / "checkpoint").touch()
         raise RuntimeError("stopped")
-    with running("sft", str(tmp_path), {}, {}, seed=2) as other:
-        assert other != first
-    with running("sft", str(tmp_path), {}, {}, seed=1) as again:
-        assert (again / "checkpoint").exists()
-    assert list(tmp_path.iterdir()) == []
+    with running("sft", *given, seed=2) as other:
+        assert other.folder != first.folder
+    with running("sft", *given, seed=1) as again:
+        assert (again.folder / "checkpoint").exists()
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def made(path: Path, step: str = "mine", name: str = "table", **inputs: File) -> File:
-    """An artifact that a step wrote."""
-    result = File(str(path), name)
-    with running(step, str(path.parent / "scratch"), inputs, {name: result}, code="c"):
-        path.write_bytes(path.name.encode())
+def made(folder: Path, step: str, name: str, content: str = "", **inputs: File) -> File:
+    """The attestation of a step that made one file."""
+    result = output(folder, f"{step}-{name}-{len(list(folder.iterdir()))}")
+    with running(step, place(folder), inputs, result) as work:
+        work.output(name).write_text(content or name)
     return result
 
 
-def test_altered_input_is_refused_and_output_is_sealed(tmp_path: Path) -> None:
-    given = made(tmp_path / "given")
-    result = made(tmp_path / "made", "grpo", "trained", mined=given)
-    assert result.metadata["sha256"] == path_digest(tmp_path / "made")
-    link = link_of(result, keyring())
-    assert (link.step, link.parameters) == ("grpo", {"code": "c"})
-    assert link.materials == {"mined": given.metadata["sha256"]}
-    assert link.products == {"trained": result.metadata["sha256"]}
-    (tmp_path / "given").write_bytes(b"two")
-    with pytest.raises(HardcaseError, match="missing or altered"):
-        verified(given, keyring())
-    with pytest.raises(SystemExit):
-        made(tmp_path / "again", mined=given)
+def test_a_step_hands_on_its_attestation_and_its_products_lie_in_the_store(tmp_path: Path) -> None:
+    snapshot = made(tmp_path, "ingest", "snapshot")
+    rollouts = made(tmp_path, "rollout", "rollouts", snapshot=snapshot)
+    digest, link = attested(rollouts, keyring())
+    assert rollouts.metadata == {"sha256": link.content, "attestation": digest}
+    assert open_store(place(tmp_path)["store"]).get_object(digest) == Path(rollouts.path).read_bytes()
+    assert (link.step, link.parameters) == ("rollout", {"code": "c"})
+    assert link.materials == {"snapshot": bytes_digest(b"snapshot")}
+    assert link.products == {"rollouts": bytes_digest(b"rollouts")}
+    assert link.made_by == {"snapshot": snapshot.metadata["attestation"]}
+    # What a step read can be had from its attestation too.
+    with running("mine", place(tmp_path), {"snapshot": rollouts, "rollouts": rollouts}, output(tmp_path)) as work:
+        assert work.input("snapshot").read_text() == "snapshot"
+        assert work.input("rollouts").read_text() == "rollouts"
+        assert work.materials["snapshot"].made_by == snapshot.metadata["attestation"]
+    with pytest.raises(HardcaseError, match="rollout made no model"):
+        material_of("model", rollouts, keyring())
 
 
-@pytest.mark.parametrize("how", ["no record", "of another file", "by a stranger"])
-def test_input_that_no_trusted_step_signed_is_refused(
+def test_equal_work_has_equal_content_whoever_did_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = made(tmp_path, "ingest", "snapshot")
+    monkeypatch.setenv("HARDCASE_WHO", "another")
+    second = made(tmp_path, "ingest", "snapshot")
+    assert first.metadata["sha256"] == second.metadata["sha256"]
+    assert first.metadata["attestation"] != second.metadata["attestation"]
+    other = made(tmp_path, "ingest", "snapshot", "more rows")
+    # The same rollouts of other data are other work: a cache must tell them apart.
+    alike = [made(tmp_path, "rollout", "rollouts", snapshot=each) for each in (first, second, other)]
+    contents = [each.metadata["sha256"] for each in alike]
+    assert contents[0] == contents[1] != contents[2]
+
+
+@pytest.mark.parametrize("how", ["altered", "missing"])
+def test_a_product_that_is_not_what_was_signed_is_refused(tmp_path: Path, how: str) -> None:
+    given = made(tmp_path, "mine", "mined")
+    digest = bytes_digest(b"mined")
+    path = tmp_path / "store" / "objects" / digest[:2] / digest
+    path.unlink() if how == "missing" else path.write_bytes(b"two")
+    with (
+        pytest.raises(SystemExit) as left,
+        running("grpo", place(tmp_path), {"mined": given}, output(tmp_path)) as work,
+    ):
+        work.input("mined")
+    assert left.value.code == 1
+
+
+@pytest.mark.parametrize("how", ["altered", "of another step", "by a stranger"])
+def test_an_attestation_that_no_trusted_step_signed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    given, other = made(tmp_path / "given"), made(tmp_path / "other")
-    if how == "no record":
-        del given.metadata["link"]
-    elif how == "of another file":
-        given.metadata["link"] = other.metadata["link"]
+    given, other = made(tmp_path, "mine", "mined"), made(tmp_path, "ingest", "snapshot")
+    if how == "altered":
+        Path(given.path).write_bytes(Path(given.path).read_bytes() + b" ")
+    elif how == "of another step":
+        Path(given.path).write_bytes(Path(other.path).read_bytes())
+        given.metadata["attestation"] = other.metadata["attestation"]
     else:
         make_key(tmp_path / "stranger")
         monkeypatch.setenv("HARDCASE_SIGNING_KEY", str(tmp_path / "stranger" / "signing.pem"))
-    with pytest.raises(DistrustError):
-        verified(given, keyring())
-    if how == "by a stranger":
-        make_key(tmp_path / "friend")
-        monkeypatch.setenv("HARDCASE_TRUSTED_KEYS", str(tmp_path / "friend"))
-        with pytest.raises(DistrustError, match="no good signature"):
-            verified(given, keyring())
+    kind = HardcaseError if how == "altered" else DistrustError
+    with pytest.raises(
+        kind, match={"altered": "missing or altered", "of another step": "not what"}.get(how, "no good")
+    ):
+        attested(given, keyring())
 
 
 def test_without_a_key_no_step_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HARDCASE_SIGNING_KEY")
-    with pytest.raises(SystemExit), running("mine", str(tmp_path), {}, {}):
+    with pytest.raises(SystemExit), running("mine", place(tmp_path), {}, output(tmp_path)):
         pytest.fail("it ran")
 
 
-def test_what_the_user_did_wrong_reaches_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_did_wrong_reaches_the_launcher_with_what_explains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HARDCASE_RUN_DIR", str(tmp_path / "run"))
-    with pytest.raises(SystemExit) as left, running("ingest", str(tmp_path / "scratch"), {}, {}):
+    with pytest.raises(SystemExit) as left, running("ingest", place(tmp_path), {}, output(tmp_path)) as work:
+        work.output("quarantine").write_text("row 3")
         raise InputError("row 3: no answer; add one")
     assert left.value.code == 2
-    told = json.loads((tmp_path / "run" / "errors" / "ingest.json").read_text())
-    assert (told["step"], told["exit_code"], told["message"]) == ("ingest", 2, "row 3: no answer; add one")
-    assert any("ingest failed" in line for line in told["log"])
+    record = json.loads((tmp_path / "run" / "errors" / "ingest.json").read_text())
+    assert (record["step"], record["state"], record["message"]) == ("ingest", "refused", "row 3: no answer; add one")
+    assert any("ingest failed" in line for line in record["log"])
+    assert record["left"] == {"quarantine": bytes_digest(b"row 3")}
+    assert open_store(place(tmp_path)["store"]).get_object(record["left"]["quarantine"]) == b"row 3"
 
 
 @pytest.fixture
 def pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """No launcher watches: notes go into the store."""
-    monkeypatch.setenv("HARDCASE_STORE", (tmp_path / "store").as_uri())
+    """No launcher watches: records go into the store."""
+    monkeypatch.setenv("HARDCASE_STORE", place(tmp_path)["store"])
     monkeypatch.setenv("HARDCASE_RUN", "run-1")
-    return open_store((tmp_path / "store").as_uri())
+    return open_store(place(tmp_path)["store"])
 
 
-def test_without_a_launcher_each_attempt_leaves_a_note_and_its_files(tmp_path: Path, pods: Store) -> None:
-    given = made(tmp_path / "given", "rollout", "rollouts")
-    with pytest.raises(RuntimeError), running("mine", str(tmp_path), {"rollouts": given}, {}):
+def test_without_a_launcher_each_attempt_leaves_records(tmp_path: Path, pods: Store) -> None:
+    given = made(tmp_path, "rollout", "rollouts")
+    with pytest.raises(RuntimeError), running("mine", place(tmp_path), {"rollouts": given}, output(tmp_path)):
+        assert read_records(pods, "run-1")["mine"].state == "running"
         raise RuntimeError("the disk is full")
-    first = {note.step: note for note in read_notes(pods, "run-1")}
-    assert first["mine"].exit_code == 1
-    assert first["mine"].message == "RuntimeError: the disk is full"
+    first = read_records(pods, "run-1")
+    assert list(first) == ["rollout", "mine"]
+    assert (first["mine"].state, first["mine"].message) == ("failed", "RuntimeError: the disk is full")
     assert any("the disk is full" in line for line in first["mine"].log)
-    made(tmp_path / "mined", "mine", "mined", rollouts=given)
-    notes = {note.step: note for note in read_notes(pods, "run-1")}
-    assert notes["mine"].exit_code == 0, "the last attempt counts"
-    assert set(notes["mine"].files) == {"rollout.rollouts", "mine.mined"}
-    assert pods.get_object(notes["mine"].files["mine.mined"]) == b"mined"
-    assert read_notes(pods, "run-2") == []
+    assert first["mine"].materials == [given.metadata["attestation"]]
+    mined = made(tmp_path, "mine", "mined", rollouts=given)
+    last = read_records(pods, "run-1")["mine"]
+    assert (last.state, last.attestation) == ("succeeded", mined.metadata["attestation"]), "the last attempt counts"
+    assert last.started <= last.ended
+    assert read_records(pods, "run-2") == {}
 
 
 def test_a_refusal_holds_for_its_run_and_a_lost_pod_goes_on(
     tmp_path: Path, pods: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SystemExit), running("ingest", str(tmp_path), {}, {}):
+    given = place(tmp_path), {}, output(tmp_path)
+    with pytest.raises(SystemExit), running("ingest", *given):
         raise InputError("row 3: no answer; add one")
-    with pytest.raises(SystemExit) as left, running("ingest", str(tmp_path), {}, {}):
+    with pytest.raises(SystemExit) as left, running("ingest", *given):
         pytest.fail("tried again, though the input is at fault")
     assert left.value.code == 2
-    assert read_notes(pods, "run-1")[0].message == "row 3: no answer; add one"
+    record = read_records(pods, "run-1")["ingest"]
+    assert (record.state, record.message) == ("refused", "row 3: no answer; add one")
     monkeypatch.setenv("HARDCASE_RUN", "run-2")
-    with pytest.raises(RuntimeError), running("ingest", str(tmp_path), {}, {}) as folder:
-        (folder / "checkpoint").touch()
+    with pytest.raises(RuntimeError), running("ingest", *given) as work:
+        (work.folder / "checkpoint").touch()
         raise RuntimeError("the pod was lost")
-    with running("ingest", str(tmp_path), {}, {}) as folder:
-        assert (folder / "checkpoint").exists()
+    with running("ingest", *given) as work:
+        assert (work.folder / "checkpoint").exists()
 
 
-@pytest.mark.parametrize(("count", "names"), [(1, ["answers"]), (2, ["answers-1-of-2", "answers-2-of-2"])])
-def test_shards_are_told_apart_where_there_are_several(tmp_path: Path, count: int, names: list[str]) -> None:
-    shards = [File(str(tmp_path / str(number))) for number in range(count)]
-    assert numbered("answers", shards) == dict(zip(names, shards, strict=True))
-    assert sharded("answer-sft", f"1/{count}") == ("answer-sft" if count == 1 else "answer-sft-1-of-2")
+@pytest.mark.parametrize(
+    ("error", "state"), [(InputError("row 3: no answer"), "refused"), (HardcaseError("the disk is full"), "failed")]
+)
+def test_the_container_says_why_it_ended_where_argo_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: HardcaseError, state: str
+) -> None:
+    # argo-workflows v4.0.5, workflow/controller/operator.go:1505: the node's message ends with the termination message.
+    message = tmp_path / "termination-log"
+    message.touch()
+    monkeypatch.setattr(around, "TERMINATION_MESSAGE", message)
+    with pytest.raises(SystemExit), running("ingest", place(tmp_path), {}, output(tmp_path)):
+        raise error
+    assert message.read_text() == f"hardcase: {state}: {error}"
+
+
+def test_mounted_variables_are_set_unless_they_are_set_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment, credentials = tmp_path / "environment", tmp_path / "credentials"
+    data = environment / "..2026_11_28"  # as the kubelet lays out a volume
+    data.mkdir(parents=True)
+    credentials.mkdir()
+    (environment / "..data").symlink_to(data.name)
+    for name, value in (("HARDCASE_STORE", "s3://bucket/prefix\n"), ("DO_NOT_TRACK", "1"), ("notes.txt", "none")):
+        (data / name).write_text(value)
+        (environment / name).symlink_to(f"..data/{name}")
+    (credentials / "AWS_ENDPOINT_URL").write_text("http://127.0.0.1:9000")
+    monkeypatch.setattr(around, "MOUNTED", (environment, credentials, tmp_path / "none"))
+    monkeypatch.setenv("DO_NOT_TRACK", "0")
+    for name in ("AWS_ENDPOINT_URL", "HARDCASE_STORE"):  # set and removed, so that both are restored afterwards
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    load_environment()
+    names = ("HARDCASE_STORE", "DO_NOT_TRACK", "AWS_ENDPOINT_URL", "notes.txt")
+    assert [os.environ.get(name) for name in names] == ["s3://bucket/prefix", "0", "http://127.0.0.1:9000", None]
 
 
 def test_a_pod_without_a_store_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,11 +21,12 @@ import pytest
 import yaml
 from kubeflow_trainer_api import models
 
-from components.launching import in_processes
+from components.launching import in_processes, in_shards
 from components.trainjob import train_on_nodes
-from hardcase.config import GrpoConfig, SftConfig
+from hardcase.config import EvaluateConfig, GrpoConfig, SftConfig
+from hardcase.data.completions import read_completions, write_completions
 from hardcase.errors import HardcaseError, InputError
-from tests.components import meeting
+from tests.components import meeting, sharing
 from tests.components.test_launching import CONFIG
 
 RUNTIME = Path(__file__).parents[2] / "infra/kubernetes/base/pipelines/training.yaml"
@@ -253,7 +254,7 @@ def test_step_that_is_stopped_deletes_its_job(cluster: Cluster, tmp_path: Path) 
 def test_runtime_that_is_missing_or_does_not_fit_is_the_users_error(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="2 GPUs a node, but processes is 4"):
+    with pytest.raises(InputError, match="2 GPUs a node for 4 processes"):
         train_on_nodes(said(""), 2, 4, "grpo-0")
     monkeypatch.setenv("HARDCASE_TRAINING_RUNTIME", "other")
     with pytest.raises(InputError, match=r"no Kubeflow Trainer with the runtime other was found: .*404"):
@@ -264,17 +265,30 @@ def test_runtime_that_is_missing_or_does_not_fit_is_the_users_error(
     assert cluster.sent == []
 
 
-def test_step_runs_on_two_nodes_that_see_only_its_scratch_folder(cluster: Cluster, tmp_path: Path) -> None:
+def test_step_trains_on_two_nodes_that_meet(cluster: Cluster, tmp_path: Path) -> None:
     config = GrpoConfig.model_validate(CONFIG | {"processes": 1, "nodes": 2})
     cluster.gpus(1)
     scratch = tmp_path / "scratch" / "grpo-1"
     scratch.mkdir(parents=True)
-    (tmp_path / "elsewhere").write_text("given")
-    paths = {"source": tmp_path / "elsewhere", "out": tmp_path / "out"}
-    in_processes(meeting.run, config, scratch, **paths)
-    told = json.loads((tmp_path / "out").read_text())
-    assert told == {"world": 2, "read": "given", "place": str(scratch / "shared" / "source")}
-    assert not (scratch / "shared").exists()
+    (scratch / "given").write_text("given")
+    in_processes(meeting.run, config, scratch, source=scratch / "given", out=scratch / "out")
+    assert json.loads((scratch / "out").read_text()) == {"world": 2, "read": "given"}
+
+
+def test_nodes_divide_shards_and_a_retry_takes_no_more_nodes_than_it_needs(cluster: Cluster, tmp_path: Path) -> None:
+    common = {"config": EvaluateConfig(engine="transformers"), "refused": tmp_path / "scratch" / "refused"}
+    given = {"shards": 3, "nodes": 2, "scratch": tmp_path / "scratch" / "final", "written": "answers", **common}
+    given["scratch"].mkdir(parents=True)
+    given["refused"].write_text("2/3")
+    with pytest.raises(InputError, match="shard 2/3 is refused"):
+        in_shards(sharing.run, **given)
+    given["refused"].unlink()
+    (given["scratch"] / "shard-3-of-3" / "done").touch()
+    write_completions(["3/3"], [["kept"]], given["scratch"] / "shard-3-of-3" / "table.parquet")
+    tables = in_shards(sharing.run, **given)
+    assert read_completions(tables, ["1/3", "2/3", "3/3"]) == [[""], [""], ["kept"]]
+    assert [job["spec"]["trainer"]["numNodes"] for job in cluster.sent] == [2, 1]
+    assert len({job["metadata"]["name"] for job in cluster.sent}) == 1
 
 
 def test_two_nodes_of_the_local_back_end_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

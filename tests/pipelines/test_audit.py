@@ -258,7 +258,7 @@ def test_replay_of_the_champion_gives_the_same_bytes(machine: Machine, runs: Any
     done = machine.call("audit", NAME, "--replay", "--json")
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)["replay"]
-    assert again["grpo.trained"]["again"] == runs[1]["model"]["digest"]
+    assert again["grpo.model"]["again"] == runs[1]["model"]["digest"]
     assert {name for name, pair in again.items() if pair["again"] != pair["recorded"]} == set()
     assert len(again) == 11
     assert not list(machine.home.glob("replay-*"))

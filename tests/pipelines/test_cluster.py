@@ -17,17 +17,20 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as MessageHandler
 from mlflow.tracking import MlflowClient
 
-from components.record.step import EXPERIMENT, RESULT_TAG, RUN_TAG
+from components.record.step import EXPERIMENT
+from components.tracking import RESULT_TAG, RUN_TAG
 from hardcase.audit.examine import examine
 from hardcase.audit.signing import make_key, open_keyring
 from hardcase.data.store import open_store
 from pipelines.kubeflow import FOLDER
+from pipelines.retraining import REPLAYED, STEPS
 
 RUN = """
 import json, sys
 from kfp import components, local
 folder, package, parameters = sys.argv[1:]
-local.init(local.SubprocessRunner(use_venv=False), pipeline_root=folder + "/artifacts", cache_root=folder + "/cache")
+places = {"pipeline_root": folder + "/artifacts", "cache_root": folder + "/cache"}
+local.init(local.SubprocessRunner(use_venv=False), enable_caching=True, **places)
 components.load_component_from_file(package)(**json.loads(parameters))
 """
 
@@ -45,7 +48,7 @@ class Cluster:
         """Start a pipeline with these parameters, all others by default; retries do not wait."""
         compiled = (FOLDER / f"{pipeline}.yaml").read_text(encoding="utf-8")
         package = self.folder / "package.yaml"
-        package.write_text(compiled.replace("backoffDuration: 60s", "backoffDuration: 0s"), encoding="utf-8")
+        package.write_text(compiled.replace("backoffDuration: 20s", "backoffDuration: 0s"), encoding="utf-8")
         return subprocess.run(
             [sys.executable, "-c", RUN, str(self.folder), str(package), json.dumps(parameters)],
             env={**os.environ, **self.environment, "HARDCASE_RUN": run, "OMP_NUM_THREADS": "1"},
@@ -59,6 +62,19 @@ class Cluster:
         """The newest artifact of that name."""
         found = sorted(self.folder.glob(f"artifacts/*/{name}"), key=lambda path: path.stat().st_mtime_ns)
         return found[-1].read_text(encoding="utf-8")
+
+    def record(self, run: str) -> dict[str, Any]:
+        """The record of a run in the store."""
+        found: dict[str, Any] = json.loads((self.folder / "store" / "runs" / f"{run}.json").read_text())
+        return found
+
+    def shown_in_mlflow(self, experiment: str, run: str) -> dict[str, Any]:
+        """What MLflow shows of a run."""
+        client = MlflowClient(f"sqlite:///{self.folder}/scratch/mlflow.db")
+        place = client.get_experiment_by_name(experiment).experiment_id
+        (shown,) = client.search_runs([place], f"tags.`{RUN_TAG}` = '{run}'")
+        result: dict[str, Any] = json.loads(shown.data.tags[RESULT_TAG])
+        return result
 
     def attempts(self, run: str, step: str) -> list[str]:
         return sorted(path.name for path in (self.folder / "store" / "notes" / run).glob(f"{step}.*"))
@@ -105,38 +121,47 @@ def cluster(tmp_path: Path, unused_port: int) -> Iterator[Cluster]:
     hook.server_close()
 
 
-def test_one_click_trains_in_shards_registers_and_reports(cluster: Cluster) -> None:
-    done = cluster.click("run-1", profile="smoke", settings={"cluster.rollout_shards": 2})
+def test_one_click_trains_in_shards_registers_and_reports_and_a_second_comes_from_the_cache(cluster: Cluster) -> None:
+    asked = {"profile": "smoke", "settings": {"cluster.rollout_shards": 2, "cluster.answer_shards": 2}}
+    done = cluster.click("run-1", **asked)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     keys = open_keyring(cluster.environment["HARDCASE_SIGNING_KEY"], [])
     audit = examine(open_store(cluster.environment["HARDCASE_STORE"]), "image-screener", keys)
     assert audit.first is None
-    shards = {"rollout-1-of-2", "rollout-2-of-2", "answer-sft", "answer-final"}
-    assert shards <= set(audit.links)
+    assert list(audit.links) == list(REPLAYED), "in order, each once, whatever the number of shards"
     assert {link.run for link in audit.links.values()} == {"run-1"}
     assert "image-screener:1 was promoted and is the champion" in cluster.shown("conclude/summary")
-    assert "<html" in cluster.shown("report/html")
+    assert "<html" in cluster.shown("conclude/report")
     assert set(json.loads(cluster.shown("evaluate/metrics"))) >= {"final overall", "sft exact_match"}
     matrix = json.loads(cluster.shown("evaluate/confusion"))
-    assert sum(map(sum, matrix)) == 4 * json.loads(cluster.shown("evaluate/scores"))["samples"]
-    record = json.loads((cluster.folder / "store" / "runs" / "run-1.json").read_text())
-    assert record["status"] == "succeeded"
-    assert audit.provenance is not None
-    assert record["snapshot"] == audit.provenance.dependencies["snapshot"].digest
-    assert cluster.hooks == [] and cluster.mails == [], "nobody is told of what went well"
-
-    again = cluster.click("run-2", "evaluation", profile="smoke", source="procedural://?samples=60&seed=3")
-    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
-    kept = json.loads((cluster.folder / "store" / "evaluations" / "image-screener" / "run-2.json").read_text())
-    assert (kept["model"], kept["samples"]) == ("image-screener:1", 60)
-    assert kept["drift"]["reference"] == audit.version.evaluation  # type: ignore[union-attr]
-    client = MlflowClient(f"sqlite:///{cluster.folder}/scratch/mlflow.db")
-    (told,) = client.search_runs(
-        [client.get_experiment_by_name(EXPERIMENT).experiment_id], f"tags.`{RUN_TAG}` = 'run-2'"
+    record = cluster.record("run-1")
+    assert record["status"] == "succeeded" and record["error"] is None
+    assert record["scores"].keys() == {"chance", "sft", "grpo"} and sum(map(sum, matrix)) > 0
+    assert {step: each["status"] for step, each in record["steps"].items()} == dict.fromkeys(
+        ["configure", *STEPS], "succeeded"
     )
-    result = json.loads(told.data.tags[RESULT_TAG])
-    assert result["scores"]["model"] == kept["scores"]["model"]
-    assert told.data.metrics["overall"] == kept["scores"]["model"]["overall"]
+    assert audit.provenance is not None and audit.version is not None
+    assert record["snapshot"] == audit.provenance.dependencies["snapshot"].digest
+    assert record["model"]["digest"] == audit.version.digest
+    assert cluster.hooks == [] and cluster.mails == [], "nobody is told of what went well"
+    assert cluster.shown_in_mlflow("hardcase-runs", "run-1")["model"] == record["model"]
+
+    again = cluster.click("run-2", **asked)
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    second = cluster.record("run-2")
+    cached = {step for step, each in second["steps"].items() if each["cached"]}
+    assert cached == set(REPLAYED), "all but what is never cached"
+    assert (second["status"], second["model"]) == ("succeeded", record["model"])
+    assert cluster.shown_in_mlflow("hardcase-runs", "run-2")["model"] == record["model"]
+    assert cluster.attempts("run-2", "sft") == []
+
+    third = cluster.click("run-3", "evaluation", profile="smoke", source="procedural://?samples=60&seed=3")
+    assert third.returncode == 0, third.stdout[-3000:] + third.stderr[-3000:]
+    kept = json.loads((cluster.folder / "store" / "evaluations" / "image-screener" / "run-3.json").read_text())
+    assert (kept["model"], kept["samples"]) == ("image-screener:1", 60)
+    assert kept["drift"]["reference"] == audit.version.evaluation
+    assert cluster.shown_in_mlflow(EXPERIMENT, "run-3")["scores"]["model"] == kept["scores"]["model"]
+    assert cluster.record("run-3")["status"] == "evaluated"
 
 
 def test_a_fault_in_the_input_is_told_with_step_and_log_is_not_done_again_and_is_mended(cluster: Cluster) -> None:
@@ -149,14 +174,15 @@ def test_a_fault_in_the_input_is_told_with_step_and_log_is_not_done_again_and_is
     assert told["link"] == "https://kubeflow.example.org/pipeline/#/runs/details/run-1"
     (mail,) = cluster.mails
     assert mail["Subject"].startswith("Run run-1 failed at validate")
-    page, summary = cluster.shown("conclude/html"), cluster.shown("conclude/summary")
+    page, summary = cluster.shown("conclude/report"), cluster.shown("conclude/summary")
     assert "Failed" in page and "validate" in page
     assert "Last lines of `validate`" in summary
-    notes = cluster.attempts("run-1", "validate")
-    assert len(notes) == 4, "three times tried again"
-    store = open_store(cluster.environment["HARDCASE_STORE"])
-    last = json.loads(store.get_named(f"notes/run-1/{notes[-1]}") or b"")
-    assert last["message"] == told["message"] and not last["files"], "refused at once, before anything was read"
+    record = cluster.record("run-1")
+    assert record["error"] == {"step": "validate", "message": told["message"], "refused": True}
+    statuses = {step: each["status"] for step, each in record["steps"].items()}
+    assert statuses["ingest"] == "succeeded" and statuses["validate"] == "refused"
+    assert set(list(statuses.values())[3:]) == {"not reached"}
+    assert cluster.shown_in_mlflow("hardcase-runs", "run-1")["error"]["refused"]
 
 
 def test_settings_that_no_profile_has_are_told_too(cluster: Cluster) -> None:

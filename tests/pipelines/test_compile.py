@@ -12,9 +12,10 @@ from kfp.compiler import Compiler
 from kfp.components import load_component_from_text
 
 from components.configure.step import PER_GPU, machines
+from components.running import MOUNTED
 from hardcase.config import PROFILES, load_profile
 from pipelines import kubeflow
-from pipelines.cluster import ENVIRONMENT, GPU_STEPS, PROFILE_NAMES, USER
+from pipelines.cluster import CACHE_SIZE, PROFILE_NAMES, USER, WITH_MODEL
 from pipelines.retraining import STEPS
 
 KUBERNETES = Path(__file__).parents[2] / "infra" / "kubernetes" / "base"
@@ -60,27 +61,38 @@ def test_one_click_is_enough_and_the_form_offers_the_profiles() -> None:
     assert parameters["profile"]["defaultValue"] in PROFILE_NAMES
 
 
-def test_every_step_is_there_and_validation_gates_training() -> None:
+def test_the_chain_lies_one_layer_below_the_root_and_validation_gates_training() -> None:
     spec, kubernetes = spec_of("retraining")
-    tasks = tasks_of(spec)
-    assert {*STEPS, "configure", "conclude"} <= set(tasks)
-    assert "validate" in tasks["sft"]["dependentTasks"]
-    assert set(kubernetes) == {*STEPS, "answer-2", "configure", "conclude"}
-    for loop, step in (("for-loop-1", "rollout"), ("for-loop-2", "answer")):
-        assert "parameterIterator" in tasks[loop]
-        assert step in spec["components"][tasks[loop]["componentRef"]["name"]]["dag"]["tasks"]
+    assert set(spec["root"]["dag"]["tasks"]) == {"exit-handler-1", "conclude"}
+    chain = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert set(chain) == {"configure", *STEPS}
+    assert not any("dag" in spec["components"][task["componentRef"]["name"]] for task in chain.values())
+    assert "validate" in chain["sft"]["dependentTasks"]
+    assert set(kubernetes) == {*STEPS, "configure", "conclude"}
 
 
-def test_the_exit_handler_comes_after_all_however_it_ends() -> None:
-    spec, kubernetes = spec_of("retraining")
+@pytest.mark.parametrize("name", kubeflow.PIPELINES)
+def test_the_exit_handler_comes_after_all_however_it_ends_and_knows_the_steps(name: str) -> None:
+    spec, kubernetes = spec_of(name)
     tasks = spec["root"]["dag"]["tasks"]
     handler = tasks["conclude"]
     assert handler["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
     assert set(tasks) - {"conclude"} == set(handler["dependentTasks"])
-    assert not handler["cachingOptions"].get("enableCache")
-    (secret,) = [each for each in kubernetes["conclude"]["secretAsEnv"] if each["secretName"] == "hardcase-notify"]
-    assert secret["optional"]
-    assert {key["envVar"] for key in secret["keyToEnv"]} == {"HARDCASE_WEBHOOK", "HARDCASE_SMTP_PASSWORD"}
+    steps = handler["inputs"]["parameters"]["steps"]["runtimeValue"]["constant"]
+    chain = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert set(steps) == set(chain)
+    assert not chain[steps[-1]]["cachingOptions"].get("enableCache"), (
+        "its record is how a run is known to have succeeded"
+    )
+    (secret,) = [each for each in kubernetes["conclude"]["secretAsVolume"] if each["secretName"] == "hardcase-notify"]
+    assert (secret["optional"], secret["mountPath"]) == (True, "/etc/hardcase/notify")
+
+
+def test_the_description_says_what_the_parameters_mean_since_the_form_does_not() -> None:
+    for name in kubeflow.PIPELINES:
+        spec, _ = spec_of(name)
+        for parameter, about in spec["root"]["inputDefinitions"]["parameters"].items():
+            assert f"{parameter}: {about['description']}" in spec["pipelineInfo"]["description"]
 
 
 def test_every_step_has_what_it_needs_by_the_names_of_the_manifests() -> None:
@@ -89,44 +101,45 @@ def test_every_step_has_what_it_needs_by_the_names_of_the_manifests() -> None:
     for step, settings in kubernetes.items():
         assert int(settings["activeDeadlineSeconds"]) >= 3600, step
         assert settings["securityContext"] == {"runAsUser": str(USER), "runAsGroup": str(USER), "runAsNonRoot": True}
-        assert {"fieldPath": "metadata.labels['pipeline/runid']", "name": "HARDCASE_RUN"} in settings["fieldPathAsEnv"]
-        names = [("ConfigMap", each["configMapName"]) for each in settings["configMapAsEnv"]]
-        names += [("ConfigMap", each["configMapName"]) for each in settings["configMapAsVolume"]]
-        names += [("ExternalSecret", each["secretName"]) for each in settings["secretAsEnv"]]
+        assert settings["fieldPathAsEnv"] == [
+            {"fieldPath": "metadata.labels['pipeline/runid']", "name": "HARDCASE_RUN"}
+        ]
+        assert not {"configMapAsEnv", "secretAsEnv"} & set(settings), "kept six times a step in the workflow"
+        names = [("ConfigMap", each["configMapName"]) for each in settings["configMapAsVolume"]]
         names += [("PersistentVolumeClaim", each["constant"]) for each in settings["pvcMount"]]
         assert set(names) <= set(there), step
-        (volume,) = settings["genericEphemeralVolume"]
-        assert volume["size"] == "200Gi" and volume["defaultStorageClass"]
-        (signing,) = settings["secretAsVolume"]
-        assert (signing["secretName"], signing["optional"]) == ("hardcase-signing", True)
-        retry = tasks[step].get("retryPolicy", {})
-        assert retry.get("maxRetryCount") == (None if step == "conclude" else 3), step
-        if retry:
-            assert (retry["backoffDuration"], retry["backoffFactor"]) == ("60s", 2)
-        assert bool(tasks[step]["cachingOptions"].get("enableCache")) == (step not in ("configure", "conclude"))
-    assert set(there["ConfigMap", "hardcase-environment"]["data"]) <= set(ENVIRONMENT)
+        secrets = {each["secretName"]: each for each in settings["secretAsVolume"]}
+        assert all(each["optional"] for each in secrets.values())
+        assert {("ExternalSecret", name) for name in secrets} - {("ExternalSecret", "hardcase-signing")} <= set(there)
+        mounts = {each["mountPath"] for each in [*settings["configMapAsVolume"], *secrets.values()]}
+        assert {str(folder) for folder in MOUNTED[:2]} <= mounts
+        cache = {each["mountPath"]: each for each in settings["emptyDirMounts"]}["/cache"]
+        assert cache["sizeLimit"] == CACHE_SIZE and "genericEphemeralVolume" not in settings, "no claim for each step"
+        assert bool(tasks[step]["cachingOptions"].get("enableCache")) == (
+            step not in ("configure", "register", "conclude")
+        )
+    assert {"HARDCASE_STORE", "MLFLOW_TRACKING_URI"} <= set(there["ConfigMap", "hardcase-environment"]["data"])
 
 
 def test_steps_with_a_model_ask_for_gpus_as_the_profile_says_and_the_others_for_none() -> None:
     spec, kubernetes = spec_of("retraining")
     there, resources = manifests(), spec["deploymentSpec"]["executors"]
-    kinds = {**GPU_STEPS, "answer-2": "shard"}
-    kinds.pop("answer_sft")
     queue = there["LocalQueue", "gpu"]["metadata"]["name"]
     priorities = {name for kind, name in there if kind == "WorkloadPriorityClass"}
     for step, settings in kubernetes.items():
         asked = resources[f"exec-{step}"]["container"]["resources"]
-        if step not in kinds:
+        if step not in WITH_MODEL:
             assert "accelerator" not in asked and "nodeSelector" not in settings, step
             assert asked["memoryLimit"] and asked["cpuLimit"], "else the namespace's default of 1 GiB holds"
             continue
         assert asked["accelerator"]["resourceType"] == "nvidia.com/gpu"
-        assert f"{kinds[step]}_gpus" in asked["accelerator"]["resourceCount"]
-        assert f"{kinds[step]}_memory" in asked["resourceMemoryLimit"]
-        assert settings["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"].endswith("nodes")
+        assert f"{step}_gpus" in asked["accelerator"]["resourceCount"]
+        assert f"{step}_memory" in asked["resourceMemoryLimit"]
+        selector = settings["nodeSelector"]["nodeSelectorJson"]["taskOutputParameter"]
+        assert selector["outputParameterKey"] == f"{step}_nodes"
         assert settings["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-        assert settings["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
-        assert settings["emptyDirMounts"][0]["medium"] == "Memory"
+        (memory,) = [each for each in settings["emptyDirMounts"] if each["mountPath"] == "/dev/shm"]
+        assert memory["medium"] == "Memory"
         labels = settings["podMetadata"]["labels"]
         assert labels["kueue.x-k8s.io/queue-name"] == queue
         assert labels["kueue.x-k8s.io/priority-class"] in priorities
@@ -136,22 +149,35 @@ def test_steps_with_a_model_ask_for_gpus_as_the_profile_says_and_the_others_for_
 @pytest.mark.parametrize(("profile", "gpus", "label"), [("internvl3-2b", 8, "80gb"), ("internvl3-2b-lora", 8, "24gb")])
 def test_a_profile_for_gpus_gets_them_all_for_training_and_one_a_shard(profile: str, gpus: int, label: str) -> None:
     found = machines(load_profile(profile))
-    assert (found["train_gpus"], found["shard_gpus"]) == (gpus, 1)
-    assert found["nodes"] == {"hardcase.io/gpu-memory": label}
+    shards = {step: found[f"{step}_shards"]["shards"] for step in ("rollout", "answer")}
     cpus, memory = PER_GPU[label]  # type: ignore[index]
-    assert (found["train_cpus"], found["train_memory"]) == (str(gpus * cpus), f"{gpus * memory}Gi")
-    assert found["rollout_shards"][0] == "1/8" and len(found["rollout_shards"]) == 8
+    for step, number in {"sft": gpus, "grpo": gpus, **shards}.items():
+        assert found[f"{step}_gpus"] == str(number), "text: a number is no GPU, without a word"
+        assert found[f"{step}_nodes"] == {"hardcase.io/gpu-memory": label}
+        assert (found[f"{step}_cpus"], found[f"{step}_memory"]) == (str(number * cpus), f"{number * memory}Gi")
 
 
-def test_a_profile_without_gpus_asks_for_none() -> None:
-    found = machines(load_profile("tiny"))
-    assert (found["train_gpus"], found["shard_gpus"]) == (0, 0)
+def test_more_shards_than_a_node_has_gpus_go_to_several_nodes_and_the_step_waits_without_a_gpu() -> None:
+    asked = {"cluster.rollout_shards": 32, "grpo.nodes": 2}
+    found = machines(load_profile("internvl3-2b", asked))
+    assert found["rollout_shards"] == {"shards": 32, "nodes": 4}
+    for step in ("rollout", "grpo"):
+        assert (found[f"{step}_gpus"], found[f"{step}_nodes"]) == ("", {"hardcase.io/pool": "steps"})
+    assert found["sft_gpus"] == "8"
+
+
+def test_a_profile_without_gpus_asks_for_none_and_fits_a_node_of_two_cpus() -> None:
+    found = machines(load_profile("tiny", {"cluster.rollout_shards": 3}))
+    assert found["rollout_shards"] == {"shards": 3, "nodes": 1}
     pools = [each for (kind, _), each in manifests().items() if kind == "NodePool"]
     labels = [pool["spec"]["template"].get("metadata", {}).get("labels", {}) for pool in pools]
-    assert any(found["nodes"].items() <= each.items() for each in labels)
+    for step in WITH_MODEL:
+        assert found[f"{step}_gpus"] == ""
+        assert found[f"{step}_cpus"] == "1500m"
+        assert any(found[f"{step}_nodes"].items() <= each.items() for each in labels)
 
 
-@pytest.mark.parametrize("step", ["configure", "ingest", "validate", "mine", "evaluate", "drift", "register", "report"])
+@pytest.mark.parametrize("step", ["configure", "ingest", "validate", "mine", "evaluate", "drift", "register"])
 def test_light_step_starts_without_torch(step: str) -> None:
     code = (
         f"import sys, components.{step}.step, components.running, components.report.conclusion; "

@@ -47,7 +47,7 @@ def test_a_killed_container_fails_the_run_and_the_next_start_goes_on_after_it(en
     assert failed.exit_code == 1
     assert failed.summary["error"]["step"] == "mine"
     assert "exit code 137" in (failed.folder / "logs" / "mine.log").read_text(encoding="utf-8")
-    assert failed.summary["steps"]["grpo"]["status"] == "not_run"
+    assert failed.summary["steps"]["grpo"]["status"] == "not reached"
     before = engine.steps()
 
     engine.kill = set()

@@ -25,7 +25,7 @@ def test_source_with_too_many_bad_rows_stops_the_run_and_keeps_the_quarantine(ma
     assert pq.read_table(machine.home / "latest" / "quarantine.parquet").num_rows == 5
     summary = machine.summary()
     assert summary["steps"]["ingest"]["status"] == "failed"
-    assert summary["steps"]["validate"]["status"] == "not_run"
+    assert summary["steps"]["validate"]["status"] == "not reached"
     assert summary["scores"] is None
 
 

@@ -1,5 +1,6 @@
 """The whole chain on `profiles/smoke.yaml`, run once, and what a user does next: rerun it, damage it, kill it."""
 
+import base64
 import json
 import os
 import shutil
@@ -48,9 +49,17 @@ def test_rerun_does_nothing_twice(machine, first):
     assert again["run_id"] != first["run_id"]
 
 
-def test_altered_artifact_is_made_anew_and_only_that(machine, first):
-    (mined,) = machine.home.glob(f"runs/{first['run_id']}/artifacts/*/mine/mined")
-    mined.write_bytes(mined.read_bytes()[:-8] + b"tampered")
+@pytest.mark.parametrize("what", ["attestation", "product"])
+def test_what_was_altered_is_made_anew_and_only_that(machine, first, what):
+    # The newest: what was altered before has been made anew by a later run.
+    attestation = max(machine.home.glob("runs/*/artifacts/*/mine/mined"), key=lambda path: path.stat().st_mtime_ns)
+    altered = attestation
+    if what == "product":
+        envelope = json.loads(attestation.read_bytes())
+        (mined,) = json.loads(base64.b64decode(envelope["payload"]))["subject"]
+        digest = mined["digest"]["sha256"]
+        altered = machine.home / "store" / "objects" / digest[:2] / digest
+    altered.write_bytes(altered.read_bytes()[:-8] + b"tampered")
     again = machine.run()
     assert [name for name, step in again["steps"].items() if not step["cached"]] == ["mine"]
     assert again["model"] == first["model"]
@@ -65,13 +74,13 @@ def test_lost_shard_is_made_anew(machine, first):
 
 
 def _shard(machine, summary):
-    (manifest,) = machine.home.glob(f"runs/{summary['run_id']}/artifacts/*/ingest/snapshot")
+    manifest = machine.home / "store" / "objects" / summary["snapshot"][:2] / summary["snapshot"]
     return json.loads(manifest.read_text())["shards"][0]["sha256"]
 
 
 def test_killed_while_training_goes_on_and_ends_with_the_same_model(machine, first):
     for entry in (machine.home / "cache").glob("*.json"):
-        if "trained" in json.loads(entry.read_text()):
+        if "model" in json.loads(entry.read_text()):
             entry.unlink()
     _kill_at_first_checkpoint(machine, "sft")
     _kill_at_first_checkpoint(machine, "grpo")

@@ -25,7 +25,8 @@ def test_the_whole_pipeline_keeps_its_objects_on_s3(machine: Machine, tmp_path: 
     assert {name.split("/")[1] for name in names} == {"objects", "models", "keys", "runs"}
     digest = summary["model"]["digest"]
     assert f"hardcase/objects/{digest[:2]}/{digest}" in names
-    manifest = json.loads(next(machine.home.glob("runs/*/artifacts/*/ingest/snapshot")).read_text())
+    key = f"hardcase/objects/{summary['snapshot'][:2]}/{summary['snapshot']}"
+    manifest = json.loads(client.get_object(Bucket="artifacts", Key=key)["Body"].read())
     shards = {f"hardcase/objects/{shard['sha256'][:2]}/{shard['sha256']}" for shard in manifest["shards"]}
     assert shards < names
     assert not (machine.home / "store").exists()

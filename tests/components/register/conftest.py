@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from hardcase.audit.code import code_digest
 from hardcase.audit.examine import examine
 from hardcase.audit.ledger import Ledger, read_ledger
 from hardcase.audit.links import Link
+from hardcase.audit.products import keep_product
+from hardcase.audit.provenance import FOLDER, SNAPSHOT
 from hardcase.audit.signing import Keyring, make_key, open_keyring
 from hardcase.config import RegisterConfig
 from hardcase.data.digest import path_digest
@@ -112,11 +114,12 @@ class House:
         pin: tuple[str, str] | None = None,
         config: RegisterConfig = CONFIG,
         snapshot: Path | None = None,
-        spoil: Callable[[dict[str, Path], dict[str, Link]], None] = lambda artifacts, links: None,
+        damage: Callable[[dict[str, Path]], None] = lambda artifacts: None,
+        spoil: Callable[[dict[str, Link]], None] = lambda links: None,
     ) -> dict[str, Any]:
         """Pin and register; the same fingerprint has the same model.
 
-        `spoil` may change artifacts and links before they are signed.
+        `damage` may change artifacts before they are kept, `spoil` links before they are signed.
         """
         self.runs += 1
         folder = self.root / f"run{self.runs}"
@@ -125,11 +128,14 @@ class House:
             artifacts["snapshot"] = snapshot
         champion, reference = pin or self.ledger.pin(fingerprint)
         code = code_digest()
+        damage(artifacts)
         links = _links(artifacts, reference, code, f"run{self.runs}")
-        spoil(artifacts, links)
+        spoil(links)
+        for path in artifacts.values():
+            keep_product(self.store, path)
+        attested = _attested(links, self.store, self.keys)
         run(
-            artifacts,
-            [link.signed(self.keys).decode() for link in links.values()],
+            [attested[step] for step in ("grpo", "evaluate", "drift") if step in attested],
             Launch({"run": f"run{self.runs}", "who": "tester"}, champion, fingerprint, code, 0),
             self.keys,
             self.store.uri,
@@ -162,7 +168,7 @@ class House:
 def _artifacts(folder: Path, fingerprint: str, table: pa.Table, scores: Any, drift: Any) -> dict[str, Path]:
     """What the steps before leave, as small as it gets."""
     names = ("snapshot", "quarantine", "validation", "sft_log", "mined", "grpo_log", "evaluation", "baseline", "scores")
-    names += ("drift", "drift_report", "rollouts", "sft_answers", "answers")
+    names += ("drift", "drift_report", "rollouts", "answers")
     paths = {name: folder / name for name in names}
     paths |= {"model": model_of(fingerprint, folder / "model"), "sft_model": model_of("sft", folder / "sft")}
     contents = {
@@ -186,26 +192,37 @@ def _links(artifacts: dict[str, Path], reference: str, code: str, run: str) -> d
     """The records of the steps, as `running` makes them."""
     digests = {name: path_digest(path) for name, path in artifacts.items()}
 
-    def link(step: str, reads: str, products: dict[str, str], **parameters: Any) -> Link:
-        materials = {name: digests[name] for name in reads.split()}
-        made = {name: digests[artifact] for name, artifact in products.items()}
-        return Link(step, materials, made, {"code": code, "config": {}, **parameters}, {"run": run, "clean": "yes"})
+    def link(step: str, reads: str, writes: str, **parameters: Any) -> Link:
+        materials, products = ({name: digests[name] for name in names.split()} for names in (reads, writes))
+        kinds = {name: kind for name, kind in KINDS.items() if name in {*materials, *products}}
+        known = {"code": code, "config": {}, **parameters}
+        return Link(step, materials, products, known, {"run": run, "clean": "yes"}, kinds)
 
-    trained = {"trained": "sft_model", "log": "sft_log"}
-    judged = {name: name for name in ("evaluation", "baseline", "scores")}
     links = [
-        link("ingest", "", {"snapshot": "snapshot", "quarantine": "quarantine"}, source=["procedural://", ""]),
-        link("validate", "snapshot", {"result": "validation"}),
-        link("sft", "snapshot validation", trained, seed=0, model={"tiny": {}}),
-        link("rollout", "snapshot sft_model", {"rollouts": "rollouts"}, seed=0),
-        link("mine", "snapshot rollouts", {"mined": "mined"}),
-        link("grpo", "snapshot sft_model mined", {"trained": "model", "log": "grpo_log"}, seed=0),
-        link("answer-sft", "snapshot sft_model", {"answers": "sft_answers"}, seed=0),
-        link("answer-final", "snapshot model", {"answers": "answers"}, seed=0),
-        link("evaluate", "snapshot sft_answers answers", judged, seed=0),
-        link("drift", "evaluation", {"result": "drift", "html": "drift_report"}, reference=reference),
+        link("ingest", "", "snapshot quarantine", source=["procedural://", ""]),
+        link("validate", "snapshot", "validation"),
+        link("sft", "snapshot validation", "sft_model sft_log", seed=0, model={"tiny": {}}),
+        link("rollout", "snapshot sft_model", "rollouts", seed=0),
+        link("mine", "snapshot rollouts", "mined"),
+        link("grpo", "snapshot sft_model mined", "model grpo_log", seed=0),
+        link("answer", "snapshot model sft_model", "answers", seed=0),
+        link("evaluate", "snapshot answers", "evaluation baseline scores", seed=0),
+        link("drift", "evaluation", "drift drift_report", reference=reference),
     ]
     return {each.step: each for each in links}
+
+
+KINDS = {"snapshot": SNAPSHOT, "sft_model": FOLDER, "model": FOLDER}
+
+
+def _attested(links: dict[str, Link], store: Store, keys: Keyring) -> dict[str, str]:
+    """Sign the links, each naming the attestations of what it read; the sha256 of each by step."""
+    attested = dict[str, str]()
+    for step, link in links.items():
+        makers = {name: maker for maker, each in links.items() for name in each.products if maker in attested}
+        made_by = {name: attested[makers[name]] for name in link.materials if name in makers}
+        attested[step] = store.put_object(replace(link, made_by=made_by).signed(keys))
+    return attested
 
 
 def model_of(fingerprint: str, folder: Path) -> Path:

@@ -38,7 +38,7 @@ def test_rows_configuration_and_scores_that_changed_are_named(house: House, tmp_
         )
     second = snapshot(house, [changed, *rows[2:]], folder)
 
-    def trained_longer(artifacts: dict[str, Path], links: dict[str, Link]) -> None:
+    def trained_longer(links: dict[str, Link]) -> None:
         links["sft"] = replace(links["sft"], parameters={**links["sft"].parameters, "config": {"steps": 9}})
 
     house.launch("a", evaluated(0.6), snapshot=first)

@@ -263,21 +263,18 @@ def test_our_own_log_survives_mlflow(house: House, caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize(("name", "text"), [("scores", "{"), ("drift", "[]"), ("evaluation", "PAR1")])
 def test_file_of_another_format_is_the_users_error(house: House, name: str, text: str) -> None:
-    def damaged(artifacts: dict[str, Path], links: dict[str, Link]) -> None:
-        artifacts[name].write_text(text)
-
     with pytest.raises(InputError, match=name):
-        house.launch("a", evaluated(), spoil=damaged)
+        house.launch("a", evaluated(), damage=lambda artifacts: artifacts[name].write_text(text))
     assert house.state() == ({}, {})
     assert not house.ledger.moves
 
 
 def _without(step: str) -> Any:
-    return lambda artifacts, links: links.pop(step)
+    return lambda links: links.pop(step)
 
 
 def _altered(step: str, **changes: Any) -> Any:
-    def spoil(artifacts: dict[str, Path], links: dict[str, Link]) -> None:
+    def spoil(links: dict[str, Link]) -> None:
         link = links[step]
         parts = {field: {**getattr(link, field), **change} for field, change in changes.items()}
         links[step] = replace(link, **parts)
@@ -288,7 +285,7 @@ def _altered(step: str, **changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_without("mine"), "no record of the step mine"),
+        (_without("mine"), "grpo read mined [0-9a-f]{12}, which no step of the chain wrote"),
         (_without("sft"), "no record of the step sft"),
         (_altered("grpo", materials={"sft_model": "0" * 64}), "grpo read sft_model 000000000000, which no step"),
         (_altered("evaluate", parameters={"code": "1" * 64}), "do not share one code"),

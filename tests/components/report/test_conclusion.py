@@ -1,63 +1,172 @@
-"""How a run on a cluster ended, as people read it; and that telling them gives no secret away."""
+"""How a run on a cluster ended: decided as recorded on a real one, told to people, and no secret given away."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 
-from components.notes import Note, leave
-from components.report.conclusion import SILENT, Conclusion, conclude
+from components.report.conclusion import KILLED, UNSTARTED, Conclusion, conclude
 from components.report.notify import notify
+from components.report.summary import StepOutcome, summarise
+from hardcase.audit.links import Link
+from hardcase.audit.records import State, StepRecord, write_record
+from hardcase.audit.signing import Keyring, make_key, open_keyring
 from hardcase.data.store import Store, open_store
 from hardcase.errors import HardcaseError
 
-ENDED = Conclusion("run-1", "FAILED", {}, "sft", "out of\nmemory", ["last words"], {}, {}, "https://ui.example.org/#/r")
+STEPS = ("configure", "ingest", "sft", "register")
+# What the exit handler is told of a run, by how it ended.
+RECORDED = Path(__file__).parents[2] / "recordings" / "kubeflow" / "final-status.json"
+STATES = {how: status["state"] for how, status in json.loads(RECORDED.read_text()).items() if how != "told"}
+REGISTRATION = {"name": "screener", "version": 3, "alias": "champion", "digest": "d", "verdict": "promoted"}
+ERROR = {"step": "sft", "message": "out of\nmemory", "refused": False}
+ENDED = Conclusion(
+    summarise(
+        "run-1", {"profile": "tiny", "source": "", "seed": "0"}, "file:///s", {"sft": StepOutcome()}, {}, ERROR, None
+    ),
+    ["last words"],
+    "https://ui.example.org/#/r",
+)
+
+
+class Run:
+    """The records and attestations of a run, in a real store."""
+
+    def __init__(self, folder: Path) -> None:
+        make_key(folder / "keys")
+        self.keys: Keyring = open_keyring(str(folder / "keys" / "signing.pem"), [])
+        self.store: Store = open_store((folder / "store").as_uri())
+        self.folder, self.last = folder, ""
+
+    def attest(self, step: str, **products: Any) -> str:
+        """Sign what a step made of what the step before it made."""
+        made = {name: self.store.put_object(json.dumps(content).encode()) for name, content in products.items()}
+        made_by = {"before": self.last} if self.last else {}
+        link = Link(step, dict.fromkeys(made_by, "0" * 64), made, {}, {}, made_by=made_by)
+        self.last = self.store.put_object(link.signed(self.keys))
+        return self.last
+
+    def record(self, step: str, state: State, **more: Any) -> None:
+        """Write a step's record, as long as the others."""
+        ended = "" if state == "running" else "2026-11-28T02:00:12.500+00:00"
+        record = StepRecord(step, state, started="2026-11-28T02:00:00.000+00:00", ended=ended, **more)
+        write_record(self.store, "run-1", record)
+
+    def done(self, step: str, **products: Any) -> None:
+        """A step that ran and succeeded."""
+        materials = [self.last] if self.last else []
+        self.record(step, "succeeded", attestation=self.attest(step, **products), materials=materials)
+
+    def concluded(self, how: str) -> Conclusion:
+        facts = {"profile": "tiny", "source": "s3://bucket/data", "seed": 0}
+        page = self.folder / "page.html"
+        ended = conclude(self.store, self.keys, "run-1", STATES[how], STEPS, facts, page, "https://ui", "hardcase")
+        stored = json.loads(self.store.get_named("runs/run-1.json") or b"")
+        assert stored == ended.summary, "the same document everywhere"
+        assert self.store.get_object(stored["report"]) == page.read_bytes()
+        return ended
+
+    def statuses(self, ended: Conclusion) -> dict[str, str]:
+        steps = ended.summary["steps"].items()
+        return {step: "cached" if each["cached"] else each["status"] for step, each in steps}
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.delenv("HARDCASE_RUN_DIR", raising=False)
-    monkeypatch.setenv("HARDCASE_STORE", (tmp_path / "store").as_uri())
-    monkeypatch.setenv("HARDCASE_RUN", "run-1")
-    return open_store((tmp_path / "store").as_uri())
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
 
 
-def concluded(store: Store, state: str, told: str = "") -> tuple[Conclusion, str, str]:
-    folder = Path(store.uri.removeprefix("file://")).parent
-    html, summary = folder / "page.html", folder / "summary.md"
-    ended = conclude(store, "run-1", state, told, {"profile": "tiny"}, "https://ui.example.org", html, summary)
-    return ended, html.read_text(encoding="utf-8"), summary.read_text(encoding="utf-8")
+def registered(run: Run) -> None:
+    run.done("register", registration={**REGISTRATION, "reasons": ["better"]})
 
 
-def test_a_step_that_left_no_word_was_killed_and_the_engine_is_quoted(store: Store) -> None:
-    leave(Note("ingest"), {})
-    ended, page, summary = concluded(store, "FAILED", "OOMKilled")
-    assert ended.step == ""
-    assert ended.message == f"{SILENT}: OOMKilled"
-    assert "OOMKilled" in page and "OOMKilled" in summary
+def test_a_run_succeeded_when_its_last_step_did(run: Run) -> None:
+    for step in STEPS[:-1]:
+        run.done(step)
+    registered(run)
+    ended = run.concluded("success")
+    assert (ended.state, ended.summary["status"], ended.summary["error"]) == ("SUCCEEDED", "succeeded", None)
+    assert ended.headline == "Run run-1 succeeded: screener:3 was promoted and is the champion"
+    assert ended.summary["model"] == {name: REGISTRATION[name] for name in ("name", "version", "alias", "digest")}
+    assert ended.summary["steps"]["sft"] == {"status": "succeeded", "seconds": 12.5, "cached": False}
 
 
-def test_of_several_attempts_the_last_counts_and_what_was_made_is_on_the_page(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "scores").write_text('{"chance": null, "sft": null, "grpo": {"overall": 70.5, "exact_match": 0.75}}')
-    leave(Note("register", 1, "first"), {})
-    leave(Note("register", 1, "cannot account for the model", ["a", "b"]), {"evaluate.scores": tmp_path / "scores"})
-    ended, page, summary = concluded(store, "FAILED")
-    assert "cannot account for the model" in page, "though these scores are too few for its figures"
-    assert ended.headline == "Run run-1 failed at register: cannot account for the model"
-    assert "| grpo | 70.5 | 0.750 |" in summary
-    assert "Last lines of `register`:\n\n```\na\nb\n```" in summary
+def test_a_run_served_from_the_cache_succeeded_though_kubeflow_says_running(run: Run) -> None:
+    run.done("configure")
+    for step in ("ingest", "sft"):
+        run.attest(step)  # in an earlier run: no record in this one
+    registered(run)
+    ended = run.concluded("all_from_cache")
+    assert ended.state == "SUCCEEDED"
+    expected = {"configure": "succeeded", "ingest": "cached", "sft": "cached", "register": "succeeded"}
+    assert run.statuses(ended) == expected
 
 
-def test_a_cancelled_run_is_not_called_a_failure(store: Store) -> None:
-    ended, _, _ = concluded(store, "CANCELLED")
-    assert ended.headline == "Run run-1 was cancelled"
+def test_a_terminated_run_was_cancelled_where_it_was(run: Run) -> None:
+    run.done("configure")
+    run.done("ingest")
+    run.record("sft", "running", materials=[run.last])
+    ended = run.concluded("terminated_by_api")
+    assert (ended.state, ended.headline) == ("CANCELLED", "Run run-1 was cancelled at sft")
+    expected = {"configure": "succeeded", "ingest": "succeeded", "sft": "cancelled", "register": "not reached"}
+    assert run.statuses(ended) == expected
+    assert "Cancelled" in (run.folder / "page.html").read_text()
+
+
+@pytest.mark.parametrize("how", ["container_failed", "terminated_by_api"])
+@pytest.mark.parametrize("state", ["failed", "refused"])
+def test_a_step_that_failed_is_named_with_its_own_message_whatever_kubeflow_says(
+    run: Run, state: State, how: str
+) -> None:
+    run.done("configure")
+    run.record("ingest", state, message="first")
+    run.record("ingest", state, message="row 3: no answer", log=["a", "b"])
+    ended = run.concluded(how)
+    assert (ended.state, ended.headline) == ("FAILED", "Run run-1 failed at ingest: row 3: no answer")
+    assert ended.summary["error"] == {"step": "ingest", "message": "row 3: no answer", "refused": state == "refused"}
+    assert "Last lines of `ingest`:\n\n```\na\nb\n```" in ended.markdown
+    assert "kubectl -n hardcase logs -l pipeline/runid=run-1" in ended.markdown
+
+
+def test_a_step_that_left_no_word_was_killed(run: Run) -> None:
+    run.done("configure")
+    run.record("ingest", "running")
+    ended = run.concluded("container_failed")
+    assert (ended.step, ended.message) == ("ingest", KILLED)
+    assert run.statuses(ended)["ingest"] == "failed"
+
+
+def test_a_pod_that_never_began_is_the_first_step_that_was_not_reached(run: Run) -> None:
+    run.done("configure")
+    ended = run.concluded("container_failed")
+    assert (ended.step, ended.message) == ("ingest", UNSTARTED)
+    assert run.statuses(ended) == {
+        "configure": "succeeded",
+        "ingest": "failed",
+        "sft": "not reached",
+        "register": "not reached",
+    }
+
+
+def test_what_was_made_before_a_failure_is_on_the_page(run: Run) -> None:
+    run.done("configure")
+    run.attest("ingest")
+    scores = {"chance": None, "sft": None, "grpo": {"overall": 70.5, "exact_match": 0.75}}
+    run.done("sft", scores=scores)
+    run.record("register", "failed", message="cannot account for the model", materials=[run.last])
+    ended = run.concluded("container_failed")
+    assert "| grpo | 70.5 | 0.750 |" in ended.markdown
+    assert "cannot account for the model" in (run.folder / "page.html").read_text(), "though these scores are too few"
 
 
 def test_a_held_model_is_said_to_be_held() -> None:
-    registered = {"name": "screener", "version": 3, "verdict": "held", "reasons": ["no better"]}
-    ended = replace(ENDED, state="SUCCEEDED", registered=registered)
+    model = {name: REGISTRATION[name] for name in ("name", "version", "alias", "digest")}
+    known = {"status": "held", "error": None, "model": model, "gate": {"verdict": "held", "reasons": ["no better"]}}
+    ended = replace(ENDED, summary={**ENDED.summary, **known})
     assert ended.headline == "Run run-1 succeeded: screener:3 was held by the gate: no better"
 
 

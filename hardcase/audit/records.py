@@ -1,0 +1,80 @@
+"""Records of steps: what each step of a run on a cluster says of itself, in the store.
+
+Kubeflow's own account of a run freezes once its workflow has grown, and holds neither the reason of a failure nor what
+a step made. A step writes a record when it begins and another when it ends, under
+`notes/<run>/<step>.<number>.json`; each is written once and the last number counts. A step that was served from the
+cache writes none: it is found by following the attestations of those that ran (`hardcase.audit.links.follow`).
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from typing import Any, Final, Literal
+
+from hardcase.data.digest import canonical_json
+from hardcase.data.store import Store
+from hardcase.errors import HardcaseError
+
+RECORDS: Final = "notes"
+State = Literal["running", "succeeded", "failed", "refused"]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What a step says of one attempt.
+
+    Attributes:
+        step: its name.
+        state: `refused` means that the input or the configuration is at fault; no other attempt can succeed.
+        message: why it failed.
+        log: last lines of its log, if it failed.
+        started: UTC, ISO 8601.
+        ended: the same; empty while it runs.
+        attestation: sha256 of its signed attestation, once it succeeded.
+        materials: sha256 of the attestations of what it read.
+        left: sha256 of the files that explain a refusal, by name: quarantine, failed expectations.
+    """
+
+    step: str
+    state: State
+    message: str = ""
+    log: list[str] = field(default_factory=list)
+    started: str = ""
+    ended: str = ""
+    attestation: str = ""
+    materials: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def write_record(store: Store, run: str, record: StepRecord) -> None:
+    """Write a step's record after those that it has.
+
+    Raises:
+        HardcaseError: the place takes no more.
+    """
+    data = canonical_json(asdict(record))
+    for number in count(1):
+        if store.put_named(f"{RECORDS}/{run}/{record.step}.{number}.json", data):
+            return
+
+
+def read_records(store: Store, run: str) -> dict[str, StepRecord]:
+    """Return the last record of each step of a run, by step, in the order in which they began.
+
+    Raises:
+        HardcaseError: one of them is none.
+    """
+    last: dict[str, tuple[int, str]] = {}
+    for name in store.names(f"{RECORDS}/{run}"):
+        step, number, _ = name.rpartition("/")[2].rsplit(".", 2)
+        last[step] = max(last.get(step, (0, "")), (int(number), name))
+    found = [_record(store, name) for _, name in last.values()]
+    return {record.step: record for record in sorted(found, key=lambda record: (record.started, record.step))}
+
+
+def _record(store: Store, name: str) -> StepRecord:
+    try:
+        content: dict[str, Any] = json.loads(store.get_named(name) or b"")
+        return StepRecord(**content)
+    except (ValueError, TypeError) as error:
+        raise HardcaseError(f"{name}: not the record of a step; remove it") from error
