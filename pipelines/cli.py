@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 
 from hardcase.audit.ledger import fetch_model
+from hardcase.audit.records import stored_runs
 from hardcase.audit.retention import keep_run
 from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
 from hardcase.data.listing import source_digest
@@ -34,6 +35,7 @@ ProfileName = Annotated[str, typer.Option("--profile", help="Name in profiles/, 
 StoreUri = Annotated[
     str | None, typer.Option("--store", envvar="HARDCASE_STORE", help="Object store: a folder or s3://bucket/prefix.")
 ]
+OfStore = Annotated[str | None, typer.Option("--store", help="Of the runs recorded there, wherever they ran.")]
 ModelSpec = Annotated[str, typer.Option("--model", help="Folder, NAME@ALIAS or NAME:VERSION.")]
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
@@ -165,19 +167,38 @@ def digest_source(
 
 
 @app.command()
-def runs(as_json: AsJson = False) -> None:
-    """List the runs, the newest first."""
-    show.runs(Home.here().summaries(), as_json)
+def runs(store: OfStore = None, as_json: AsJson = False) -> None:
+    """List the runs, the newest first: those of this machine's home, or those recorded in a store."""
+    with reported(as_json):
+        show.runs(stored_runs(open_store(store, near=False)) if store else Home.here().summaries(), as_json)
 
 
 @app.command()
-def report(run_id: Annotated[str, typer.Argument(metavar="RUN|latest")] = "latest", as_json: AsJson = False) -> None:
-    """Say where the report of a run is."""
+def report(
+    run_id: Annotated[str, typer.Argument(metavar="RUN|latest")] = "latest",
+    store: OfStore = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print where the report of a run is; one from a store is written to report-RUN.html in this folder."""
     with reported(as_json):
-        page = Home.here().run_folder(run_id) / "report.html"
+        page = fetched_report(run_id, store) if store else Home.here().run_folder(run_id) / "report.html"
         if not page.is_file():
             raise InputError(f"run {run_id!r}: it has no report; `hardcase runs` says how it ended")
     typer.echo(json.dumps({"report": str(page)}) if as_json else page)
+
+
+def fetched_report(run_id: str, uri: str) -> Path:
+    """Write the report of a run that is recorded in a store into this folder."""
+    store = open_store(uri)
+    known = {run["run_id"]: run for run in stored_runs(store)}
+    run = next(iter(known.values()), None) if run_id == "latest" else known.get(run_id)
+    if run is None:
+        raise InputError(f"run {run_id!r}: not recorded in {store.uri}; `hardcase runs --store {uri}` lists them")
+    if not (digest := run.get("report")):
+        raise InputError(f"run {run['run_id']!r}: it has no report; it is {run['status']}")
+    page = Path(f"report-{run['run_id']}.html").absolute()
+    write_whole(page, store.get_object(digest))
+    return page
 
 
 @app.command()

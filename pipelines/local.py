@@ -110,7 +110,9 @@ def _run(
             summary = summarise(folder.name, facts, home.store, cache.records, artifacts, error, page, (began, _now()))
         write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
         if summary["snapshot"]:
-            keep_run(open_store(home.store), folder.name, summary)
+            kept = open_store(home.store)
+            stored = {**summary, "report": kept.put_object(Path(page).read_bytes()) if page else None}
+            keep_run(kept, folder.name, stored)
         emit("FAIL" if error else "COMPLETE", folder.name, error=error["message"] if error else "")
     exit_code = error["exit_code"] if error else 3 if summary["status"] == "held" else 0
     return Outcome(folder, summary, exit_code)

@@ -19,8 +19,8 @@ from pipelines.local import child_environment, environment, execute
 from pipelines.recording import RecordingCache
 from pipelines.retraining import REPLAYED, replaying
 
-# Products that may carry a time: pages for people.
-PAGES: Final = ("validation_docs", "drift_report")
+# Products that need not be the same bytes: pages that carry a time, and what was refused of another source.
+OTHER: Final = ("quarantine", "validation_docs", "drift_report")
 
 
 def replayed(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
@@ -47,16 +47,16 @@ def replayed(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
         )
     home.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.root, prefix="replay-") as folder:
-        again = _run(provenance, audit.links["drift"].parameters["reference"], Path(folder), home)
+        again = _run(audit, provenance, Path(folder), home)
     return {
         f"{step}.{product}": (digest, again[step].products.get(product, "missing"))
         for step in REPLAYED
         for product, digest in audit.links[step].products.items()
-        if product not in PAGES
+        if product not in OTHER
     }
 
 
-def _run(provenance: Provenance, reference: str, folder: Path, home: Home) -> dict[str, Link]:
+def _run(audit: Audit, provenance: Provenance, folder: Path, home: Home) -> dict[str, Link]:
     profile = _profile(provenance, folder, home)
     config = profile.model_dump(mode="json", by_alias=True, exclude_none=True)
     for unused in ("register", "source", "seed", "cluster"):
@@ -69,8 +69,8 @@ def _run(provenance: Provenance, reference: str, folder: Path, home: Home) -> di
         "source": profile.source,
         "source_digest": "",
         "seed": profile.seed,
-        "reference": reference,
-        "rollout_shards": WHOLE,
+        "reference": audit.links["drift"].parameters["reference"],
+        "rollout_shards": {**WHOLE, "shards": audit.links["rollout"].parameters["shards"]},
         "answer_shards": WHOLE,
     }
     with Bars() as bars, environment(child_environment(profile, folder, home)):

@@ -34,7 +34,8 @@ def answer(
                 continue
             tables = in_shards(
                 run,
-                **{key: int(number) for key, number in shards.items()},
+                int(shards["shards"]),
+                int(shards["nodes"]),
                 scratch=work.folder / role,
                 written="answers",
                 snapshot=work.input("snapshot"),

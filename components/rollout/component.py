@@ -26,10 +26,14 @@ def rollout(
     from hardcase.data.completions import merge_completions
 
     inputs = {"snapshot": snapshot, "sft_model": model}
-    with running("rollout", place, inputs, rollouts, seed=seed, section="mine", config=config) as work:
+    number, nodes = int(shards["shards"]), int(shards["nodes"])
+    # What is drawn at the border of two shards depends on their number (docs/decisions/0009).
+    known: dict[str, Any] = {"seed": seed, "section": "mine", "config": config, "shards": number}
+    with running("rollout", place, inputs, rollouts, **known) as work:
         tables = in_shards(
             run,
-            **{name: int(number) for name, number in shards.items()},
+            number,
+            nodes,
             scratch=work.folder,
             written="rollouts",
             snapshot=work.input("snapshot"),

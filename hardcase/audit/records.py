@@ -16,6 +16,7 @@ from hardcase.data.store import Store
 from hardcase.errors import HardcaseError
 
 RECORDS: Final = "notes"
+RUNS: Final = "runs"
 State = Literal["running", "succeeded", "failed", "refused"]
 
 
@@ -70,6 +71,39 @@ def read_records(store: Store, run: str) -> dict[str, StepRecord]:
         last[step] = max(last.get(step, (0, "")), (int(number), name))
     found = [_record(store, name) for _, name in last.values()]
     return {record.step: record for record in sorted(found, key=lambda record: (record.started, record.step))}
+
+
+def stored_runs(store: Store) -> list[dict[str, Any]]:
+    """Return the records of all runs in a store, wherever they ran, the newest first.
+
+    A run that has no record yet is `running`, with the states of the steps that began.
+
+    Raises:
+        HardcaseError: a record is none.
+    """
+    found = dict[str, dict[str, Any]]()
+    for name in store.names(RUNS):
+        found[name.rpartition("/")[2].removesuffix(".json")] = run_record(store, name)
+    for run in {name.split("/")[1] for name in store.names(RECORDS)} - set(found):
+        steps = read_records(store, run)
+        began = min((record.started for record in steps.values()), default="")
+        states = {step: {"status": record.state} for step, record in steps.items()}
+        found[run] = {"status": "running", "started": began, "steps": states}
+    listed = [{"run_id": run, **content} for run, content in found.items()]
+    return sorted(listed, key=lambda run: (run.get("started") or "", run["run_id"]), reverse=True)
+
+
+def run_record(store: Store, name: str) -> dict[str, Any]:
+    """Return the record of a run, by its name in the store.
+
+    Raises:
+        HardcaseError: it is none.
+    """
+    try:
+        content = json.loads(store.get_named(name) or b"")
+        return {"snapshot": content["snapshot"], **content}
+    except (ValueError, KeyError, TypeError) as error:
+        raise HardcaseError(f"{name}: not the record of a run; mend or remove it") from error
 
 
 def _record(store: Store, name: str) -> StepRecord:

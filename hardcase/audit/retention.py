@@ -4,20 +4,17 @@ A run is kept as long as its record `runs/<run-id>.json` is in the store. What w
 that has not come to its end and is never listed.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from hardcase.audit.ledger import Version, models, read_ledger
 from hardcase.audit.provenance import FOLDER, SNAPSHOT, Resource, listed, read_provenance
+from hardcase.audit.records import RUNS, run_record
 from hardcase.audit.signing import Keyring
 from hardcase.data.digest import canonical_json
 from hardcase.data.store import Store, object_name
-from hardcase.errors import HardcaseError
-
-RUNS: Final = "runs"
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,10 @@ def _reachable(store: Store, keys: Keyring) -> Iterator[str]:
         for version in read_ledger(store, name, keys).versions.values():
             yield from _of_version(store, keys, version)
     for name in store.names(RUNS):
-        try:
-            snapshot = json.loads(store.get_named(name) or b"")["snapshot"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise HardcaseError(f"{name}: not the record of a run; mend or remove it") from error
-        if snapshot:
+        run = run_record(store, name)
+        if run.get("report"):
+            yield run["report"]
+        if snapshot := run["snapshot"]:
             yield from _below(store, [Resource("snapshot", snapshot, SNAPSHOT)])
 
 
