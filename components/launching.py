@@ -185,7 +185,7 @@ def main() -> None:
     die_with_parent()
     job, shard = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), sys.argv[2:]
     arguments = {**job["arguments"], **(job["shards"][int(shard[0])] if shard else {})}
-    if "0" in (shard or [os.environ.get("RANK")]):
+    if (shard or [os.environ.get("RANK", "")]) == ["0"]:
         set_up_logging()
     if not shard and arguments["config"]["zero"]:
         _meet_without_gpus()

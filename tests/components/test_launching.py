@@ -1,4 +1,4 @@
-"""A step's work in several processes: training by `processes: 2` (DeepSpeed, checkpoints, errors), answers in shards."""
+"""A step's work in several processes: training under DeepSpeed with its checkpoints, answers in shards."""
 
 import json
 import shutil

@@ -76,7 +76,7 @@ class Cluster:
                     pod = place.path.split("/")[-2]
                     job, _, index = pod.rpartition("-node-")
                     if "follow=True" in place.query or "follow=true" in place.query:
-                        cluster.nodes[job][int(index)].wait()
+                        cluster.wait(job, int(index))
                     self.answer((cluster.folder / f"{pod}.log").read_text())
                 else:
                     self.refuse(404)
@@ -142,6 +142,14 @@ class Cluster:
             node.kill()
             node.wait()
         del self.jobs[name]
+
+    def wait(self, name: str, rank: int) -> None:
+        """Until that node has ended; when one fails, JobSet deletes the others."""
+        nodes = self.nodes[name]
+        while nodes[rank].poll() is None:
+            if any(node.poll() for node in nodes):
+                nodes[rank].kill()
+            time.sleep(0.05)
 
     def job(self, name: str) -> Any:
         codes = [node.poll() for node in self.nodes[name]]

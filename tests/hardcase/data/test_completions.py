@@ -6,7 +6,7 @@ import pytest
 
 from components.ingest.step import run as ingest
 from hardcase.config import IngestConfig
-from hardcase.data.completions import read_completions, write_completions
+from hardcase.data.completions import merge_completions, read_completions, write_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import HardcaseError
 
@@ -40,3 +40,14 @@ def test_completions_come_back_by_shard_and_none_is_missing_or_another(tmp_path:
     for shards in ([second, first], [first], [first, first, second]):
         with pytest.raises(HardcaseError, match="run again"):
             read_completions(shards, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("cuts", [[], [2], [0, 1, 3]])
+def test_merged_shards_are_the_bytes_of_one(tmp_path: Path, cuts: list[int]) -> None:
+    ids, texts = ["a", "b", "c"], [["x", "y"], [""], ["é"]]
+    write_completions(ids, texts, tmp_path / "one")
+    shards = [tmp_path / str(number) for number in range(len(cuts) + 1)]
+    for start, stop, shard in zip([0, *cuts], [*cuts, 3], shards, strict=True):
+        write_completions(ids[start:stop], texts[start:stop], shard)
+    merge_completions(shards, tmp_path / "merged")
+    assert (tmp_path / "merged").read_bytes() == (tmp_path / "one").read_bytes()
