@@ -4,15 +4,12 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 
 from hardcase.audit.ledger import fetch_model
 from hardcase.audit.records import stored_runs
@@ -20,9 +17,11 @@ from hardcase.audit.retention import keep_run
 from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
 from hardcase.data.listing import source_digest
 from hardcase.data.store import local_path, open_store, write_whole
-from hardcase.errors import HardcaseError, InputError
+from hardcase.errors import InputError
 from pipelines import show
+from pipelines.console import AsJson, StoreUri, errors, reported
 from pipelines.home import QUIET, Home
+from pipelines.launch import launch
 
 app = typer.Typer(
     help="Retrain a small vision-language model that screens generated images.",
@@ -30,14 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ProfileName = Annotated[str, typer.Option("--profile", help="Name in profiles/, or path of a YAML file.")]
-StoreUri = Annotated[
-    str | None, typer.Option("--store", envvar="HARDCASE_STORE", help="Object store: a folder or s3://bucket/prefix.")
-]
 OfStore = Annotated[str | None, typer.Option("--store", help="Of the runs recorded there, wherever they ran.")]
 ModelSpec = Annotated[str, typer.Option("--model", help="Folder, NAME@ALIAS or NAME:VERSION.")]
-errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -45,23 +39,6 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     os.environ.update(QUIET)
     app()
-
-
-@contextmanager
-def reported(as_json: bool = False) -> Iterator[None]:
-    """Turn an error of ours into one line and an exit code."""
-    try:
-        yield
-    except HardcaseError as error:
-        fail({"message": str(error), "step": None, "exit_code": error.exit_code}, as_json)
-
-
-def fail(error: dict[str, Any], as_json: bool) -> None:
-    """Say the error in one line and leave with its exit code."""
-    errors.print("error:", " ".join(str(error["message"]).split()))
-    if as_json:
-        typer.echo(json.dumps({"error": error}))
-    raise typer.Exit(error["exit_code"])
 
 
 def absolute(source: str) -> str:
@@ -380,116 +357,4 @@ def compile_pipeline(
             kubeflow.write()
 
 
-REACH, SENT = "How Kubeflow is reached", "What is sent"
-
-
-@app.command()
-def launch(
-    host: Annotated[
-        str, typer.Option(envvar="HARDCASE_KFP_HOST", help="URL of Kubeflow Pipelines.", rich_help_panel=REACH)
-    ] = "",
-    port_forward: Annotated[
-        bool, typer.Option("--port-forward", help="Reach it by kubectl port-forward.", rich_help_panel=REACH)
-    ] = False,
-    context: Annotated[str, typer.Option(help="Of kubectl, for --port-forward.", rich_help_panel=REACH)] = "",
-    in_cluster: Annotated[
-        bool, typer.Option("--in-cluster", help="This is a pod: use its service and token.", rich_help_panel=REACH)
-    ] = False,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="HARDCASE_KFP_TOKEN_FILE",
-            help="With the bearer token; or set HARDCASE_KFP_TOKEN.",
-            rich_help_panel=REACH,
-        ),
-    ] = None,
-    ca: Annotated[Path | None, typer.Option(help="Certificates to trust, in PEM.", rich_help_panel=REACH)] = None,
-    ui: Annotated[
-        str, typer.Option(envvar="HARDCASE_KFP_UI", help="Base of links, if not the host.", rich_help_panel=REACH)
-    ] = "",
-    namespace: Annotated[
-        str, typer.Option(help="Of the user, where there are several.", rich_help_panel=REACH)
-    ] = "hardcase",
-    pipeline: Annotated[
-        str, typer.Option(help="Compiled pipeline: name in pipelines/, or a YAML file.", rich_help_panel=SENT)
-    ] = "retraining",
-    images: Annotated[
-        list[str] | None,
-        typer.Option("--image", help="Another image: IMAGE=REPOSITORY@sha256:DIGEST.", rich_help_panel=SENT),
-    ] = None,
-    given: Annotated[
-        list[str] | None,
-        typer.Option("--parameter", "-p", help="Of the pipeline: name=value.", rich_help_panel=SENT),
-    ] = None,
-    profile: Annotated[str | None, typer.Option(help="As -p profile=…", rich_help_panel=SENT)] = None,
-    source: Annotated[str | None, typer.Option(help="As -p source=…", rich_help_panel=SENT)] = None,
-    seed: Annotated[str | None, typer.Option(help="As -p seed=…", rich_help_panel=SENT)] = None,
-    experiment: Annotated[str, typer.Option(help="That the run belongs to.", rich_help_panel=SENT)] = "hardcase",
-    service_account: Annotated[
-        str, typer.Option(help="Of the run's pods; Kubeflow's default if empty.", rich_help_panel=SENT)
-    ] = "pipeline-runner",
-    key: Annotated[
-        str, typer.Option(help="Name of the run or schedule; launched again, it is found.", rich_help_panel=SENT)
-    ] = "",
-    schedule: Annotated[
-        str, typer.Option(metavar="CRON", help="Run it again and again, in UTC: '0 3 * * 1'.", rich_help_panel=SENT)
-    ] = "",
-    max_concurrency: Annotated[int, typer.Option(min=1, max=10, help="Of a schedule.", rich_help_panel=SENT)] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent; contact nobody.")] = False,
-    following: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait, and show progress.")] = True,
-    attach: Annotated[str, typer.Option(metavar="RUN_ID", help="Launch nothing; follow that run.")] = "",
-    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 5,
-    mlflow: Annotated[
-        str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="URL of MLflow, to know the gate's verdict.")
-    ] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Run the pipeline on Kubeflow, now or on a schedule, and follow it."""
-    from pipelines import launching
-
-    with reported(as_json):
-        if attach and (dry_run or schedule or key or given):
-            raise InputError("--attach: it launches nothing; leave out --dry-run, --schedule, --key and -p")
-        facts: dict[str, Any] = {"run_id": attach}
-        if not attach:
-            own = {"profile": profile, "source": source, "seed": seed}
-            order = launching.ordered(
-                pipeline,
-                images or [],
-                [*(given or []), *(f"{name}={value}" for name, value in own.items() if value is not None)],
-                key=key,
-                schedule=schedule,
-                concurrency=max_concurrency,
-                namespace=namespace,
-                experiment=experiment,
-                service_account=service_account,
-            )
-            facts = launching.rehearsed(order, host) if dry_run else launching.described(order)
-            for warning in facts["warnings"]:
-                errors.print("warning:", warning)
-        if not dry_run:
-            reach = launching.Reach(
-                host=host,
-                port_forward=port_forward,
-                context=context,
-                in_cluster=in_cluster,
-                token_file=token_file,
-                ca=ca,
-                ui=ui,
-            )
-            with reach.opened() as address:
-                if not attach:
-                    facts = launching.sent(order, address)
-                    if not as_json:
-                        launching.show_sent(facts)
-                if attach or (following and not schedule):
-                    facts |= launching.watched(facts["run_id"], address, again=reach.again, mlflow=mlflow, poll=poll)
-        elif not as_json:
-            launching.show_order(facts)
-    if as_json:
-        typer.echo(json.dumps(facts))
-    if error := facts.get("error"):
-        errors.print("error:", " ".join(str(error["message"]).split()))
-        raise typer.Exit(error["exit_code"])
-    if "state" in facts and not as_json:
-        typer.echo(f"run {facts['run_id']} {facts['state'].lower()}")
+app.command()(launch)
