@@ -8,12 +8,16 @@ from google.protobuf.json_format import ParseDict
 from in_toto_attestation.predicates.link.v0 import link_pb2
 from in_toto_attestation.v1.statement import Statement
 
-from hardcase.audit.links import Link, gaps, open_link
+from hardcase.audit.links import Link, follow, gaps, open_link
+from hardcase.audit.provenance import FILE, FOLDER
 from hardcase.audit.signing import STATEMENT, DistrustError, Keyring, make_key, open_keyring
+from hardcase.data.store import object_name, open_store
+from hardcase.errors import HardcaseError
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 FIRST = Link("ingest", {}, {"snapshot": A}, {"code": "1", "config": {}}, {"run": "r1"})
 SECOND = Link("sft", {"snapshot": A}, {"trained": B}, {"code": "1", "seed": 0}, {"run": "r2", "clean": "yes"})
+THIRD = replace(SECOND, kinds={"trained": FOLDER}, made_by={"snapshot": C})
 
 
 @pytest.fixture
@@ -23,15 +27,16 @@ def keys(tmp_path: Path) -> Keyring:
 
 
 def test_link_comes_back_as_it_was_signed(keys: Keyring) -> None:
-    for link in (FIRST, SECOND):
+    for link in (FIRST, SECOND, THIRD):
         assert open_link(link.signed(keys), keys, "it") == link
 
 
 def test_link_is_one_that_in_toto_reads(keys: Keyring) -> None:
-    statement = keys.opened(SECOND.signed(keys), "it")
+    statement = keys.opened(THIRD.signed(keys), "it")
     predicate = ParseDict(statement["predicate"], link_pb2.Link())
     assert predicate.name == "sft"
     assert predicate.materials[0].digest["sha256"] == A
+    assert predicate.materials[0].annotations["attestation"] == C
     Statement.copy_from_pb(ParseDict(statement, Statement([], "", {}).pb)).validate()
 
 
@@ -48,3 +53,34 @@ def test_closed_chain_has_no_gaps_and_an_open_one_names_them() -> None:
     assert gaps([FIRST, astray]) == ["sft read base_model cccccccccccc, which no step of the chain wrote"]
     assert gaps([FIRST, astray], [C]) == []
     assert gaps([FIRST, replace(SECOND, parameters={"code": "2"})]) == ["its steps do not share one code: 1, 2"]
+
+
+def test_following_attestations_finds_all_that_a_step_rests_on(keys: Keyring, tmp_path: Path) -> None:
+    store = open_store((tmp_path / "store").as_uri())
+
+    def attest(step: str, product: str, **made_by: str) -> str:
+        link = Link(step, dict.fromkeys(made_by, A), {product: B}, {}, {}, {product: FOLDER}, made_by)
+        return store.put_object(link.signed(keys))
+
+    ingest = attest("ingest", "snapshot")
+    sft = attest("sft", "sft_model", snapshot=ingest)
+    mine = attest("mine", "mined", snapshot=ingest, sft_model=sft)
+    grpo = attest("grpo", "model", sft_model=sft, mined=mine)
+    drift = attest("drift", "drift", snapshot=ingest)
+    found = follow(store, keys, [drift, grpo])
+    assert set(found) == {ingest, sft, mine, grpo, drift}
+    assert [link.step for link in found.values() if link.step != "drift"] == ["ingest", "sft", "mine", "grpo"]
+    assert found[grpo].made_by == {"sft_model": sft, "mined": mine}
+    assert found[grpo].kind("model") == FOLDER
+    path = tmp_path / "store" / object_name(sft)
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(HardcaseError, match="was altered"):
+        follow(store, keys, [grpo])
+
+
+def test_attestations_of_before_are_read_as_they_were(keys: Keyring) -> None:
+    """A link of version 0.1 names neither media types nor attestations."""
+    statement = keys.opened(SECOND.signed(keys), "it")
+    assert all(set(each) == {"name", "digest"} for each in statement["predicate"]["materials"])
+    link = open_link(SECOND.signed(keys), keys, "it")
+    assert (link.made_by, link.kind("trained")) == ({}, FILE)
