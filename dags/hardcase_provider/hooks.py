@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
@@ -58,8 +59,12 @@ def chosen_engine(asked: str) -> str:
 
 
 def filter_by_name(value: str) -> str:
-    """Return the filter of a listing by name."""
-    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": value}]})
+    """Return the filter of a listing by name.
+
+    The API server unescapes a filter once more after the query's own escaping (kubeflow/pipelines 2.17.0,
+    tests/recordings/kubeflow/experiments-filter-plus.json and -percent.json).
+    """
+    return quote(json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": value}]}))
 
 
 class KubeflowHook(BaseHook):
@@ -135,7 +140,9 @@ class KubeflowHook(BaseHook):
             path = Path(package)
             if not path.is_file():
                 raise Refused(f"{path}: no such file; name the compiled pipeline, or none", 404)
-            return self.upload(name, path.read_bytes())
+            content = path.read_bytes()
+            check_package(content, path)
+            return self.upload(name, content)
         pipeline = self.pipeline(name)
         if pipeline is None:
             raise Refused(f"Kubeflow has no pipeline {name!r}; upload it, or name a package", 404)
@@ -246,6 +253,26 @@ class KubeflowHook(BaseHook):
             things += page.get(key) or []
             if not (token := page.get("next_page_token", "")):
                 return things
+
+
+def check_package(content: bytes, path: Path) -> None:
+    """Check that a file is a compiled pipeline before it is sent.
+
+    The API server reads a file that is no YAML for ever (kubeflow/pipelines 2.17.0,
+    backend/src/apiserver/template/template.go:75).
+
+    Raises:
+        Refused: it is not.
+    """
+    import yaml
+
+    try:
+        spec = [*yaml.load_all(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), None][0]
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise Refused(f"{path}: not YAML ({reason}); `hardcase compile` writes a pipeline", 400) from error
+    if not isinstance(spec, dict) or not {"pipelineInfo", "root", "deploymentSpec"} <= set(spec):
+        raise Refused(f"{path}: not a compiled pipeline; `hardcase compile` writes a pipeline", 400)
 
 
 def check_parameters(version: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:

@@ -108,7 +108,8 @@ def test_form_offers_the_profiles_that_the_compiled_pipelines_take() -> None:
     from tests.kubeflow_server import compiled
 
     for name, pipeline in (("retraining", "retraining"), ("drift_watch", "evaluation"), ("backfill", "evaluation")):
-        takes = compiled(f"hardcase-{pipeline}")["root"]["inputDefinitions"]["parameters"]
+        spec = compiled(f"hardcase-{pipeline}")
+        takes = spec.get("pipeline_spec", spec)["root"]["inputDefinitions"]["parameters"]
         assert dag(name).params["profile"].schema["enum"] == takes["profile"]["literals"]
 
 

@@ -1,16 +1,19 @@
 """The hook against a real HTTP server: what fails clearly, what is tried again, and that one key is one run."""
 
+import json
 import re
 import threading
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_plus
 
 import httpx
 import pytest
-from hardcase_provider.hooks import KubeflowHook, check_parameters
+from hardcase_provider.hooks import KubeflowHook, check_parameters, filter_by_name
 from hardcase_provider.rest import ATTEMPTS, Address, KubeflowError, Refused, Request, Unreachable
+from hardcase_provider.runs import list_steps
 
-from dags.tests.conftest import recorded
+from dags.tests.conftest import RECORDINGS, recorded
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,21 @@ def test_answer_that_stays_the_same_is_not_asked_for_again(name: str, words: str
     answer = recorded(name)
     with pytest.raises(Refused, match=words):
         Request("POST", "runs").judge(httpx.Response(answer["status"], json=answer["body"]), 0, 1)
+
+
+@pytest.mark.parametrize("name", ["a+b", "50%", "50%25", "two words", 'a "name"', "ä"])
+def test_listing_finds_any_name(name: str) -> None:
+    [predicate] = json.loads(unquote_plus(filter_by_name(name)))["predicates"]
+    assert predicate["stringValue"] == name
+
+
+def test_recorded_listings_show_that_a_filter_is_unescaped_once_more() -> None:
+    found = {
+        name: [each["display_name"] for each in recorded(name)["body"].get("experiments", [])]
+        for name in ("experiments-filter-plus", "experiments-filter-plus-escaped")
+    }
+    assert found == {"experiments-filter-plus": [], "experiments-filter-plus-escaped": ["a+b"]}
+    assert recorded("experiments-filter-percent")["status"] == 400
 
 
 def test_login_page_instead_of_the_api_is_told(kubeflow: Any, hook: KubeflowHook) -> None:
@@ -146,7 +164,7 @@ def test_two_launches_at_one_moment_leave_the_elder(kubeflow: Any, hook: Kubeflo
     kubeflow.before_create = lambda: kubeflow.create_run({"display_name": "key"})
     run, started = hook.launch("key", version, {})
     assert (run["run_id"], started) == ("run-0", False)
-    assert {name: each["state"] for name, each in kubeflow.runs.items()} == {"run-0": "PENDING", "run-1": "CANCELED"}
+    assert {name: each["state"] for name, each in kubeflow.runs.items()} == {"run-0": "PENDING", "run-1": "CANCELING"}
 
 
 def test_sixteen_launches_at_once_leave_one_run(kubeflow: Any, hook: KubeflowHook) -> None:
@@ -159,13 +177,36 @@ def test_sixteen_launches_at_once_leave_one_run(kubeflow: Any, hook: KubeflowHoo
     assert [run["run_id"] for run in kubeflow.runs.values() if run["state"] == "PENDING"] == ["run-0"]
 
 
-def test_package_is_uploaded_when_it_changed(kubeflow: Any, hook: KubeflowHook) -> None:
+def test_package_is_uploaded_when_it_changed(kubeflow: Any, hook: KubeflowHook, tmp_path: Path) -> None:
     kubeflow.fault("POST pipelines", "lose", "lose")
-    first = hook.upload("retraining", b"one")
-    assert hook.upload("retraining", b"one") == first
-    assert hook.upload("retraining", b"two") != first
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    one.write_bytes((RECORDINGS / "probe.yaml").read_bytes())
+    other.write_bytes(one.read_bytes() + b"# changed\n")
+    first = hook.version("retraining", str(one))
+    assert hook.version("retraining", str(one)) == first
+    assert hook.version("retraining", str(other)) != first
     assert (len(kubeflow.pipelines), len(kubeflow.versions)) == (1, 2)
     assert hook.version("retraining")["display_name"].startswith("retraining-")
+    assert list_steps(first) == ["work", "tell"]
+
+
+@pytest.mark.parametrize("content", [b"not: [a pipeline", b"\x00\xff", b"- a\n- list\n", b"", b"a: mapping\n---\n[\n"])
+def test_file_that_is_no_pipeline_is_not_sent(
+    kubeflow: Any, hook: KubeflowHook, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "pipeline.yaml"
+    path.write_bytes(content)
+    with pytest.raises(Refused, match=r"pipeline.yaml: not (YAML|a compiled pipeline).*`hardcase compile`"):
+        hook.version("retraining", str(path))
+    assert not kubeflow.made("POST")
+
+
+def test_version_that_is_gone_is_said_at_once(kubeflow: Any, hook: KubeflowHook) -> None:
+    version = kubeflow.add_pipeline()
+    kubeflow.fault("POST runs$", "run-create-version-missing")
+    with pytest.raises(Refused, match="not found"):
+        hook.launch("key", version, {})
+    assert kubeflow.made("POST runs$") == 1
 
 
 def test_experiment_is_made_once_and_its_runs_are_in_it(kubeflow: Any) -> None:

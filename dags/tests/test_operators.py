@@ -164,7 +164,7 @@ def test_run_that_takes_too_long_is_stopped_and_not_started_again(connected: Any
     connected.create_run({})
     with pytest.raises(AirflowFailException, match="took more than 1:00:00"):
         operator(limit=timedelta(hours=1)).resumed(context, run_id="run-0", event={"status": "late"})
-    assert connected.runs["run-0"]["state"] == "CANCELED"
+    assert connected.runs["run-0"]["state"] == "CANCELING"
 
 
 def test_task_killed_before_it_was_deferred_stops_the_run(connected: Any, context: dict[str, Any]) -> None:
@@ -173,7 +173,7 @@ def test_task_killed_before_it_was_deferred_stops_the_run(connected: Any, contex
     task.on_kill()
     deferred(task, context)
     task.on_kill()
-    assert connected.runs["run-0"]["state"] == "CANCELED"
+    assert connected.runs["run-0"]["state"] == "CANCELING"
 
 
 @pytest.mark.parametrize("status", [401, 403])
