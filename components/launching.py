@@ -20,8 +20,8 @@ from typing import Any, Final
 from pydantic import validate_call
 from pydantic_core import to_jsonable_python
 
+from components.nodes import train_on_nodes
 from components.running import die_with_launcher, die_with_parent, set_up_logging
-from components.trainjob import train_on_nodes
 from hardcase.config import PROFILES, TrainConfig
 from hardcase.data.digest import bytes_digest
 from hardcase.errors import HardcaseError, error_of
@@ -65,7 +65,7 @@ def in_shards(
         nodes: among how many nodes they are divided; 1 is this machine. Each shard has a GPU to itself.
         scratch: below the step's private folder; where there are several nodes, all see that, and every path in it.
         written: the argument that takes the path of a shard's table.
-        arguments: the others: paths, configuration, plain values.
+        arguments: the others: paths, `config`, plain values.
 
     Returns:
         The tables, in order.
@@ -78,7 +78,8 @@ def in_shards(
         folder = scratch / f"shard-{number}-of-{shards}"
         folder.mkdir(parents=True, exist_ok=True)
         own.append({"shard": f"{number}/{shards}", "scratch": folder, written: folder / "table.parquet"})
-    if shards == 1:
+    # A vLLM engine keeps its share of the GPU as long as its process lives, and a step may need another one next.
+    if shards == 1 and arguments["config"].engine != "vllm":
         work(**arguments, **own[0])
     elif left := [each for each in own if not (each["scratch"] / DONE).exists()]:
         _run(work, arguments, left, scratch, nodes, -(-len(left) // nodes))

@@ -136,6 +136,7 @@ def evaluation_on_cluster(
             model=plan.outputs["fetched"],
             seed=seed,
             shards=plan.outputs["answer_shards"],
+            gpus=plan.outputs["answer_gpus"],
             config=plan.outputs["evaluate"],
             place=place,
         )

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from components.configure.step import WHOLE
+from components.configure.step import UNDIVIDED, WHOLE
 from hardcase.audit.code import code_digest
 from hardcase.audit.examine import Audit
 from hardcase.audit.links import Link
@@ -70,8 +70,8 @@ def _run(audit: Audit, provenance: Provenance, folder: Path, home: Home) -> dict
         "source_digest": "",
         "seed": profile.seed,
         "reference": audit.links["drift"].parameters["reference"],
+        **UNDIVIDED,
         "rollout_shards": {**WHOLE, "shards": audit.links["rollout"].parameters["shards"]},
-        "answer_shards": WHOLE,
     }
     with Bars() as bars, environment(child_environment(profile, folder, home)):
         cache = RecordingCache(scratch.cache, REPLAYED, bars, lambda link: None)

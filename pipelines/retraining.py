@@ -44,6 +44,7 @@ def chain(plan: Mapping[str, Any]) -> dict[str, Any]:
         seed=seed,
         start=plan["start"],
         config=plan["sft"],
+        gpus=plan["sft_gpus"],
         place=place,
     )
     rollouts = rollout_step(
@@ -52,6 +53,7 @@ def chain(plan: Mapping[str, Any]) -> dict[str, Any]:
         seed=seed,
         shards=plan["rollout_shards"],
         config=plan["mine"],
+        gpus=plan["rollout_gpus"],
         place=place,
     )
     mined = mine_step(rollouts=rollouts.output, config=plan["mine"], place=place)
@@ -61,6 +63,7 @@ def chain(plan: Mapping[str, Any]) -> dict[str, Any]:
         mined=mined.output,
         seed=seed,
         config=plan["grpo"],
+        gpus=plan["grpo_gpus"],
         place=place,
     )
     answers = answer_step(
@@ -70,6 +73,7 @@ def chain(plan: Mapping[str, Any]) -> dict[str, Any]:
         seed=seed,
         shards=plan["answer_shards"],
         config=plan["evaluate"],
+        gpus=plan["answer_gpus"],
         place=place,
     )
     evaluation = evaluate_step(answers=answers.output, seed=seed, config=plan["evaluate"], place=place)
@@ -121,6 +125,10 @@ def retraining(
     register: dict[str, Any],
     rollout_shards: dict[str, int],
     answer_shards: dict[str, int],
+    sft_gpus: str,
+    rollout_gpus: str,
+    grpo_gpus: str,
+    answer_gpus: str,
 ) -> None:
     """Retrain a screener from a source of samples.
 
@@ -144,6 +152,10 @@ def retraining(
         register: configuration.
         rollout_shards: among how many processes (`shards`) and nodes (`nodes`) mining's rollouts are divided.
         answer_shards: the same of evaluation's answers.
+        sft_gpus: how many GPUs the step's process is to see; empty for none, as are the following.
+        rollout_gpus: the same.
+        grpo_gpus: the same.
+        answer_gpus: the same.
     """
     graph(dict(locals()))
 
@@ -165,6 +177,10 @@ def replaying(
     drift: dict[str, Any],
     rollout_shards: dict[str, int],
     answer_shards: dict[str, int],
+    sft_gpus: str,
+    rollout_gpus: str,
+    grpo_gpus: str,
+    answer_gpus: str,
 ) -> None:
     """Retrain without registering: what `hardcase audit --replay` does again."""
     chain(dict(locals()))

@@ -13,6 +13,7 @@ def answer(
     snapshot: Input[Dataset],
     model: Input[Model],
     place: dict[str, str],
+    gpus: str,
     seed: int,
     shards: dict[str, int],
     config: dict[str, Any],
@@ -21,6 +22,7 @@ def answer(
 ) -> None:
     """Let a model answer the untouched split, and the SFT model that it was trained from, if it is given."""
     from components.answer.step import run
+    from components.devices import require_gpus
     from components.launching import in_shards
     from components.running import running
     from hardcase.config import EvaluateConfig
@@ -28,6 +30,7 @@ def answer(
 
     inputs = {"snapshot": snapshot, "model": model, "sft_model": sft_model}
     with running("answer", place, inputs, answers, seed=seed, section="evaluate", config=config) as work:
+        require_gpus(gpus)
         work.output("answers").mkdir()
         for name, role in (("model", "final"), ("sft_model", "sft")):
             if name not in work.materials:

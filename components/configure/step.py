@@ -17,7 +17,13 @@ PER_GPU: Final[dict[GpuMemory, tuple[int, int]]] = {"80gb": (8, 96), "24gb": (3,
 # Of a pod that trains or answers on CPUs, or waits for its nodes: with what else runs there it fits two CPUs and 8 GiB.
 WITHOUT_GPU: Final = ("1500m", "4Gi")
 
-WHOLE: Final = {"shards": 1, "nodes": 1}  # among how many processes and nodes a step's samples are divided
+# On one machine: among how many processes and nodes a step's samples are divided, and GPUs that it must see.
+WHOLE: Final = {"shards": 1, "nodes": 1}
+UNDIVIDED: Final = {
+    "rollout_shards": WHOLE,
+    "answer_shards": WHOLE,
+    **dict.fromkeys(("sft_gpus", "rollout_gpus", "grpo_gpus", "answer_gpus"), ""),
+}
 
 
 def plan(
@@ -47,8 +53,7 @@ def plan(
         "seed": seed,
         "reference": reference,
         "launch": {"champion": champion, "fingerprint": fingerprint, "tracking_uri": tracking_uri},
-        "rollout_shards": WHOLE,
-        "answer_shards": WHOLE,
+        **UNDIVIDED,
         "start": config.pop("model"),
         **config,
     }

@@ -14,11 +14,13 @@ def grpo(
     sft_model: Input[Model],
     mined: Input[Dataset],
     place: dict[str, str],
+    gpus: str,
     seed: int,
     config: dict[str, Any],
     model: Output[Model],
 ) -> None:
     """Train with HCM-GRPO from the SFT model on all training samples."""
+    from components.devices import require_gpus
     from components.grpo.step import run
     from components.launching import in_processes
     from components.running import running
@@ -26,6 +28,7 @@ def grpo(
 
     inputs = {"snapshot": snapshot, "sft_model": sft_model, "mined": mined}
     with running("grpo", place, inputs, model, seed=seed, config=config) as work:
+        require_gpus(gpus)
         in_processes(
             run,
             GrpoConfig.model_validate(config),

@@ -13,12 +13,14 @@ def rollout(
     snapshot: Input[Dataset],
     model: Input[Model],
     place: dict[str, str],
+    gpus: str,
     seed: int,
     shards: dict[str, int],
     config: dict[str, Any],
     rollouts: Output[Dataset],
 ) -> None:
     """Let the SFT model answer the training samples, k times each."""
+    from components.devices import require_gpus
     from components.launching import in_shards
     from components.rollout.step import run
     from components.running import running
@@ -30,6 +32,7 @@ def rollout(
     # What is drawn at the border of two shards depends on their number (docs/decisions/0009).
     known: dict[str, Any] = {"seed": seed, "section": "mine", "config": config, "shards": number}
     with running("rollout", place, inputs, rollouts, **known) as work:
+        require_gpus(gpus)
         tables = in_shards(
             run,
             number,

@@ -13,12 +13,14 @@ def sft(
     snapshot: Input[Dataset],
     validation: Input[Artifact],
     place: dict[str, str],
+    gpus: str,
     seed: int,
     start: dict[str, Any],
     config: dict[str, Any],
     model: Output[Model],
 ) -> None:
     """Fine-tune on the annotated training samples, once the snapshot is found valid."""
+    from components.devices import require_gpus
     from components.launching import in_processes
     from components.running import running
     from components.sft.step import run
@@ -28,6 +30,7 @@ def sft(
     inputs = {"snapshot": snapshot, "validation": validation}
     base: dict[str, str] = {}
     with running("sft", place, inputs, model, base, seed=seed, model=start, config=config) as work:
+        require_gpus(gpus)
         first = ModelConfig.model_validate(start)
         if (folder := checkpoint_folder(first)) is not None:
             base["base_model"] = work.store.put_folder(folder)
