@@ -12,6 +12,7 @@ import yaml
 REPOSITORY = Path(__file__).parents[2]
 HERE = REPOSITORY / "infra" / "kubernetes"
 OVERLAYS = ("dev", "prod")
+NAMESPACES = {"hardcase", "airflow", "mlflow", "monitoring"}
 
 Manifest = dict[str, Any]
 

@@ -4,7 +4,6 @@ Kinds of Kubernetes itself are checked against its own schemas; those of operato
 their documentation has them (`SHAPES`).
 """
 
-import json
 import re
 from typing import Any
 
@@ -12,9 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.infra.manifests import HERE, OVERLAYS, REPOSITORY, containers, of, one, pods, rendered, title, values
+from tests.infra.manifests import HERE, NAMESPACES, OVERLAYS, containers, of, one, pods, rendered, title
 
-NAMESPACES = {"hardcase", "airflow", "mlflow", "monitoring"}
 KUBERNETES = "1.34"
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 REMOTE = {"remoteRef": {"key": str, "property": str}, "secretKey": str}
@@ -230,97 +228,6 @@ def test_what_listens_is_reached_by_a_policy_of_its_namespace(overlay: str) -> N
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_rights_name_their_verbs_and_resources_and_read_no_secret(overlay: str) -> None:
-    for role in of(overlay, "Role"):
-        for rule in role["rules"]:
-            assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"], title(role)
-            assert not {"secrets", "pods/exec", "serviceaccounts/token"} & set(rule["resources"]), title(role)
-            assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"]), title(role)
-    assert not [each for each in rendered(overlay) if each["kind"] in ("ClusterRole", "ClusterRoleBinding")]
-    roles, accounts = ({title(each) for each in of(overlay, kind)} for kind in ("Role", "ServiceAccount"))
-    for binding in of(overlay, "RoleBinding"):
-        assert f"Role {binding['metadata']['namespace']}/{binding['roleRef']['name']}" in roles
-        for subject in binding["subjects"]:
-            assert f"ServiceAccount {subject['namespace']}/{subject['name']}" in accounts
-
-
-# What the API server asks the cluster for (kubeflow/pipelines 2.17.0, backend/src/apiserver). Verbs: common/const.go:22
-# Which for which resource, in server/: run_server.go:155-477, job_server.go:114-313, experiment_server.go:102-400 and
-# pipeline_server.go:153-1239.
-ASKED = {
-    "pipelines": {"get", "list", "create", "update", "delete"},
-    "experiments": {"get", "list", "create", "delete", "archive", "unarchive"},
-    "runs": {
-        "get",
-        "list",
-        "create",
-        "delete",
-        "archive",
-        "unarchive",
-        "retry",
-        "terminate",
-        "reportMetrics",
-        "readArtifact",
-    },
-    "jobs": {"get", "list", "create", "delete", "enable", "disable"},
-}
-
-
-def kubeflow_rights(overlay: str, role: str) -> dict[str, set[str]]:
-    return {
-        resource: set(rule["verbs"])
-        for rule in one(overlay, "Role", role)["rules"]
-        if rule["apiGroups"] == ["pipelines.kubeflow.org"]
-        for resource in rule["resources"]
-    }
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-@pytest.mark.parametrize("role", ["pipeline-runner", "run-launcher", "run-publisher", "run-viewer"])
-def test_rights_in_kubeflow_are_such_that_its_server_asks_for(overlay: str, role: str) -> None:
-    rights = kubeflow_rights(overlay, role)
-    assert rights
-    for resource, verbs in rights.items():
-        assert verbs <= ASKED[resource], resource
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_those_who_deploy_retry_and_stop_runs_keep_a_schedule_and_see_reports(overlay: str) -> None:
-    rights = kubeflow_rights(overlay, "run-publisher")
-    assert {"create", "retry", "terminate"} <= rights["runs"]
-    assert {"create", "enable", "disable", "delete"} <= rights["jobs"]
-    assert "create" in rights["pipelines"]
-    assert not {"delete", "archive"} & (rights["runs"] | rights["pipelines"])
-    assert {"apiGroups": ["kubeflow.org"], "resources": ["viewers"], "verbs": ["get"]} in one(
-        overlay, "Role", "run-publisher"
-    )["rules"]
-
-
-def test_no_right_is_given_or_offered_to_a_group() -> None:
-    """The server's SubjectAccessReview names the user only (tests/recordings/kubeflow/forbidden-group-binding.json)."""
-    for overlay in OVERLAYS:
-        for binding in of(overlay, "RoleBinding"):
-            assert {subject["kind"] for subject in binding["subjects"]} == {"ServiceAccount"}, title(binding)
-    docs = (REPOSITORY / "docs" / "kubernetes.md").read_text()
-    assert "--user=" in docs
-    assert "--group" not in docs
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_airflow_may_only_start_watch_and_stop_runs(overlay: str) -> None:
-    bound = [
-        one(overlay, "Role", binding["roleRef"]["name"])
-        for binding in of(overlay, "RoleBinding")
-        if any(subject["name"].startswith("airflow") for subject in binding["subjects"])
-    ]
-    rules = [rule for role in bound for rule in role["rules"]]
-    assert {group for rule in rules for group in rule["apiGroups"]} == {"pipelines.kubeflow.org"}
-    verbs = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
-    assert verbs["runs"] == {"create", "get", "list", "terminate"}
-    assert verbs["pipelines"] == {"get", "list"}
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_secret_lies_in_the_repository_and_each_that_is_used_is_fetched(overlay: str) -> None:
     assert not [each for each in rendered(overlay) if each["kind"] == "Secret"]
     fetched = {
@@ -439,66 +346,3 @@ def test_places_are_those_of_the_overlay_everywhere(overlay: str) -> None:
     assert set(re.findall(r"s3://([^/\s]+)", text)) == {places["bucket"]}
     assert set(re.findall(r"10\.\d+\.\d+\.\d+/\d+", text)) == {places["vpc"]}
     assert set(re.findall(r"region: (\S+)", text)) == {places["region"]}
-
-
-def test_airflows_values_fit_what_the_overlays_make() -> None:
-    airflow = values("airflow.yaml")
-    accounts = {title(each) for each in of("prod", "ServiceAccount")}
-    fetched = {e["metadata"]["name"] for e in of("prod", "ExternalSecret") if e["metadata"]["namespace"] == "airflow"}
-    assert airflow["rbac"]["create"] is False
-    assert airflow["allowPodLaunching"] is False
-    assert re.fullmatch("sha256:[0-9a-f]{64}", airflow["images"]["airflow"]["digest"])
-    assert {airflow["data"]["metadataSecretName"], airflow["fernetKeySecretName"], airflow["jwtSecretName"]} <= fetched
-    for name in ("scheduler", "triggerer", "apiServer", "dagProcessor", "migrateDatabaseJob", "statsd"):
-        part = airflow[name]
-        assert part["serviceAccount"]["create"] is False
-        assert f"ServiceAccount airflow/{part['serviceAccount']['name']}" in accounts
-        assert {"requests", "limits"} == set(part["resources"])
-        volumes = {volume["name"]: volume for volume in part.get("extraVolumes", [])}
-        assert {volume["secret"]["secretName"] for volume in volumes.values() if "secret" in volume} <= fetched
-        launches = part["serviceAccount"]["name"] == "airflow-launcher"
-        assert launches == (name in ("scheduler", "triggerer")) == ("kubeflow-token" in volumes)
-    contexts = airflow["securityContexts"]
-    assert contexts["pod"]["runAsNonRoot"] is True
-    assert contexts["containers"]["readOnlyRootFilesystem"] is True
-    assert contexts["containers"]["capabilities"] == {"drop": ["ALL"]}
-    connection = json.loads(airflow["env"][0]["value"])
-    (mount,) = airflow["scheduler"]["extraVolumeMounts"]
-    assert connection["extra"]["token_file"] == f"{mount['mountPath']}/token"
-    assert connection["extra"]["namespace"] in NAMESPACES
-    bucket = yaml.safe_load((HERE / "overlays" / "prod" / "places.yaml").read_text())["data"]["bucket"]
-    assert airflow["config"]["logging"]["remote_base_log_folder"].startswith(f"s3://{bucket}/")
-
-
-def test_kueues_values_hold_back_the_namespace_of_runs() -> None:
-    settings = yaml.safe_load(values("kueue.yaml")["managerConfig"]["controllerManagerConfigYaml"])
-    chosen = settings["managedJobsNamespaceSelector"]["matchLabels"]
-    assert chosen.items() <= one("prod", "Namespace", "hardcase")["metadata"]["labels"].items()
-    assert {"pod", "trainer.kubeflow.org/trainjob"} <= set(settings["integrations"]["frameworks"])
-
-
-def test_pods_can_be_made_while_one_of_kueues_replicas_is_away() -> None:
-    """Its webhook lets none through that it did not see."""
-    manager = values("kueue.yaml")["controllerManager"]
-    budget = manager["podDisruptionBudget"]
-    assert budget["enabled"] is True
-    assert manager["replicas"] > budget["minAvailable"] >= 1
-
-
-def test_the_docs_apply_namespaces_before_they_diff_and_crds_before_what_needs_them() -> None:
-    """`kubectl diff` fails where a namespace is missing, and Kueue's chart where ServiceMonitor is."""
-    docs = (REPOSITORY / "docs" / "kubernetes.md").read_text()
-    order = [
-        "helm upgrade --install prometheus-operator-crds ",
-        "helm upgrade --install kubeflow-trainer ",
-        "helm upgrade --install kueue ",
-        "kubectl apply --server-side -f infra/kubernetes/base/cluster/namespaces.yaml",
-        "kubectl diff --server-side ",
-        "kubectl apply --server-side -k infra/kubernetes/overlays/prod",
-        "helm upgrade --install prometheus ",
-    ]
-    places = [docs.index(command) for command in order]
-    assert places == sorted(places)
-    made = yaml.safe_load_all((HERE / "base" / "cluster" / "namespaces.yaml").read_text())
-    assert {each["metadata"]["name"] for each in made if each["kind"] == "Namespace"} == NAMESPACES
-    assert values("prometheus.yaml")["crds"]["enabled"] is False
