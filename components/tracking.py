@@ -20,7 +20,7 @@ def show_run(
     tags: Mapping[str, str],
     metrics: Mapping[str, float],
 ) -> None:
-    """Show a run in MLflow, once; that MLflow cannot be reached is a warning.
+    """Show how a run ended last in MLflow; that MLflow cannot be reached is a warning.
 
     Args:
         tracking_uri: of MLflow's database or server.
@@ -54,10 +54,11 @@ def _show(
     client = MlflowClient(tracking_uri)
     known = client.get_experiment_by_name(experiment)
     place = known.experiment_id if known else client.create_experiment(experiment)
-    if client.search_runs([place], f"tags.`{RUN_TAG}` = '{run_id}'"):
-        return
     every = {**tags, RUN_TAG: run_id, RESULT_TAG: json.dumps(result)}
-    made = client.create_run(place, tags=every, run_name=name)
-    for metric, value in metrics.items():
-        client.log_metric(made.info.run_id, metric, value)
-    client.set_terminated(made.info.run_id)
+    shown = client.search_runs([place], f"tags.`{RUN_TAG}` = '{run_id}'")
+    number = (shown[0] if shown else client.create_run(place, run_name=name)).info.run_id
+    for key, value in every.items():
+        client.set_tag(number, key, value)
+    for metric, score in metrics.items():
+        client.log_metric(number, metric, score)
+    client.set_terminated(number)

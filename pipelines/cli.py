@@ -12,8 +12,7 @@ import typer
 import yaml
 
 from hardcase.audit.ledger import fetch_model
-from hardcase.audit.records import stored_runs
-from hardcase.audit.retention import keep_run
+from hardcase.audit.records import stored_runs, write_run
 from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
 from hardcase.data.listing import source_digest
 from hardcase.data.store import local_path, open_store, write_whole
@@ -125,7 +124,7 @@ def ingested(source: str, config: IngestConfig, home: Home, profile: str) -> tup
     result = {"snapshot": done.snapshot_id, "accepted": done.accepted, "quarantined": dict(done.quarantined)}
     summary = {"run_id": folder.name, "profile": profile, "status": "ingested", **result}
     write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
-    keep_run(open_store(home.store), folder.name, summary)
+    write_run(open_store(home.store), folder.name, summary)
     return folder, result
 
 

@@ -28,7 +28,7 @@ from hardcase.audit.ledger import read_ledger
 from hardcase.audit.lineage import default_environment, emit
 from hardcase.audit.links import Link
 from hardcase.audit.products import check_product
-from hardcase.audit.retention import keep_run
+from hardcase.audit.records import write_run
 from hardcase.config import Profile
 from hardcase.data.store import open_store, write_whole
 from hardcase.errors import HardcaseError, InputError
@@ -112,7 +112,7 @@ def _run(
         if summary["snapshot"]:
             kept = open_store(home.store)
             stored = {**summary, "report": kept.put_object(Path(page).read_bytes()) if page else None}
-            keep_run(kept, folder.name, stored)
+            write_run(kept, folder.name, stored)
         emit("FAIL" if error else "COMPLETE", folder.name, error=error["message"] if error else "")
     exit_code = error["exit_code"] if error else 3 if summary["status"] == "held" else 0
     return Outcome(folder, summary, exit_code)

@@ -16,8 +16,7 @@ from typing import Any, Final
 from components.report.step import run as write_page
 from components.report.summary import NOT_REACHED, StepOutcome, fetch_artifacts, summarise
 from hardcase.audit.links import Link, follow
-from hardcase.audit.records import StepRecord, read_records
-from hardcase.audit.retention import keep_run
+from hardcase.audit.records import StepRecord, read_records, write_run
 from hardcase.audit.signing import Keyring
 from hardcase.data.store import Store
 
@@ -144,7 +143,7 @@ def conclude(
             logger.exception("the report could not be written of all that there is")
             write_page({}, told_of, store.uri, html)
         summary["report"] = store.put_object(html.read_bytes())
-    keep_run(store, run, summary)
+    write_run(store, run, summary)
     failed = records.get(str((error or {}).get("step")))
     logs = f"kubectl -n {namespace} logs -l pipeline/runid={run} --all-containers --prefix" if namespace else ""
     return Conclusion(summary, failed.log if failed else (), link, logs)

@@ -7,6 +7,7 @@ cache writes none: it is found by following the attestations of those that ran (
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any, Final, Literal
@@ -73,6 +74,34 @@ def read_records(store: Store, run: str) -> dict[str, StepRecord]:
     return {record.step: record for record in sorted(found, key=lambda record: (record.started, record.step))}
 
 
+def write_run(store: Store, run: str, summary: Mapping[str, Any]) -> None:
+    """Write the record of a run after those that it has: one that Kubeflow retried ends more than once.
+
+    Raises:
+        HardcaseError: the place takes no more.
+    """
+    data = json.dumps(summary).encode()  # not canonical: the order of its steps is theirs
+    for number in count(1):
+        if store.put_named(f"{RUNS}/{run}{f'.{number}' if number > 1 else ''}.json", data):
+            return
+
+
+def read_run(store: Store, run: str) -> dict[str, Any] | None:
+    """Return the last record of a run, or None where there is none yet.
+
+    Raises:
+        HardcaseError: it is none.
+    """
+    names = [name for name in store.names(RUNS) if _run_of(name)[0] == run]
+    return run_record(store, max(names, key=_run_of)) if names else None
+
+
+def _run_of(name: str) -> tuple[str, int]:
+    """The run and the number of a record, by its name."""
+    run, _, number = name.rpartition("/")[2].removesuffix(".json").partition(".")
+    return run, int(number or 1)
+
+
 def stored_runs(store: Store) -> list[dict[str, Any]]:
     """Return the records of all runs in a store, wherever they ran, the newest first.
 
@@ -81,9 +110,8 @@ def stored_runs(store: Store) -> list[dict[str, Any]]:
     Raises:
         HardcaseError: a record is none.
     """
-    found = dict[str, dict[str, Any]]()
-    for name in store.names(RUNS):
-        found[name.rpartition("/")[2].removesuffix(".json")] = run_record(store, name)
+    last = {_run_of(name)[0]: name for name in sorted(store.names(RUNS), key=_run_of)}
+    found = {run: run_record(store, name) for run, name in last.items()}
     for run in {name.split("/")[1] for name in store.names(RECORDS)} - set(found):
         steps = read_records(store, run)
         began = min((record.started for record in steps.values()), default="")

@@ -4,11 +4,9 @@ A run is kept as long as its record `runs/<run-id>.json` is in the store. What w
 that has not come to its end and is never listed.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from hardcase.audit.ledger import Version, models, read_ledger
 from hardcase.audit.provenance import FOLDER, SNAPSHOT, Resource, listed, read_provenance
@@ -30,17 +28,6 @@ class Loose:
     name: str
     size: int
     written: datetime
-
-
-def keep_run(store: Store, run: str, facts: Mapping[str, Any]) -> None:
-    """Record a run, so that what it used is kept.
-
-    Args:
-        store: that it used.
-        run: its id.
-        facts: what to say of it; `snapshot` is its id, or None.
-    """
-    store.put_named(f"{RUNS}/{run}.json", json.dumps(facts).encode())  # the order of its steps is theirs
 
 
 def loose_objects(store: Store, keys: Keyring, older_than: timedelta) -> list[Loose]:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from hardcase.audit.records import StepRecord, stored_runs, write_record
-from hardcase.audit.retention import keep_run
+from hardcase.audit.records import StepRecord, read_run, stored_runs, write_record, write_run
 from hardcase.data.store import Store, open_store
 from hardcase.errors import HardcaseError
 from tests.pipelines.conftest import Machine
@@ -21,9 +20,9 @@ def store(tmp_path: Path) -> Store:
     page = store.put_object(b"<html>the report</html>")
     known: dict[str, Any] = {"snapshot": None, "profile": "smoke", "scores": None}
     ended = {**known, "status": "succeeded", "model": model, "report": page, "started": "2026-11-28T01:00:00+00:00"}
-    keep_run(store, "run-1", ended)
+    write_run(store, "run-1", ended)
     error = {"step": "validate", "message": "too few rows", "refused": True}
-    keep_run(
+    write_run(
         store,
         "run-2",
         {
@@ -62,6 +61,14 @@ def test_a_report_is_written_from_the_store_and_one_that_is_not_there_is_named(m
         done = machine.call("report", run, "--store", store.uri)
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
+
+
+def test_a_run_that_kubeflow_retried_is_as_it_ended_last(store: Store) -> None:
+    assert read_run(store, "run-9") is None
+    for status in ("failed", "succeeded"):
+        write_run(store, "run-2", {"snapshot": None, "status": status, "started": "2026-11-28T02:00:00+00:00"})
+    (again,) = [run for run in stored_runs(store) if run["run_id"] == "run-2"]
+    assert again["status"] == (read_run(store, "run-2") or {})["status"] == "succeeded"
 
 
 def test_a_record_that_is_none_is_named(store: Store) -> None:
