@@ -1,9 +1,12 @@
 """A server on loopback that speaks Kubeflow Pipelines' v2beta1 REST API, with faults to order.
 
-Requests and answers are held against the models of upstream's own OpenAPI client. Both the tests of the command line
-and those of Airflow's side, which have environments of their own, use it.
+Its answers are those that a real Kubeflow Pipelines 2.17.0 gave (tests/recordings/kubeflow); what no recording shows
+cites the source, kubeflow/pipelines 2.17.0 below backend/src/apiserver. Requests and answers are held against the
+models of upstream's own OpenAPI client. Both the tests of the command line and those of Airflow's side, which have
+environments of their own, use it.
 """
 
+import base64
 import json
 import re
 import ssl
@@ -16,12 +19,12 @@ from email.parser import BytesParser
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote_plus, urlsplit
 
-import kfp_server_api
 import yaml
+
+from tests.kubeflow_recordings import NEVER, recorded, refusal, task_details, unlike
 
 PIPELINES = Path(__file__).resolve().parents[1] / "pipelines"
 # Of each listing: its place in `Kubeflow`, the id of its things, the model of one and of a page.
@@ -32,46 +35,37 @@ KINDS = {
     "recurring_runs": ("recurring_run_id", "V2beta1RecurringRun", "V2beta1ListRecurringRunsResponse"),
     "pipeline_versions": ("pipeline_version_id", "V2beta1PipelineVersion", "V2beta1ListPipelineVersionsResponse"),
 }
+# May be terminated: storage/run_store.go:823.
+UNENDED = ("RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "PAUSED")
+LARGEST = 1_500_000  # bytes that etcd takes of an object; run-create-parameter-large.json
 Answer = tuple[int, Any]
 
 
 @cache
 def compiled(name: str) -> dict[str, Any]:
-    """What the compiled pipeline of that name takes; that of the retraining for one that is not there."""
+    """Return the compiled pipeline of that name; that of the retraining for one that is not there."""
     path = PIPELINES / f"{name.removeprefix('hardcase-')}.yaml"
-    text = (path if path.is_file() else PIPELINES / "retraining.yaml").read_text(encoding="utf-8")
-    root = next(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))["root"]
-    return {"root": {"inputDefinitions": root["inputDefinitions"]}}
+    return spec_of((path if path.is_file() else PIPELINES / "retraining.yaml").read_bytes())
 
 
-def fields(content: Any) -> Any:
-    """The names in it, without the values."""
-    if isinstance(content, dict):
-        return {name: fields(each) for name, each in content.items() if each is not None}
-    return [fields(each) for each in content] if isinstance(content, list) else None
-
-
-def unlike(content: Any, model: str) -> str:
-    """How it differs from the model of upstream's client; empty if it does not."""
-    client = kfp_server_api.ApiClient(kfp_server_api.Configuration())
-    try:
-        read = client.deserialize(SimpleNamespace(data=json.dumps(content)), model)
-    except (TypeError, ValueError, kfp_server_api.ApiException) as error:
-        return f"{model}: {error}"
-    again = client.sanitize_for_serialization(read)
-    return "" if fields(again) == fields(content) else f"{model} knows only {fields(again)}, not {fields(content)}"
+def spec_of(package: bytes) -> dict[str, Any]:
+    """Return a package as a version shows it: with settings for Kubernetes, one level down (server/api_util.go:169)."""
+    spec, *platform = yaml.load_all(package, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return {"pipeline_spec": spec, "platform_spec": platform[0]} if platform else spec
 
 
 class Kubeflow:
     """What the server knows.
 
     Attributes:
+        multi_user: whether the installation is for several users, each in a namespace.
         faults: one for each request to come whose "METHOD path" the expression matches: a status, "drop" (the
             connection, before it is done), "lose" (the answer, after it is done), "login" (a page of HTML), "redirect",
-            or how many seconds to be slow.
+            how many seconds to be slow, or the name of a recorded answer.
         before_create: called once, before the next run is made.
         before_get: called with each run that is asked for, before the answer.
         bodies: of the POSTs with one, as "METHOD path" and JSON.
+        hung: files that a real server would read for ever: they are no YAML.
     """
 
     def __init__(self) -> None:
@@ -87,6 +81,8 @@ class Kubeflow:
         self.faults: list[tuple[str, Any]] = []
         self.before_create: Callable[[], None] | None = None
         self.before_get: Callable[[dict[str, Any]], None] | None = None
+        self.hung: list[bytes] = []
+        self.multi_user = False
         self.lock = threading.RLock()
         self.url = ""
 
@@ -110,8 +106,10 @@ class Kubeflow:
     def create_run(self, body: dict[str, Any]) -> dict[str, Any]:
         with self.lock:
             number = len(self.runs)
-            moment = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number)
-            run = {**body, "run_id": f"run-{number}", "state": "PENDING", "created_at": moment.isoformat()}
+            moment = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number)).isoformat()
+            run = {**body, "run_id": f"run-{number}", "state": "PENDING", "storage_state": "AVAILABLE"}
+            run |= {"created_at": moment, "scheduled_at": moment, "finished_at": NEVER}
+            run["state_history"] = [{"update_time": moment, "state": "PENDING"}]
             self.runs[run["run_id"]] = run
             return run
 
@@ -119,10 +117,15 @@ class Kubeflow:
         """Let a run end."""
         self.runs[run_id] |= {"state": state, "finished_at": "2026-01-02T00:00:00Z", **more}
 
-    def tasks(self, run_id: str, **states: str) -> None:
-        """Say how the tasks of a run are."""
-        details = [{"task_id": name, "display_name": name, "state": state} for name, state in states.items()]
-        self.runs[run_id]["run_details"] = {"task_details": details}
+    def tasks(self, run_id: str, **states: str | None) -> None:
+        """Say how the steps of a run are; `CACHED` if one came from the cache, None if it was never reached."""
+        self.runs[run_id]["run_details"] = {"task_details": task_details(states)}
+
+    def replay(self, run_id: str, name: str) -> None:
+        """Let a run be as a real one was."""
+        body = recorded(name)["body"]
+        told = ("state", "state_history", "run_details", "created_at", "finished_at")
+        self.runs[run_id] |= {key: body[key] for key in told if key in body}
 
     def add_pipeline(self, name: str = "hardcase-retraining") -> dict[str, Any]:
         """A pipeline with one version."""
@@ -139,6 +142,7 @@ class Kubeflow:
             "pipeline_id": pipeline_id,
             "pipeline_version_id": f"version-{len(self.versions)}",
             "display_name": name,
+            "name": name,
             "created_at": f"2026-01-01T00:00:{len(self.versions):02d}Z",
             "pipeline_spec": spec or compiled(name),
         }
@@ -184,13 +188,17 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(fault, int) and fault >= 300:
             self.answer(fault, {"code": 2, "message": f"ordered {fault}"}, {"Retry-After": "0"} if fault == 429 else {})
             return
+        if isinstance(fault, str) and fault != "lose":
+            self.answer(*refusal(fault))
+            return
         if isinstance(fault, float):
             time.sleep(fault)
         with self.kubeflow.lock:
             status, content = self.found(path)
-            if status == 200 and (wrong := unlike(content, self.model(path))):
+            # Upstream's client knows less of healthz than what the server answers.
+            if status == 200 and path != "healthz" and (wrong := unlike(content, self.model(path))):
                 status, content = 501, {"code": 12, "message": f"the test's server is at fault: {wrong}"}
-        if fault == "lose":
+        if fault == "lose" or not status:
             self.close_connection = True
             return
         self.answer(status, content)
@@ -207,8 +215,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def model(self, path: str) -> str:
         """Name of the model of what is answered."""
-        if path == "healthz":
-            return "V2beta1GetHealthzResponse"
         kind, *_ = path.replace("recurringruns", "recurring_runs").split("/")
         _, one, page = KINDS["pipeline_versions" if "version" in path else kind]
         if ":" in path or self.command == "DELETE":
@@ -219,15 +225,23 @@ class Handler(BaseHTTPRequestHandler):
     def found(self, path: str) -> Answer:
         server = self.kubeflow
         if path == "healthz":
-            return 200, {"multi_user": False}
+            return 200, recorded("healthz" if server.multi_user else "single-user/healthz")["body"]
         if path == "pipelines/upload_version":
             return self.upload()
         kind = path.replace("recurringruns", "recurring_runs")
-        if match := re.fullmatch(r"pipelines/([^/]+)/versions", path):
+        if match := re.fullmatch(r"pipelines/([^/]+)", path):
+            there = server.pipelines.get(match[1])
+            return (200, there) if there else refusal("pipeline-missing", id=match[1])
+        if match := re.fullmatch(r"pipelines/([^/]+)/versions(?:/([^/]+))?", path):
             of = {name: each for name, each in server.versions.items() if each["pipeline_id"] == match[1]}
-            return 200, self.page("pipeline_versions", of)
+            if match[2]:
+                # server/pipeline_server.go:960 says the same of a version.
+                return (200, of[match[2]]) if match[2] in of else refusal("pipeline-missing", id=match[2])
+            return self.page("pipeline_versions", of)
         if kind in KINDS and self.command == "GET":
-            return 200, self.page(kind, getattr(server, kind))
+            if kind == "runs" and server.multi_user and not self.query.get("namespace"):
+                return refusal("runs-without-namespace")
+            return self.page(kind, getattr(server, kind))
         if kind in KINDS and self.command == "POST":
             return self.create(kind, f"{self.command} {path}")
         if match := re.fullmatch(r"(runs|recurring_runs)/([^/:]+)(:[a-z]+)?", kind):
@@ -243,29 +257,57 @@ class Handler(BaseHTTPRequestHandler):
             if server.before_create:
                 call, server.before_create = server.before_create, None
                 call()
-            return 200, server.create_run(body)
+            return self.wrong_run(body) or (200, server.create_run(body))
         things = getattr(server, kind)
-        if kind != "recurring_runs" and any(each["display_name"] == body["display_name"] for each in things.values()):
-            return 409, {"code": 6, "message": f"{body['display_name']} already exists"}
+        name = body["display_name"]
+        if kind != "recurring_runs" and any(each["display_name"] == name for each in things.values()):
+            return refusal(f"{kind.removesuffix('s')}-create-again", name=name)
         if kind == "pipelines":
             return 200, server.make_pipeline(body)
         key = KINDS[kind][0]
-        name = f"{key.removesuffix('_id').replace('_', '-')}-{len(things)}"
-        things[name] = {**body, key: name, "created_at": f"2026-01-01T00:00:{len(things):02d}Z"}
+        made = f"{key.removesuffix('_id').replace('_', '-')}-{len(things)}"
         if kind == "recurring_runs":
-            things[name] |= {"status": "ENABLED" if body["mode"] == "ENABLE" else "DISABLED"}
-        return 200, things[name]
+            if len(body["trigger"]["cron_schedule"]["cron"].split()) not in (5, 6):
+                return refusal("recurring-create-cron-nonsense")
+            # recurring-create-no-account.json; for one user, template/template.go:319.
+            account = body.get("service_account") or ("default-editor" if server.multi_user else "pipeline-runner")
+            body |= {"service_account": account, "status": "ENABLED" if body["mode"] == "ENABLE" else "DISABLED"}
+            body |= {"updated_at": NEVER, **self.namespace(body)}
+        state = {"storage_state": "AVAILABLE"} if kind == "experiments" else {}
+        things[made] = {**body, **state, key: made, "created_at": f"2026-01-01T00:00:{len(things):02d}Z"}
+        return 200, things[made]
+
+    def namespace(self, thing: dict[str, Any]) -> dict[str, str]:
+        """The namespace of a thing, which is that of its experiment, as far as it is known."""
+        known = {**self.kubeflow.experiments.get(thing.get("experiment_id", ""), {}), **thing}
+        return {"namespace": known["namespace"]} if known.get("namespace") else {}
+
+    def wrong_run(self, body: dict[str, Any]) -> Answer | None:
+        """What is said of a run that cannot be."""
+        chosen = body["pipeline_version_reference"]["pipeline_version_id"]
+        if chosen not in self.kubeflow.versions:
+            return refusal("run-create-version-missing", id=chosen)
+        if len(self.content) > LARGEST:
+            return refusal("run-create-parameter-large")
+        spec = self.kubeflow.versions[chosen]["pipeline_spec"]
+        inputs = spec.get("pipeline_spec", spec)["root"].get("inputDefinitions", {}).get("parameters", {})
+        if unknown := sorted(body.get("runtime_config", {}).get("parameters", {}).keys() - inputs.keys()):
+            return refusal("run-create-parameter-unknown", name=", ".join(unknown))
+        return None
 
     def one(self, kind: str, name: str, verb: str | None) -> Answer:
         server, things = self.kubeflow, getattr(self.kubeflow, kind)
         if name not in things:
-            return 404, {"code": 5, "message": f"{kind} {name} not found"}
+            return refusal("run-missing" if kind == "runs" else "recurring-missing", id=name)
         thing = things[name]
         if self.command == "DELETE":
             del things[name]
             return 200, {}
         if verb == ":terminate":
-            thing["state"] = "CANCELING" if thing["state"] == "RUNNING" else "CANCELED"
+            if thing["state"] not in UNENDED:
+                return refusal("run-terminate-ended", id=name)
+            thing["state"] = "CANCELING"
+            thing["state_history"].append({"update_time": datetime.now(UTC).isoformat(), "state": "CANCELING"})
         elif verb:
             thing["status"] = {":enable": "ENABLED", ":disable": "DISABLED"}[verb]
         elif kind == "runs" and server.before_get:
@@ -278,32 +320,55 @@ class Handler(BaseHTTPRequestHandler):
         form = BytesParser().parsebytes(header + self.content)
         parts = form.get_payload()
         assert [part.get_param("name", header="content-disposition") for part in parts] == ["uploadfile"]
-        if any(each["display_name"] == self.query["name"] for each in server.versions.values()):
-            return 409, {"code": 6, "message": f"version {self.query['name']} already exists"}
         package = parts[0].get_payload(decode=True)
+        if self.query["pipelineid"] not in server.pipelines:
+            return refusal("version-upload-pipeline-missing")
+        if any(each["display_name"] == self.query["name"] for each in server.versions.values()):
+            return refusal("version-upload-again")
         server.uploaded.append(package)
         try:
-            spec = next(yaml.safe_load_all(package))
-        except yaml.YAMLError as error:
-            return 400, {"code": 3, "message": f"no pipeline: {error}"}
-        spec = spec if isinstance(spec, dict) and "root" in spec else None
-        return 200, server.make_version(self.query["pipelineid"], self.query["name"], spec)
+            spec = spec_of(package)
+        except yaml.YAMLError:
+            server.hung.append(package)  # template/template.go:81 goes on reading after an error
+            return 0, {}
+        except ValueError:
+            spec = {}
+        if not isinstance(spec, dict) or "root" not in spec.get("pipeline_spec", spec):
+            # server/pipeline_upload_server.go:345 and template/template.go:162
+            return 400, {"error_message": "unknown template format", "error_details": "unknown template format"}
+        made = server.make_version(self.query["pipelineid"], self.query["name"], spec)
+        if "description" in self.query:
+            made["description"] = self.query["description"]
+        return 200, made
 
-    def page(self, key: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def page(self, key: str, known: dict[str, dict[str, Any]]) -> Answer:
         """Two a page, so that paging is seen to."""
         found = list(known.values())
         if "filter" in self.query:
-            [predicate] = json.loads(self.query["filter"])["predicates"]
+            # Unescaped once more: experiments-filter-plus.json and -percent.json; server/list_request_util.go:143.
+            if re.search(r"%(?![0-9A-Fa-f]{2})", self.query["filter"]):
+                return refusal("experiments-filter-percent")
+            try:
+                [predicate] = json.loads(unquote_plus(self.query["filter"]))["predicates"]
+            except ValueError:
+                return refusal("experiments-filter-malformed")
             assert predicate["operation"] in ("EQUALS", 1)  # by name or number
             found = [each for each in found if each.get(predicate["key"]) == predicate["stringValue"]]
+        if self.kubeflow.multi_user and "namespace" in self.query:
+            asked = {"namespace": self.query["namespace"]}
+            found = [each for each in found if self.namespace(each) in ({}, asked)]
         if "experiment_id" in self.query:
             found = [each for each in found if each.get("experiment_id", "") == self.query["experiment_id"]]
         if self.query.get("sort_by") == "created_at desc":
             found.sort(key=lambda each: each["created_at"], reverse=True)
-        start = int(self.query.get("page_token") or 0)
-        more = {"next_page_token": str(start + 2)} if len(found) > start + 2 else {}
+        if not found:
+            return 200, {}  # experiments-filter-plus.json
+        # An opaque token: list/list.go:118.
+        start = json.loads(base64.b64decode(self.query.get("page_token") or "MA=="))
+        more = base64.b64encode(json.dumps(start + 2).encode()).decode()
+        rest = {"next_page_token": more} if len(found) > start + 2 else {}
         name = "recurringRuns" if key == "recurring_runs" else key
-        return {name: found[start : start + 2], "total_size": len(found), **more}
+        return 200, {name: found[start : start + 2], "total_size": len(found), **rest}
 
 
 @contextmanager

@@ -62,6 +62,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 @pytest.fixture
 def kubeflow() -> Iterator[Kubeflow]:
     with kubeflow_server() as known:
+        known.multi_user = True
         yield known
 
 
