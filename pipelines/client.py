@@ -10,11 +10,7 @@ import json
 import os
 import re
 import ssl
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,17 +21,20 @@ import kfp_server_api
 import urllib3
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH
 
-from components.running import die_with_parent
 from hardcase.errors import HardcaseError, InputError
 
 ATTEMPTS: Final = 5
 LONGEST_WAIT: Final = 60
 PASSING: Final = frozenset({429, 500, 502, 503, 504})
 IN_CLUSTER: Final = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
-# What upstream forwards: the UI's server hands the API's requests on, and the links work too.
-SERVICE: Final = "svc/ml-pipeline-ui"
-SERVICE_PORT: Final = 80
-SECONDS_TO_FORWARD: Final = 30
+# A 500 of the API server that comes again whenever it is asked again: run-create-version-missing.json and
+# run-create-parameter-large.json in tests/recordings/kubeflow.
+LASTING: Final = {
+    "ResourceNotFoundError": "something that the request names is gone from Kubeflow; launch again",
+    "request is too large": "the parameters are too large for Kubernetes' store (1.5 MB); make --source or -p smaller",
+}
+# Kubeflow says no more of a missing right to upload: version-upload-forbidden.json.
+NO_UPLOAD: Final = "Failed to create a pipeline version"
 HINTS: Final = {
     400: "the request is at fault",
     401: "the token is missing, wrong or expired; renew it in --token-file or HARDCASE_KFP_TOKEN",
@@ -253,9 +252,17 @@ def _answered(what: str, error: kfp_server_api.ApiException) -> HardcaseError:
     except (ValueError, AttributeError):
         told = ""
     hint = HINTS.get(status, "a redirect: a login stands before it" if 300 <= status < 400 else "")
-    reason = ": ".join(filter(None, [hint, " ".join(str(told).split())[:300]])) or str(error.reason)
+    if status == 400 and told == NO_UPLOAD:
+        hint = "the token's account may not upload pipelines; bind its role to it (docs/kubernetes.md)"
+    lasting = next((each for words, each in LASTING.items() if status == 500 and words in str(told)), "")
+    # The cause stands at the end of Kubeflow's messages.
+    reason = ": ".join(filter(None, [lasting or hint, _shorten(" ".join(str(told).split()))])) or str(error.reason)
     message = f"{what}: HTTP {status}, {reason}"
-    return Unreachable(message) if status >= 500 or status == 429 else Refused(message, status)
+    return Unreachable(message) if (status >= 500 or status == 429) and not lasting else Refused(message, status)
+
+
+def _shorten(text: str, most: int = 300) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def _unanswered(what: str, error: urllib3.exceptions.HTTPError, url: str) -> HardcaseError:
@@ -316,76 +323,3 @@ class _Answer:
 
     def getheaders(self) -> Mapping[str, str]:
         return {}
-
-
-class _Forwarding:
-    """A `kubectl port-forward` of ours on loopback, started again on the same port when it ends."""
-
-    def __init__(self, context: str, namespace: str, log: Path) -> None:
-        self._where = [*(["--context", context] if context else []), "--namespace", namespace]
-        self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
-
-    def keep(self) -> None:
-        """See to it that it works.
-
-        Raises:
-            Absent: there is no kubectl, or it cannot reach the service.
-        """
-        if self._process is not None and self._process.poll() is None:
-            return
-        command = ["kubectl", *self._where, "port-forward", "--address", "127.0.0.1"]
-        with self._log.open("wb") as log:
-            try:
-                self._process = subprocess.Popen(
-                    [*command, SERVICE, f"{self.port or ''}:{SERVICE_PORT}"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    preexec_fn=die_with_parent,  # noqa: PLW1509  there are no threads
-                )
-            except FileNotFoundError as error:
-                raise Absent("--port-forward: kubectl is not on the path; install it, or say --host") from error
-        self.port = self._opened(self._process)
-
-    def _opened(self, process: "subprocess.Popen[bytes]") -> int:
-        limit = time.monotonic() + SECONDS_TO_FORWARD
-        while time.monotonic() < limit:
-            ended = process.poll() is not None
-            told = self._log.read_text(encoding="utf-8", errors="replace")
-            if found := re.search(r"^Forwarding from 127\.0\.0\.1:(\d+) ", told, re.MULTILINE):
-                return int(found[1])
-            if ended:
-                last = (told.strip().splitlines() or ["it says nothing"])[-1]
-                raise Absent(f"--port-forward: kubectl ended with {process.returncode}: {last}")
-            time.sleep(0.05)
-        self.stop()
-        raise Absent(f"--port-forward: kubectl did not forward within {SECONDS_TO_FORWARD} s; is the cluster there?")
-
-    def stop(self) -> None:
-        """End it."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-
-
-@contextmanager
-def forwarded(context: str = "", namespace: str = "kubeflow") -> Iterator[_Forwarding]:
-    """Forward a port of loopback to Kubeflow in a cluster, as long as the context lasts.
-
-    Args:
-        context: of kubectl; its current one if empty.
-        namespace: in which Kubeflow is.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        forwarding = _Forwarding(context, namespace, Path(folder) / "log")
-        try:
-            forwarding.keep()
-            yield forwarding
-        finally:
-            forwarding.stop()

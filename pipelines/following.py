@@ -1,10 +1,8 @@
-"""A Kubeflow run as it is followed: its steps, what failed, how it ended, and how a person sees that."""
+"""Follow a Kubeflow run until it ends, show its steps, and say how it ended."""
 
-import json
-import math
-import os
-import re
 import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -13,19 +11,23 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from hardcase.errors import HardcaseError
+from hardcase.audit.records import StepRecord, read_records
+from hardcase.data.store import Store
+from hardcase.errors import GateHeld, HardcaseError, InputError
 from pipelines.client import Refused, Unreachable
-from pipelines.sending import Kubeflow
+from pipelines.progress import NOT_REACHED, UNKNOWN, Step, find_failure, is_frozen, list_progress, read_outcome
+from pipelines.sending import ENDED, Kubeflow, is_cancelled
 
-ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
-# Nodes of the workflow that are no steps: what Kubeflow's compiler for Argo adds (upstream's
-# backend/src/v2/compiler/argocompiler), and groups of steps. Argo numbers attempts and iterations: `executor(0)`,
-# `iteration(3:3)`.
-INNER: Final = re.compile(
-    r"(root|executor|.*-driver|iteration|iteration-item|.*system-(container|dag)-.*"
-    r"|(for-loop|condition|condition-branches|exit-handler)-\d+)(\(.*\))?"
-)
-MARKS: Final = {"SUCCEEDED": "[green]✓", "FAILED": "[red]✗", "CANCELED": "[red]✗", "SKIPPED": "–", "RUNNING": "[cyan]…"}
+MARKS: Final = {
+    "succeeded": "[green]✓",
+    "cached": "[green]✓",
+    "failed": "[red]✗",
+    "refused": "[red]✗",
+    "cancelled": "[red]✗",
+    "running": "[cyan]…",
+    "retrying": "[yellow]…",
+}
+DONE: Final = frozenset({"succeeded", "failed", "refused", "cancelled"})
 
 
 class Gone(HardcaseError):
@@ -46,93 +48,6 @@ class Watcher(Protocol):
 
     def missed(self, problem: str) -> None:
         """It could not be seen."""
-
-
-@dataclass
-class Step:
-    """A step of a run, with all its shards and attempts.
-
-    Attributes:
-        name: of the step.
-        states: how often each state is there.
-        seconds: from the first start to the last end, or until now.
-    """
-
-    name: str
-    states: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0
-
-    @property
-    def told(self) -> str:
-        """Its state in words, with how many of its shards are done."""
-        total, word = sum(self.states.values()), self.state.lower()
-        return f"{word} {self.states.get('SUCCEEDED', 0)}/{total}" if total > 1 else word
-
-    @property
-    def state(self) -> str:
-        """Of the step as a whole."""
-        if len(self.states) == 1:
-            return next(iter(self.states))
-        if self.states.keys() <= {"SUCCEEDED", "SKIPPED"}:
-            return "SUCCEEDED"
-        return next((state for state in ("FAILED", "CANCELED") if state in self.states), "RUNNING")
-
-
-def steps_of(run: api.V2beta1Run, now: float) -> list[Step]:
-    """The steps of a run that have begun, in that order."""
-    tasks: dict[str, list[api.V2beta1PipelineTaskDetail]] = {}
-    begun = [task for task in _tasks(run) if not _inner(task, run)]
-    for task in sorted(begun, key=lambda task: _moment(task.start_time, now)):
-        tasks.setdefault(task.display_name, []).append(task)
-    steps = []
-    for name, each in tasks.items():
-        step = Step(name)
-        for task in each:
-            state = task.state or "PENDING"
-            step.states[state] = step.states.get(state, 0) + 1
-        step.seconds = max(_moment(task.end_time, now) for task in each) - min(
-            _moment(task.start_time, now) for task in each
-        )
-        steps.append(step)
-    return steps
-
-
-def _moment(time_: Any, otherwise: float) -> float:
-    # Kubeflow says the year 1970 of what has not happened.
-    return float(time_.timestamp()) if time_ is not None and time_.year > 1970 else otherwise
-
-
-def _tasks(run: api.V2beta1Run) -> list[api.V2beta1PipelineTaskDetail]:
-    return [task for task in (run.run_details and run.run_details.task_details) or [] if task.display_name]
-
-
-def _inner(task: api.V2beta1PipelineTaskDetail, run: api.V2beta1Run) -> bool:
-    name = task.display_name
-    return bool(INNER.fullmatch(name)) or name in (run.display_name, run.run_id)
-
-
-def failures(run: api.V2beta1Run) -> list[dict[str, str]]:
-    """Steps of a run that failed, the first to end first, each with what Kubeflow tells of it.
-
-    Up to KFP 2.17 the server leaves `error` of a task empty (kubeflow/pipelines #14007), so the state history and the
-    run are asked too.
-    """
-    failed = [task for task in _tasks(run) if task.state == "FAILED"]
-    failed.sort(key=lambda task: (_moment(task.end_time, math.inf), _moment(task.start_time, math.inf)))
-    found = []
-    for task in [task for task in failed if not _inner(task, run)] or failed:
-        pods = [child.pod_name for child in task.child_tasks or [] if child.pod_name]
-        pod = task.pod_name or next(iter(pods), "")
-        where = f"see the log of pod {pod}" if pod else "see its log in Kubeflow"
-        said = next(filter(None, map(told, [task, *failed, run])), where)
-        found.append({"step": task.display_name, "message": said})
-    return found
-
-
-def told(thing: Any) -> str:
-    """What Kubeflow tells of a run or a task."""
-    places = [thing, *reversed(thing.state_history or [])]
-    return next((str(place.error.message) for place in places if place.error and place.error.message), "")
 
 
 def follow(kubeflow: Kubeflow, run_id: str, watcher: Watcher, poll: float = 5, patience: float = 600) -> api.V2beta1Run:
@@ -172,47 +87,103 @@ def follow(kubeflow: Kubeflow, run_id: str, watcher: Watcher, poll: float = 5, p
         time.sleep(poll)
 
 
-def concluded(run: api.V2beta1Run) -> None:
-    """Raise what became of a run that ended, unless it succeeded."""
-    if run.state == "SUCCEEDED":
-        return
-    if run.state == "CANCELED":
-        raise HardcaseError(f"run {run.run_id} was cancelled")
-    failed = [f"{each['step']}: {each['message']}" for each in failures(run)]
-    where = failed or [told(run) or "Kubeflow does not say where"]
-    raise HardcaseError(f"run {run.run_id} {run.state.lower()} at {'; '.join(where)}")
+@dataclass
+class Account:
+    """What is known of a run, from Kubeflow, the store and MLflow.
 
-
-def judged(run: api.V2beta1Run, tracking_uri: str, model: str = "image-screener") -> dict[str, Any]:
-    """What the gate said of the model that a run registered, from MLflow; Kubeflow's API tells no results.
-
-    Returns:
-        `version`, `verdict` and `reasons`; empty if no version, or more than one, was registered while the run went on.
+    Attributes:
+        kubeflow: where the run is.
+        store: where its steps leave records; None if it is not known.
+        mlflow: URL of MLflow; empty if it is not known.
+        namespace: of its pods.
+        notes: what cannot be known, and how it could.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own default is many minutes
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
-    try:
-        found = MlflowClient(tracking_uri).search_model_versions(f"name='{model}'")
-    except MlflowException as error:
-        raise Unreachable(f"run {run.run_id} succeeded, but MLflow does not say what the gate did: {error}") from error
-    first, last = run.created_at.timestamp() * 1000, run.finished_at.timestamp() * 1000
-    made = [version for version in found if first <= version.creation_timestamp <= last]
-    if len(made) != 1:
-        return {}
-    tags = made[0].tags
-    return {
-        "version": int(made[0].version),
-        "verdict": tags.get("verdict"),
-        "reasons": json.loads(tags.get("reasons", "[]")),
-    }
+    kubeflow: Kubeflow
+    store: Store | None = None
+    mlflow: str = ""
+    namespace: str = ""
+    notes: list[str] = field(default_factory=list)
+    _names: Mapping[str, bool] = field(default_factory=dict)
+    _records: Mapping[str, StepRecord] = field(default_factory=dict)
+    _cancelled: bool = False
+
+    def look(self, run: api.V2beta1Run) -> list[Step]:
+        """Return the steps of a run as far as they are known."""
+        # Its end may come before Kubeflow writes CANCELING into its history (kubeflow/pipelines 2.17.0,
+        # backend/src/apiserver/storage/run_store.go:824).
+        self._cancelled = run.state != "SUCCEEDED" and (self._cancelled or is_cancelled(run))
+        with suppress(Unreachable):  # asked again at the next look
+            self._names = self._names or self.kubeflow.steps(run)
+        if self.store:
+            try:
+                self._records = read_records(self.store, run.run_id)
+            except HardcaseError as error:
+                self._note(f"the steps' records cannot be read: {error}")
+        names = self._names or dict.fromkeys(self._records, False)
+        return list_progress(run, names, self._records, time.time(), self._cancelled)
+
+    def conclude(self, run: api.V2beta1Run) -> dict[str, Any]:
+        """Return what became of a run that has ended: `state`, `steps`, `gate`, `model`, `notes` and `error`."""
+        steps, outcome = self.look(run), self._outcome(run)
+        facts: dict[str, Any] = {"state": run.state, "steps": {step.name: step.state for step in steps}}
+        facts |= {name: outcome[name] for name in ("gate", "model") if outcome and outcome[name]}
+        if not self.store and (is_frozen(run) or any(step.state == UNKNOWN for step in steps)):
+            self._note("Kubeflow's details of this run stopped changing; --store URI reads the steps' own records")
+        try:
+            self._raise(run, steps, outcome or {})
+        except HardcaseError as error:
+            facts["error"] = {"message": str(error), "exit_code": error.exit_code}
+        return {**facts, "notes": self.notes}
+
+    def _outcome(self, run: api.V2beta1Run) -> dict[str, Any] | None:
+        try:
+            outcome = read_outcome(run.run_id, self.store, self.mlflow)
+        except HardcaseError as error:
+            self._note(f"what the gate said is not known: {error}")
+            return None
+        if outcome is None and run.state == "SUCCEEDED":
+            asked = [place for place in (self.store.uri if self.store else "", self.mlflow) if place]
+            why = f"no record of this run in {' and '.join(asked)}; name the cluster's" if asked else "name"
+            self._note(f"what the gate said is not known: {why} --store URI or --mlflow URL")
+        return outcome
+
+    def _raise(self, run: api.V2beta1Run, steps: list[Step], outcome: Mapping[str, Any]) -> None:
+        """Raise what became of a run, unless it succeeded and the gate let its model pass."""
+        if run.state == "SUCCEEDED":
+            if (gate := outcome.get("gate")) and gate["verdict"] != "promoted":
+                raise GateHeld(f"held by the gate: {'; '.join(gate['reasons'])}")
+            return
+        if self._cancelled or outcome.get("status") == "cancelled":
+            at = next((f" at {step.name}" for step in steps if step.state == "cancelled"), "")
+            raise HardcaseError(f"run {run.run_id} was cancelled{at}")
+        name, message, refused = find_failure(run, steps)
+        if error := outcome.get("error"):
+            refused = refused or bool(error.get("refused"))
+            name, message = error.get("step") or name, error["message"]
+        unbegun = bool(steps) and all(step.state == NOT_REACHED for step in steps)
+        at = f" at {name}" if name else " before its first step began" if unbegun else ""
+        # A label, for what Kubeflow calls pod_name is the id of a node, not of a pod.
+        logs = (
+            f"kubectl -n {self.namespace or 'kubeflow'} logs -l pipeline/runid={run.run_id} --all-containers --prefix"
+        )
+        kind = InputError if refused else HardcaseError
+        raise kind(f"run {run.run_id} {run.state.lower()}{at}: {message or f'its log: {logs}'}")
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
 
 class Board:
-    """Shows the steps on standard error: a table that moves on a terminal, a line for each change elsewhere."""
+    """Shows the steps on standard error: a table that moves on a terminal, a line for each change elsewhere.
 
-    def __init__(self) -> None:
+    Args:
+        look: gives the steps of a run.
+    """
+
+    def __init__(self, look: Callable[[api.V2beta1Run], list[Step]]) -> None:
+        self._look = look
         self._console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._live = Live(console=self._console, auto_refresh=False, transient=False)
         self._said = dict[str, str]()
@@ -230,18 +201,18 @@ class Board:
 
     def saw(self, run: api.V2beta1Run) -> None:
         """Draw it."""
-        steps = steps_of(run, time.time())
+        steps = self._look(run)
         if self._console.is_terminal:
             table = Table.grid(padding=(0, 2))
-            for step in steps or [Step("run", {run.state or "PENDING": 1})]:
-                table.add_row(MARKS.get(step.state, " "), step.name, step.told, f"{step.seconds:.0f} s")
+            for step in steps or [Step("run", str(run.state or "PENDING").lower())]:
+                table.add_row(MARKS.get(step.state, " "), step.name, step.state, f"{step.seconds:.0f} s")
             self._live.update(table, refresh=True)
             return
         for step in steps:
-            if self._said.get(step.name) != step.told:
-                self._said[step.name] = step.told
-                ended = f", {step.seconds:.0f} s" if step.state in ENDED else ""
-                self._console.print(f"{step.name}: {step.told}{ended}")
+            if self._said.get(step.name) != step.state:
+                self._said[step.name] = step.state
+                spent = f", {step.seconds:.0f} s" if step.state in DONE else ""
+                self._console.print(f"{step.name}: {step.state}{spent}")
 
     def missed(self, problem: str) -> None:
         """Say it above the table."""

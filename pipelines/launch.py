@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from hardcase.data.store import open_store
 from hardcase.errors import InputError
-from pipelines.console import AsJson, errors, reported
+from pipelines.console import AsJson, StoreUri, errors, reported
 
 REACH, SENT = "How Kubeflow is reached", "What is sent"
 
@@ -36,7 +37,7 @@ def launch(
         str, typer.Option(envvar="HARDCASE_KFP_UI", help="Base of links, if not the host.", rich_help_panel=REACH)
     ] = "",
     namespace: Annotated[
-        str, typer.Option(help="Of the user, where there are several.", rich_help_panel=REACH)
+        str, typer.Option(help="Of the user; '' where Kubeflow has only one.", rich_help_panel=REACH)
     ] = "hardcase",
     pipeline: Annotated[
         str, typer.Option(help="Compiled pipeline: name in pipelines/, or a YAML file.", rich_help_panel=SENT)
@@ -67,8 +68,9 @@ def launch(
     following: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait, and show progress.")] = True,
     attach: Annotated[str, typer.Option(metavar="RUN_ID", help="Launch nothing; follow that run.")] = "",
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 5,
+    store: StoreUri = None,
     mlflow: Annotated[
-        str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="URL of MLflow, to know the gate's verdict.")
+        str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="URL of MLflow, to know the outcome without a store.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -78,10 +80,11 @@ def launch(
     with reported(as_json):
         if attach and (dry_run or schedule or key or given):
             raise InputError("--attach: it launches nothing; leave out --dry-run, --schedule, --key and -p")
+        place = open_store(store) if store else None
         facts: dict[str, Any] = {"run_id": attach}
         if not attach:
             own = {"profile": profile, "source": source, "seed": seed}
-            order = launching.ordered(
+            order = launching.build_order(
                 pipeline,
                 images or [],
                 [*(given or []), *(f"{name}={value}" for name, value in own.items() if value is not None)],
@@ -92,7 +95,7 @@ def launch(
                 experiment=experiment,
                 service_account=service_account,
             )
-            facts = launching.rehearsed(order, host) if dry_run else launching.described(order)
+            facts = launching.rehearse(order, host) if dry_run else launching.describe_order(order)
             for warning in facts["warnings"]:
                 errors.print("warning:", warning)
         if not dry_run:
@@ -107,13 +110,16 @@ def launch(
             )
             with reach.opened() as address:
                 if not attach:
-                    facts = launching.sent(order, address)
+                    facts = launching.send_order(order, address)
                     if not as_json:
                         launching.show_sent(facts)
                 if attach or (following and not schedule):
-                    facts |= launching.watched(facts["run_id"], address, again=reach.again, mlflow=mlflow, poll=poll)
+                    more: Any = {"again": reach.again, "store": place, "mlflow": mlflow, "namespace": namespace}
+                    facts |= launching.watch_run(facts["run_id"], address, **more, poll=poll)
         elif not as_json:
             launching.show_order(facts)
+    for note in facts.get("notes", []):
+        errors.print("note:", note)
     if as_json:
         typer.echo(json.dumps(facts))
     if error := facts.get("error"):
@@ -121,3 +127,5 @@ def launch(
         raise typer.Exit(error["exit_code"])
     if "state" in facts and not as_json:
         typer.echo(f"run {facts['run_id']} {facts['state'].lower()}")
+        if (model := facts.get("model")) and (gate := facts.get("gate")):
+            typer.echo(f"{model['name']}:{model['version']} {gate['verdict']}")

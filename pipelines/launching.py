@@ -7,7 +7,6 @@ Put together of what is sent (`package`, `sending`), how Kubeflow is reached (`c
 import json
 import logging
 import secrets
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,9 +16,11 @@ from typing import Any
 
 import typer
 
-from hardcase.errors import GateHeld, HardcaseError
-from pipelines.client import Absent, Address, Client, Rehearsal, Unreachable, address_of, forwarded, url_of
-from pipelines.following import Board, Gone, concluded, follow, judged, steps_of
+from hardcase.data.store import Store
+from hardcase.errors import HardcaseError
+from pipelines.client import Absent, Address, Client, Rehearsal, Unreachable, address_of, url_of
+from pipelines.following import Account, Board, Gone, follow
+from pipelines.forwarding import forward
 from pipelines.package import load_package, typed, with_images
 from pipelines.sending import Kubeflow, Order, cron_of
 
@@ -60,7 +61,7 @@ class Reach:
         if not self.port_forward:
             yield address_of(self.host, **more)
             return
-        with forwarded(self.context) as forwarding:
+        with forward(self.context) as forwarding:
             yield address_of(f"http://127.0.0.1:{forwarding.port}", **more, keep=forwarding.keep)
 
     @property
@@ -72,10 +73,10 @@ class Reach:
         return " ".join(filter(None, [*said, "--in-cluster" if self.in_cluster else ""]))
 
 
-def ordered(
+def build_order(
     pipeline: str, images: Sequence[str], given: Sequence[str], *, key: str, schedule: str, **more: Any
 ) -> Order:
-    """The order that the command line describes.
+    """Return the order that the command line describes.
 
     Args:
         pipeline: name or file of the compiled pipeline.
@@ -91,8 +92,8 @@ def ordered(
     return Order(package=package, parameters=typed(package, given), key=key or made_up, cron=cron, **more)
 
 
-def described(order: Order) -> dict[str, Any]:
-    """An order for programs."""
+def describe_order(order: Order) -> dict[str, Any]:
+    """Return an order for programs."""
     package = order.package
     facts = {name: getattr(order, name) for name in ("key", "namespace", "experiment", "service_account", "parameters")}
     facts |= {"schedule": order.cron, "max_concurrency": order.concurrency} if order.cron else {}
@@ -102,15 +103,15 @@ def described(order: Order) -> dict[str, Any]:
     return {"pipeline": package.name, "version": package.version, "images": package.images, "warnings": loose, **facts}
 
 
-def rehearsed(order: Order, host: str) -> dict[str, Any]:
-    """What would be sent to a Kubeflow that has none of it yet; nobody is contacted."""
+def rehearse(order: Order, host: str) -> dict[str, Any]:
+    """Return what would be sent to a Kubeflow that has none of it yet; nobody is contacted."""
     client = Rehearsal(Address(url_of(host) if host else ""))
     Kubeflow(client).launch(order)
-    return {**described(order), "host": client.address.url, "requests": [asdict(each) for each in client.sent]}
+    return {**describe_order(order), "host": client.address.url, "requests": [asdict(each) for each in client.sent]}
 
 
-def sent(order: Order, address: Address) -> dict[str, Any]:
-    """Send it; what came of it.
+def send_order(order: Order, address: Address) -> dict[str, Any]:
+    """Send an order, and return what came of it.
 
     Raises:
         HardcaseError: it may have been carried out nevertheless; the message says how to find out.
@@ -123,47 +124,53 @@ def sent(order: Order, address: Address) -> dict[str, Any]:
         kind = type(error) if isinstance(error, Unreachable) else Interrupted
         again = f"what was started is found by launching again with --key {order.key}"
         raise kind(f"{str(error) or 'interrupted'}; {again}") from error
-    facts = {**described(order), "version_id": done.version.pipeline_version_id, "uploaded": done.uploaded}
+    facts = {**describe_order(order), "version_id": done.version.pipeline_version_id, "uploaded": done.uploaded}
     if done.run is None:
         link = address.link("recurringrun", done.schedule)
         return {**facts, "recurring_run_id": done.schedule, "changed": done.changed, "link": link}
     return {**facts, "run_id": done.run.run_id, "started": done.started, "link": address.link("runs", done.run.run_id)}
 
 
-def watched(run_id: str, address: Address, *, again: str, mlflow: str = "", poll: float = 5) -> dict[str, Any]:
+def watch_run(
+    run_id: str,
+    address: Address,
+    *,
+    again: str,
+    store: Store | None = None,
+    mlflow: str = "",
+    namespace: str = "",
+    poll: float = 5,
+) -> dict[str, Any]:
     """Follow a run until it ends, or we must leave it.
 
     Args:
         run_id: of the run.
         address: where it is.
         again: options by which it is reached again.
-        mlflow: URL of the registry, which knows the gate's verdict.
+        store: where its steps leave records.
+        mlflow: URL of MLflow, which knows the outcome of runs.
+        namespace: of the run's pods.
         poll: seconds between looks.
 
     Returns:
-        `state`, `steps` and, unless all went well, `error` with `message` and `exit_code`; `gate` if it is known.
+        What `Account.conclude` says, or only `error` if the run was left before its end.
     """
-    facts: dict[str, Any] = {}
+    kubeflow = Kubeflow(Client(address))
+    account = Account(kubeflow, store, mlflow, namespace)
     try:
-        with Board() as board:
-            run = follow(Kubeflow(Client(address)), run_id, board, poll)
-        facts |= {"state": run.state, "steps": {step.name: step.told for step in steps_of(run, time.time())}}
-        concluded(run)
-        if mlflow:
-            facts["gate"] = gate = judged(run, mlflow)
-            if gate.get("verdict") == "held":
-                raise GateHeld(f"held by the gate: {'; '.join(gate['reasons'])}")
+        with Board(account.look) as board:
+            run = follow(kubeflow, run_id, board, poll)
+        return account.conclude(run)
     except (HardcaseError, KeyboardInterrupt) as error:
         code = error.exit_code if isinstance(error, HardcaseError) else Interrupted.exit_code
         message = str(error) or "interrupted"
-        if not facts and not isinstance(error, Gone):
+        if not isinstance(error, Gone):
             message += f"; run {run_id} goes on: hardcase launch --attach {run_id} {again}".rstrip()
-        facts["error"] = {"message": message, "exit_code": code}
-    return facts
+        return {"error": {"message": message, "exit_code": code}}
 
 
 def show_order(facts: Mapping[str, Any]) -> None:
-    """What would be sent, for people."""
+    """Print what would be sent, for people."""
     for name in ("host", "pipeline", "version", "key", "schedule", "namespace", "experiment", "service_account"):
         if facts.get(name):
             typer.echo(f"{name.replace('_', ' '):<16} {facts[name]}")
@@ -179,7 +186,7 @@ def show_order(facts: Mapping[str, Any]) -> None:
 
 
 def show_sent(facts: Mapping[str, Any]) -> None:
-    """What was sent, for people."""
+    """Print what was sent, for people."""
     typer.echo(f"version {facts['version']}: {'uploaded' if facts['uploaded'] else 'there already'}")
     if "recurring_run_id" in facts:
         typer.echo(f"schedule {facts['key']} ({facts['schedule']}): {'set' if facts['changed'] else 'as it was'}")

@@ -7,12 +7,15 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from google.protobuf.json_format import ParseDict, ParseError
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from hardcase.errors import InputError
 
@@ -39,12 +42,14 @@ class Package:
         content: the YAML.
         inputs: of the pipeline's parameters, by name, as the spec defines them.
         images: of each executor.
+        description: what it does and what its parameters mean.
     """
 
     name: str
     content: bytes
     inputs: Mapping[str, Mapping[str, Any]]
     images: Mapping[str, str]
+    description: str = ""
 
     @property
     def version(self) -> str:
@@ -77,18 +82,55 @@ def _package(content: bytes, where: str) -> Package:
         content=content,
         inputs=spec["root"].get("inputDefinitions", {}).get("parameters", {}),
         images={name: container["image"] for name, container in _containers(spec).items()},
+        description=spec["pipelineInfo"].get("description", ""),
     )
 
 
 def _documents(content: bytes, where: str) -> list[dict[str, Any]]:
+    """Return the documents of a compiled pipeline.
+
+    Kubeflow's server reads a file that is no YAML for ever, and burns a processor until it is started anew
+    (kubeflow/pipelines 2.17.0, backend/src/apiserver/template/template.go:75), so nothing else is ever sent.
+    """
     try:
-        documents = list(yaml.safe_load_all(content))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        documents = list(yaml.load_all(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{where}: not YAML ({error}); `hardcase compile` writes the pipeline") from error
-    first = documents[0] if documents else None
-    if not isinstance(first, dict) or not {"pipelineInfo", "root", "deploymentSpec"} <= set(first):
-        raise InputError(f"{where}: not a compiled pipeline; `hardcase compile` writes one")
+    try:
+        first, *others = documents
+        if not {"pipelineInfo", "root", "deploymentSpec"} <= set(first):
+            raise ValueError("it has no pipelineInfo, root and deploymentSpec")
+        ParseDict(first, PipelineSpec())
+        if len(others) > 1 or any(set(other) != {"platforms"} for other in others):
+            raise ValueError("behind it stands something else than settings for Kubernetes")
+    except (ValueError, TypeError, ParseError) as error:
+        raise InputError(f"{where}: not a compiled pipeline ({error}); `hardcase compile` writes one") from error
     return documents
+
+
+def list_steps(spec: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the steps of a pipeline in the order in which they run, those of nested pipelines in their place.
+
+    Args:
+        spec: as it was compiled, or as Kubeflow shows it in a version: with settings for Kubernetes, one level down.
+
+    Returns:
+        Of each step whether it runs however the others end, as an exit handler does.
+    """
+    spec = spec.get("pipeline_spec") or spec
+    components = spec.get("components") or {}
+
+    def walk(component: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+        tasks = component["dag"]["tasks"]
+        graph = {name: task.get("dependentTasks", ()) for name, task in tasks.items()}
+        for name in TopologicalSorter(graph).static_order():
+            inner = components.get(tasks[name]["componentRef"]["name"], {})
+            if "dag" in inner:
+                yield from walk(inner)
+            else:
+                yield name, "triggerPolicy" in tasks[name]
+
+    return dict(walk(spec["root"]))
 
 
 def _containers(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -14,17 +14,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import kfp_server_api as api
 
 from hardcase.errors import HardcaseError, InputError
 from pipelines.client import ATTEMPTS, Client, Refused, Unreachable
-from pipelines.package import Package
+from pipelines.package import Package, list_steps
 
 logger = logging.getLogger(__name__)
 GOING: Final = frozenset({None, "RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "PAUSED"})
+ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
 CRON: Final = set(string.ascii_letters + string.digits + "*/,-?")
 PAGE: Final = 100
+# Of a schedule, where none is said: recurring-create-no-account.json in tests/recordings/kubeflow; of an installation
+# for one user, kubeflow/pipelines 2.17.0, backend/src/apiserver/template/template.go:319.
+DEFAULT_ACCOUNTS: Final = {True: "default-editor", False: "pipeline-runner"}
 Made = TypeVar("Made")
 
 
@@ -36,7 +41,7 @@ class Order:
         package: the compiled pipeline.
         parameters: of the pipeline, typed.
         key: name of the run, or of the schedule: two keys, two runs.
-        namespace: of the user.
+        namespace: of the user; empty for an installation that has only one.
         experiment: name of the one that the run belongs to.
         service_account: of the run's pods; Kubeflow's default if empty.
         cron: when it is to run again and again, six fields; once, now, if empty.
@@ -88,6 +93,18 @@ def cron_of(text: str) -> str:
     return " ".join(fields if len(fields) == 6 else ["0", *fields])
 
 
+def is_cancelled(run: api.V2beta1Run) -> bool:
+    """Return whether somebody terminated the run.
+
+    Such a run is CANCELING first and FAILED at its end (tests/recordings/kubeflow/run-terminated-final.json); one that
+    was retried after that has a later RUNNING in its history.
+    """
+    if run.state == "SUCCEEDED":
+        return False
+    last = next((each.state for each in reversed(run.state_history or []) if each.state not in ENDED), None)
+    return "CANCEL" in f"{run.state} {last}"
+
+
 class Kubeflow:
     """Kubeflow Pipelines, by upstream's client.
 
@@ -102,10 +119,27 @@ class Kubeflow:
         self._uploads = api.PipelineUploadServiceApi(client)
         self._experiments = api.ExperimentServiceApi(client)
         self._schedules = api.RecurringRunServiceApi(client)
+        self._health = api.HealthzServiceApi(client)
+        self._host = client.address.url
 
     def run(self, run_id: str) -> api.V2beta1Run:
         """A run as it is now."""
         return self._runs.run_service_get_run(run_id)
+
+    def steps(self, run: api.V2beta1Run) -> dict[str, bool]:
+        """Return the steps of a run's pipeline as `list_steps` does; none if Kubeflow has that version no more."""
+        version = run.pipeline_version_reference
+        if version is None:
+            return {}
+        try:
+            found = self._pipelines.pipeline_service_get_pipeline_version(
+                version.pipeline_id, version.pipeline_version_id
+            )
+        except Refused as error:
+            if error.status not in (403, 404):
+                raise
+            return {}
+        return list_steps(found.pipeline_spec)
 
     def terminate(self, run_id: str) -> None:
         """Stop a run; one that ended or is gone is left so."""
@@ -116,14 +150,19 @@ class Kubeflow:
                 raise
 
     def launch(self, order: Order) -> Launched:
-        """Carry an order out, however often it is asked for."""
+        """Carry an order out, however often it is asked for.
+
+        Raises:
+            InputError: the installation has no namespaces and the order names one, or the other way round.
+        """
+        several = self._check_namespace(order)
         version, uploaded = self._version(order)
         experiment, _ = self._found_or_made(
             lambda: self._first(
                 self._experiments.experiment_service_list_experiments, "experiments", order.experiment, order
             ),
             lambda: self._experiments.experiment_service_create_experiment(
-                api.V2beta1Experiment(display_name=order.experiment, namespace=order.namespace)
+                api.V2beta1Experiment(display_name=order.experiment, namespace=order.namespace or None)
             ),
         )
         launched = Launched(version, uploaded, experiment.experiment_id)
@@ -137,17 +176,34 @@ class Kubeflow:
             "service_account": order.service_account or None,
         }
         if order.cron:
-            launched.schedule, launched.changed = self._scheduled(order, body)
+            launched.schedule, launched.changed = self._scheduled(order, body, DEFAULT_ACCOUNTS[several])
         else:
             launched.run, launched.started = self._started(order, body)
         return launched
+
+    def _check_namespace(self, order: Order) -> bool:
+        """Return whether the installation is for several users."""
+        several = self._health.healthz_service_get_healthz().multi_user
+        if several is False and order.namespace:
+            raise InputError(
+                f"--namespace {order.namespace}: Kubeflow at {self._host} is installed for a single user and ignores "
+                "it; the run would start in Kubeflow's own namespace, as its account; say --namespace ''"
+            )
+        if several and not order.namespace:
+            raise InputError(f"Kubeflow at {self._host} is installed for several users; say --namespace NAME")
+        return bool(several)
 
     def _version(self, order: Order) -> tuple[api.V2beta1PipelineVersion, bool]:
         package = order.package
         pipeline, _ = self._found_or_made(
             lambda: self._first(self._pipelines.pipeline_service_list_pipelines, "pipelines", package.name, order),
             lambda: self._pipelines.pipeline_service_create_pipeline(
-                api.V2beta1Pipeline(display_name=package.name, name=package.name, namespace=order.namespace)
+                api.V2beta1Pipeline(
+                    display_name=package.name,
+                    name=package.name,
+                    description=package.description,
+                    namespace=order.namespace or None,
+                )
             ),
         )
         listing = self._pipelines.pipeline_service_list_pipeline_versions
@@ -158,7 +214,11 @@ class Kubeflow:
             return self._found_or_made(
                 lambda: next(_all(listing, "pipeline_versions", pipeline.pipeline_id, filter=_named(name)), None),
                 lambda: self._uploads.upload_pipeline_version(
-                    str(file), name=name, display_name=name, pipelineid=pipeline.pipeline_id
+                    str(file),
+                    name=name,
+                    display_name=name,
+                    pipelineid=pipeline.pipeline_id,
+                    description=package.description,
                 ),
             )
 
@@ -182,11 +242,11 @@ class Kubeflow:
         found = [
             run
             for run in _all(listing, "runs", namespace=order.namespace, filter=_named(order.key))
-            if run.state in GOING | {"SUCCEEDED"} and run.storage_state != "ARCHIVED"
+            if run.state in GOING | {"SUCCEEDED"} and run.storage_state != "ARCHIVED" and not is_cancelled(run)
         ]
         return min(found, key=lambda run: (run.created_at.timestamp(), run.run_id), default=None)
 
-    def _scheduled(self, order: Order, body: Mapping[str, Any]) -> tuple[str, bool]:
+    def _scheduled(self, order: Order, body: Mapping[str, Any], account: str) -> tuple[str, bool]:
         """One recurring run of that name. The API cannot change one: another is made, and only then the old goes."""
         wanted = api.V2beta1RecurringRun(
             **body,
@@ -198,7 +258,9 @@ class Kubeflow:
         )
         there = self._recurring(order)
         kept, changed = self._found_or_made(
-            lambda: next((each for each in self._recurring(order) if _said(each) == _said(wanted)), None),
+            lambda: next(
+                (each for each in self._recurring(order) if _said(each, account) == _said(wanted, account)), None
+            ),
             lambda: self._schedules.recurring_run_service_create_recurring_run(wanted),
         )
         if kept.status == "DISABLED":
@@ -235,24 +297,29 @@ class Kubeflow:
         raise problem or AssertionError
 
 
-def _said(schedule: api.V2beta1RecurringRun) -> tuple[Any, ...]:
-    """All of a schedule that a launch decides."""
+def _said(schedule: api.V2beta1RecurringRun, account: str) -> tuple[Any, ...]:
+    """Return all of a schedule that a launch decides; `account` is the one that Kubeflow takes if none is said."""
     cron, version = schedule.trigger.cron_schedule, schedule.pipeline_version_reference
-    parameters = json.dumps(schedule.runtime_config.parameters or {}, sort_keys=True)
+    given = schedule.runtime_config and schedule.runtime_config.parameters
+    parameters = json.dumps(given or {}, sort_keys=True)
     return (
         cron and cron.cron,
         version and version.pipeline_version_id,
         parameters,
         schedule.experiment_id,
-        schedule.service_account or "",
+        schedule.service_account or account,
         str(schedule.max_concurrency),
         bool(schedule.no_catchup),
     )
 
 
 def _named(name: str) -> str:
-    """Filter of a listing by name."""
-    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+    """Return the filter of a listing by name.
+
+    Kubeflow unescapes it once more (kubeflow/pipelines 2.17.0, backend/src/apiserver/server/list_request_util.go:143),
+    so a name with `+` would not be found, and one with `%` would be refused.
+    """
+    return quote(json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}))
 
 
 def _all(listing: Callable[..., Any], key: str, *arguments: str, **query: Any) -> Iterator[Any]:

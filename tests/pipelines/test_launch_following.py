@@ -1,13 +1,11 @@
 """A run that is followed: what is seen of it, how it ends, and what a lost connection does."""
 
-from datetime import UTC, datetime
-
-import kfp_server_api as api
 import pytest
 
-from hardcase.errors import HardcaseError
+from hardcase.audit.records import StepRecord, write_record, write_run
+from hardcase.data.store import open_store
 from pipelines.client import Address, Client, Refused, Unreachable
-from pipelines.following import Gone, Unknown, concluded, failures, follow, steps_of
+from pipelines.following import Account, Gone, Unknown, follow
 from pipelines.sending import Kubeflow
 
 
@@ -98,97 +96,113 @@ def test_expired_token_ends_the_wait_and_says_so(kubeflow, client, run_id):
         follow(client, run_id, Seen(), poll=0.01)
 
 
-def task(name, state, start=0, end=0, **more):
-    """A task of upstream's client; a moment of 0 has not come, which Kubeflow calls 1970."""
-    moments = {"start_time": datetime.fromtimestamp(start, UTC), "end_time": datetime.fromtimestamp(end, UTC)}
-    return api.V2beta1PipelineTaskDetail(task_id=name, display_name=name, state=state, **moments, **more)
+STATES = {"ingest": "SUCCEEDED", "validate": "FAILED", "sft": None}
 
 
-def run_of(*tasks, **more):
-    return api.V2beta1Run(
-        run_id="run-7", display_name="key", run_details=api.V2beta1RunDetails(task_details=list(tasks)), **more
+@pytest.fixture
+def account(kubeflow, client, run_id, tmp_path):
+    """What is known of a run of the committed pipeline, with a store."""
+    version = kubeflow.add_pipeline()
+    kubeflow.runs[run_id]["pipeline_version_reference"] = {
+        name: version[name] for name in ("pipeline_id", "pipeline_version_id")
+    }
+    return Account(client, open_store(str(tmp_path / "store")), namespace="team")
+
+
+def conclude(kubeflow, account, run_id):
+    return account.conclude(account.kubeflow.run(run_id))
+
+
+def test_failing_step_without_a_record_is_named_once_with_the_command_that_shows_its_log(kubeflow, account, run_id):
+    kubeflow.tasks(run_id, **STATES)
+    kubeflow.end(run_id, "FAILED")
+    told = conclude(kubeflow, account, run_id)
+    assert told["error"] == {
+        "message": f"run {run_id} failed at validate: its log: kubectl -n team logs -l pipeline/runid={run_id} "
+        "--all-containers --prefix",
+        "exit_code": 1,
+    }
+    assert (told["steps"]["validate"], told["steps"]["sft"]) == ("failed", "not reached")
+
+
+def test_record_of_the_step_tells_why_and_a_refused_input_can_be_mended(kubeflow, account, run_id):
+    kubeflow.tasks(run_id, **STATES)
+    kubeflow.end(run_id, "FAILED")
+    began = "2026-01-01T00:00:00+00:00"
+    write_record(account.store, run_id, StepRecord("validate", "running", started=began))
+    write_record(account.store, run_id, StepRecord("validate", "refused", "row 7: no label", started=began))
+    told = conclude(kubeflow, account, run_id)
+    assert told["error"] == {"message": f"run {run_id} failed at validate: row 7: no label", "exit_code": 2}
+    assert (told["steps"]["ingest"], told["steps"]["validate"]) == ("cached", "refused")
+
+
+def test_record_of_the_run_decides_what_the_steps_left_open(kubeflow, account, run_id):
+    kubeflow.end(run_id, "FAILED")
+    write_run(
+        account.store,
+        run_id,
+        {"status": "failed", "snapshot": None, "error": {"step": "sft", "message": "lost with its node"}},
     )
+    assert conclude(kubeflow, account, run_id)["error"]["message"] == f"run {run_id} failed at sft: lost with its node"
 
 
-def error(message):
-    return api.GoogleRpcStatus(message=message)
+def test_terminated_run_is_called_cancelled_where_it_was(kubeflow, client, account, run_id):
+    kubeflow.tasks(run_id, ingest="SUCCEEDED", validate="RUNNING")
+    client.terminate(run_id)
+    kubeflow.tasks(run_id, ingest="SUCCEEDED", validate="FAILED")
+    kubeflow.end(run_id, "FAILED")
+    told = conclude(kubeflow, account, run_id)
+    assert told["error"] == {"message": f"run {run_id} was cancelled at validate", "exit_code": 1}
 
 
-T = 1_800_000_000
+def test_terminated_run_whose_history_does_not_say_so_is_cancelled_if_it_was_seen(kubeflow, account, run_id):
+    run = kubeflow.runs[run_id]
+    run["state"] = "CANCELING"
+    account.look(account.kubeflow.run(run_id))
+    kubeflow.end(run_id, "FAILED")
+    assert conclude(kubeflow, account, run_id)["error"]["message"] == f"run {run_id} was cancelled"
 
 
-def test_steps_come_in_order_with_their_shards_and_without_the_engines_own():
-    run = run_of(
-        task("rollout", "SUCCEEDED", T + 10, T + 30),
-        task("rollout", "RUNNING", T + 12),
-        task("ingest", "SUCCEEDED", T, T + 10),
-        task("ingest-driver", "SUCCEEDED", T, T + 1),
-        *(
-            task(name, "FAILED", T)
-            for name in ("root", "key", "executor", "executor(0)", "retry-system-container-impl")
-        ),
-        *(task(name, "RUNNING", T) for name in ("for-loop-1", "iteration(1:1)", "iteration-item", "exit-handler-1")),
-        task("mine", "PENDING"),
-    )
-    steps = steps_of(run, T + 40)
-    assert [(step.name, step.told, step.seconds) for step in steps] == [
-        ("ingest", "succeeded", 10),
-        ("rollout", "running 1/2", 30),
-        ("mine", "pending", 0),
-    ]
+def test_run_that_failed_before_its_first_step_says_so(kubeflow, account, run_id):
+    kubeflow.replay(run_id, "run-error-at-first-pod")
+    message = conclude(kubeflow, account, run_id)["error"]["message"]
+    assert message.startswith(f"run {run_id} failed before its first step began: its log: kubectl -n team logs")
+
+
+def test_frozen_details_without_a_store_are_said(kubeflow, account, run_id):
+    kubeflow.replay(run_id, "run-8-shards-too-large")
+    without = Account(account.kubeflow)
+    told = conclude(kubeflow, without, run_id)
+    assert "Kubeflow's details of this run stopped changing; --store URI reads the steps' own records" in told["notes"]
+    assert told["steps"]["grpo"] == "unknown"
+    assert f"kubectl -n kubeflow logs -l pipeline/runid={run_id}" in told["error"]["message"]
+
+
+def test_store_that_cannot_be_read_is_said_and_the_run_is_followed(kubeflow, account, run_id):
+    kubeflow.tasks(run_id, ingest="SUCCEEDED")
+    kubeflow.end(run_id, "SUCCEEDED")
+    account.store.put_named(f"notes/{run_id}/ingest.1.json", b"nonsense")
+    told = conclude(kubeflow, account, run_id)
+    assert told["steps"]["ingest"] == "succeeded"
+    assert any("records cannot be read: " in note and "not the record of a step" in note for note in told["notes"])
+
+
+def test_steps_of_a_version_that_is_gone_are_those_with_records(kubeflow, account, run_id):
+    kubeflow.versions.clear()
+    write_record(account.store, run_id, StepRecord("ingest", "running", started="2026-01-01T00:00:00+00:00"))
+    kubeflow.runs[run_id]["state"] = "RUNNING"
+    [step] = account.look(account.kubeflow.run(run_id))
+    assert (step.name, step.state) == ("ingest", "running")
 
 
 @pytest.mark.parametrize(
-    ("states", "said"),
+    ("end", "more", "said"),
     [
-        (["SUCCEEDED", "SKIPPED"], "succeeded 1/2"),
-        (["SUCCEEDED", "PENDING"], "running 1/2"),
-        (["RUNNING", "FAILED"], "failed 0/2"),
-        (["SKIPPED"], "skipped"),
-        ([None], "pending"),
+        ("FAILED", {"error": {"code": 8, "message": "no quota"}}, "failed before its first step began: no quota"),
+        ("CANCELED", {}, "was cancelled"),
+        ("SKIPPED", {}, "skipped"),
     ],
 )
-def test_state_of_a_step_is_that_of_its_shards_together(states, said):
-    [step] = steps_of(run_of(*(task("rollout", state, T) for state in states)), T)
-    assert step.told == said
-
-
-def test_failing_step_is_named_the_first_first_with_what_kubeflow_tells():
-    run = run_of(
-        task("report", "FAILED", T + 20, T + 30, child_tasks=[api.PipelineTaskDetailChildTask(pod_name="pod-9")]),
-        task("sft", "FAILED", T, T + 10, error=error("out of memory")),
-        task("root", "FAILED", T, T + 40),
-        state="FAILED",
-    )
-    assert [each["step"] for each in failures(run)] == ["sft", "report"]
-    with pytest.raises(HardcaseError, match="run run-7 failed at sft: out of memory; report: ") as failed:
-        concluded(run)
-    assert failed.value.exit_code == 1
-
-
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        ({"state_history": [api.V2beta1RuntimeStatus(state="FAILED", error=error("evicted"))]}, "sft: evicted"),
-        ({"pod_name": "pod-1"}, "sft: see the log of pod pod-1"),
-        ({"child_tasks": [api.PipelineTaskDetailChildTask(pod_name="pod-2")]}, "sft: see the log of pod pod-2"),
-        ({}, "sft: see its log in Kubeflow"),
-    ],
-)
-def test_failure_without_an_error_says_where_to_look(more, said):
-    with pytest.raises(HardcaseError, match=said):
-        concluded(run_of(task("sft", "FAILED", T, T + 1, **more), state="FAILED"))
-
-
-@pytest.mark.parametrize(
-    ("run", "said"),
-    [
-        (run_of(state="FAILED", error=error("no quota")), "run-7 failed at no quota"),
-        (run_of(state="FAILED"), "run-7 failed at Kubeflow does not say where"),
-        (run_of(state="CANCELED"), "run-7 was cancelled"),
-        (api.V2beta1Run(run_id="run-7", state="SKIPPED"), "run-7 skipped"),
-    ],
-)
-def test_end_without_a_failing_step_is_said(run, said):
-    with pytest.raises(HardcaseError, match=said):
-        concluded(run)
+def test_end_without_a_failing_step_is_said(kubeflow, account, run_id, end, more, said):
+    kubeflow.end(run_id, end, **more)
+    assert f"run {run_id} {said}" in conclude(kubeflow, account, run_id)["error"]["message"]

@@ -122,12 +122,30 @@ def test_wrong_image_is_refused(little, replacement, said):
     assert said in str(refused.value)
 
 
+def changed(little, change):
+    """The bytes of the little pipeline with another document, or another key in its spec."""
+    spec = next(yaml.safe_load_all(little.read_bytes()))
+    return yaml.safe_dump_all([{**spec, **change}])
+
+
 @pytest.mark.parametrize(
-    ("content", "said"), [("a: [", "not YAML"), ("a: 1", "not a compiled pipeline"), ("", "not a compiled pipeline")]
+    ("content", "said"),
+    [
+        ("not: [a pipeline", "not YAML"),
+        (b"\xff\xfe\x00", "not YAML"),
+        ("", "not a compiled pipeline"),
+        ("words", "not a compiled pipeline"),
+        ("a: 1", "not a compiled pipeline .it has no pipelineInfo"),
+        ("apiVersion: argoproj.io/v1alpha1\nkind: Workflow", "not a compiled pipeline"),
+        (lambda little: changed(little, {"steps": 1}), 'not a compiled pipeline .* no field named "steps"'),
+        (lambda little: little.read_text() + "---\na: 1\n", "something else than settings for Kubernetes"),
+        (lambda little: little.read_text() + "---\nnot: [a\n", "not YAML"),
+    ],
 )
-def test_file_that_is_no_pipeline_is_refused(tmp_path, content, said):
+def test_file_that_is_no_pipeline_is_refused_for_it_would_hang_the_server(little, tmp_path, content, said):
     path = tmp_path / "bad.yaml"
-    path.write_text(content)
+    content = content(little) if callable(content) else content
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=said):
         load_package(str(path))
 

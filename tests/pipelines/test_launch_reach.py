@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hardcase.errors import InputError
-from pipelines.client import Absent, Client, Refused, address_of, forwarded
-from pipelines.launching import Reach, ordered
+from pipelines.client import Absent, Client, Refused, address_of
+from pipelines.forwarding import forward
+from pipelines.launching import Reach, build_order
 from pipelines.sending import Kubeflow
 from tests.kubeflow_server import kubeflow_server
 
@@ -265,7 +266,7 @@ def test_port_forward_that_breaks_at_the_worst_moment_loses_no_request(kubeflow,
                 os.kill(looked[0], signal.SIGKILL)
                 until(lambda: not Path(f"/proc/{looked[0]}/fd/1").exists())
 
-        order = ordered(str(little), [], [], key="k", schedule="", namespace="n", experiment="e")
+        order = build_order(str(little), [], [], key="k", schedule="", namespace="n", experiment="e")
         client = Kubeflow(Client(replace(address, keep=keep, pause=0.01)))
         assert client.launch(order).run.run_id == "run-0"
     assert (len(kubectl()), len(kubeflow.runs)) == (2, 1)
@@ -282,7 +283,7 @@ def test_port_forward_does_not_outlive_a_killed_launch(kubeflow, kubectl, machin
 
 def test_without_kubectl_it_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Absent, match="kubectl is not on the path") as absent, forwarded():
+    with pytest.raises(Absent, match="kubectl is not on the path") as absent, forward():
         pass
     assert absent.value.exit_code == 2
 
@@ -290,5 +291,5 @@ def test_without_kubectl_it_is_said(monkeypatch, tmp_path):
 def test_kubectl_without_a_cluster_is_quoted(monkeypatch, tmp_path):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nosuch"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    with pytest.raises(Absent, match=r"--port-forward: kubectl ended with 1: .*(refused|config)"), forwarded():
+    with pytest.raises(Absent, match=r"--port-forward: kubectl ended with 1: .*(refused|config)"), forward():
         pass

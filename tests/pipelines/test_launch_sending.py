@@ -11,6 +11,9 @@ from pipelines.client import ATTEMPTS, Absent, Address, Client, Refused, Unreach
 from pipelines.package import load_package
 from pipelines.sending import Kubeflow, Order, cron_of
 
+# A report of the workflow may overwrite the state of a run that is being stopped, but not its history.
+STOPPING = {"state": "RUNNING", "state_history": [{"state": "RUNNING"}, {"state": "CANCELING"}]}
+
 
 @pytest.fixture
 def order(little):
@@ -51,6 +54,49 @@ def test_same_pipeline_is_uploaded_once_and_a_changed_one_again(kubeflow, client
     assert (len(kubeflow.pipelines), len(kubeflow.versions), len(kubeflow.runs)) == (1, 2, 3)
 
 
+@pytest.mark.parametrize("key", ["a+b", "50%", "50%25", "two words", 'say "a"', "ä"])
+def test_any_key_finds_its_run_its_experiment_and_its_schedule(kubeflow, client, order, key):
+    named = replace(order, key=key, experiment=key)
+    assert [client.launch(named).started for _ in range(2)] == [True, False]
+    weekly = replace(named, cron="0 0 3 * * 1")
+    assert [client.launch(weekly).changed for _ in range(2)] == [True, False]
+    assert [len(each) for each in (kubeflow.runs, kubeflow.experiments, kubeflow.recurring_runs)] == [1, 1, 1]
+
+
+def test_form_without_descriptions_is_explained_by_pipeline_and_version(kubeflow, client, order):
+    package = replace(order.package, description="Retrain.\n\nseed: Of everything that is drawn.")
+    client.launch(replace(order, package=package))
+    assert kubeflow.pipelines["pipeline-0"]["description"] == package.description
+    assert kubeflow.versions["version-0"]["description"] == package.description
+
+
+def test_committed_pipeline_says_what_its_parameters_mean():
+    package = load_package("retraining")
+    assert all(f"\n{name}: " in package.description for name in package.inputs)
+
+
+def test_installation_for_one_user_refuses_a_namespace_that_it_would_ignore(kubeflow, client, order):
+    kubeflow.multi_user = False
+    with pytest.raises(InputError, match=r"--namespace hardcase: Kubeflow at .* single user .* say --namespace ''"):
+        client.launch(order)
+    assert kubeflow.requests == ["GET healthz"]
+    assert client.launch(replace(order, namespace="")).started
+    assert not any("namespace" in body for _, body in kubeflow.bodies)
+
+
+def test_installation_for_several_users_needs_a_namespace(kubeflow, client, order):
+    with pytest.raises(InputError, match="several users; say --namespace NAME"):
+        client.launch(replace(order, namespace=""))
+    assert kubeflow.requests == ["GET healthz"]
+
+
+def test_run_that_ended_is_stopped_without_an_error(kubeflow, client, order):
+    client.launch(order)
+    kubeflow.end("run-0", "SUCCEEDED")
+    client.terminate("run-0")
+    assert kubeflow.runs["run-0"]["state"] == "SUCCEEDED"
+
+
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "PAUSED", "SUCCEEDED"])
 def test_same_key_finds_the_run_that_goes_on_or_succeeded(kubeflow, client, order, state):
     client.launch(order)
@@ -59,7 +105,7 @@ def test_same_key_finds_the_run_that_goes_on_or_succeeded(kubeflow, client, orde
     assert (again.run.run_id, again.started, len(kubeflow.runs)) == ("run-0", False, 1)
 
 
-@pytest.mark.parametrize("more", [{"state": "FAILED"}, {"state": "CANCELED"}, {"storage_state": "ARCHIVED"}])
+@pytest.mark.parametrize("more", [{"state": "FAILED"}, {"state": "CANCELED"}, {"storage_state": "ARCHIVED"}, STOPPING])
 def test_same_key_after_a_failure_starts_another(kubeflow, client, order, more):
     client.launch(order)
     kubeflow.runs["run-0"] |= more
@@ -82,7 +128,7 @@ def test_passing_fault_of_a_post_leaves_one_of_each(kubeflow, client, order, wha
     client.launch(order)
     things = kubeflow.pipelines, kubeflow.versions, kubeflow.experiments
     assert [len(each) for each in things] == [1, 1, 1]
-    going = [run for run in kubeflow.runs.values() if run["state"] != "CANCELED"]
+    going = [run for run in kubeflow.runs.values() if run["state"] != "CANCELING"]
     assert [run["run_id"] for run in going] == ["run-0"]
 
 
@@ -90,7 +136,7 @@ def test_two_at_the_same_moment_leave_the_elder_run(kubeflow, client, order):
     kubeflow.before_create = lambda: kubeflow.create_run({"display_name": order.key})
     done = client.launch(order)
     assert (done.run.run_id, done.started) == ("run-0", False)
-    assert {name: each["state"] for name, each in kubeflow.runs.items()} == {"run-0": "PENDING", "run-1": "CANCELED"}
+    assert {name: each["state"] for name, each in kubeflow.runs.items()} == {"run-0": "PENDING", "run-1": "CANCELING"}
 
 
 def test_many_at_once_leave_one_run(kubeflow, client, order):
@@ -167,7 +213,45 @@ def test_refusal_is_said_once_and_the_user_can_mend_it(kubeflow, client, order, 
     assert error.value.exit_code == 2
     assert "\n" not in str(error.value)
     assert "sesame" not in str(error.value)
-    assert len(kubeflow.requests) == 1
+    assert kubeflow.requests == ["GET healthz", "GET pipelines"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "recording", "said"),
+    [
+        (
+            "POST pipelines/upload_version",
+            "version-upload-forbidden",
+            "HTTP 400, the token's account may not upload pipelines; bind its role to it",
+        ),
+        ("POST runs", "run-create-version-missing", "HTTP 500, something that the request names is gone from Kubeflow"),
+        ("POST runs", "run-create-parameter-large", "HTTP 500, the parameters are too large for Kubernetes' store"),
+        ("POST runs", "run-create-parameter-type", "HTTP 400, .*mode requires type string"),
+        ("POST runs", "run-create-forbidden", "HTTP 403, the token's account may not do this; see its role"),
+        ("POST experiments", "experiment-create-forbidden", "HTTP 403, .*Resource:experiments"),
+        ("GET pipelines", "unauthenticated-garbage-token", "HTTP 401, the token is missing, wrong or expired"),
+    ],
+)
+def test_recorded_refusal_is_explained_and_not_asked_again(kubeflow, client, order, request_, recording, said):
+    kubeflow.fault(f"{request_}$", *[recording] * ATTEMPTS)
+    with pytest.raises(Refused, match=said) as error:
+        client.launch(order)
+    assert "\n" not in str(error.value)
+    assert kubeflow.made(f"{request_}$") == 1
+
+
+def test_version_that_goes_away_between_upload_and_run_is_explained(kubeflow, client, order):
+    client.launch(order)
+    kubeflow.before_create = kubeflow.versions.clear
+    with pytest.raises(Refused, match=r"gone from Kubeflow; launch again: .*PipelineVersion version-0 not found"):
+        client.launch(replace(order, key="second"))
+    assert kubeflow.made("POST runs") == 2
+
+
+def test_parameters_beyond_what_kubernetes_stores_are_explained(kubeflow, client, order):
+    with pytest.raises(Refused, match="too large for Kubernetes' store"):
+        client.launch(replace(order, parameters={"source": "x" * 2_000_000}))
+    assert (kubeflow.made("POST runs"), kubeflow.runs) == (1, {})
 
 
 def test_conflict_that_lasts_is_an_error_and_not_a_loop(kubeflow, client, order):
@@ -217,6 +301,17 @@ def test_changed_schedule_takes_the_place_of_the_old_one(kubeflow, client, order
     assert done.changed
     assert sorted(each["display_name"] for each in kubeflow.recurring_runs.values()) == ["another", "weekly"]
     assert kubeflow.requests[-2:] == ["POST recurringruns", "DELETE recurringruns/recurring-run-1"]
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_schedule_without_a_service_account_is_kept(kubeflow, client, order, several):
+    kubeflow.multi_user = several
+    weekly = replace(order, key="weekly", cron="0 0 3 * * 1", service_account="", namespace="team" if several else "")
+    first, again = client.launch(weekly), client.launch(weekly)
+    [kept] = kubeflow.recurring_runs.values()
+    assert kept["service_account"] == ("default-editor" if several else "pipeline-runner")
+    assert (first.changed, again.changed, again.schedule) == (True, False, first.schedule)
+    assert client.launch(replace(weekly, service_account="other")).changed
 
 
 def test_schedule_that_was_switched_off_is_switched_on(kubeflow, client, order):

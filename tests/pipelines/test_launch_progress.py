@@ -1,0 +1,244 @@
+"""What is read of a run: on all recorded answers of a real Kubeflow, with and without the records of its steps."""
+
+import gzip
+import json
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import kfp_server_api as api
+import pytest
+import yaml
+
+from hardcase.audit.records import StepRecord
+from pipelines.package import list_steps, load_package
+from pipelines.progress import KILLED, find_failure, is_frozen, list_progress
+from pipelines.sending import is_cancelled
+from tests.kubeflow_recordings import RECORDINGS, recorded
+
+NOW = datetime(2026, 11, 28, 3, tzinfo=UTC)
+PROBE = {"work": False, "tell": True}
+ALL = (*("configure", "ingest", "validate", "sft", "rollout", "mine", "grpo", "answer", "answer-2"),)
+ALL = (*ALL, "evaluate", "drift", "register", "report", "conclude")
+REFUSED = {"configure": "succeeded", "ingest": "succeeded", "validate": "failed", "conclude": "succeeded"}
+OF_RUNS = {
+    "run-8-shards-too-large": (
+        {name: "succeeded" if name in ALL[:4] else "unknown" for name in ALL},
+        "",
+    ),
+    "run-error-at-first-pod": (dict.fromkeys(ALL, "not reached"), ""),
+    "run-fail-state-00-running": ({"work": "failed"}, "work"),
+    "run-fail-state-01-running": ({"work": "failed", "tell": "running"}, "work"),
+    "run-fail-state-02-failed": ({"work": "failed", "tell": "succeeded"}, "work"),
+    "run-failed-refused-input": (dict.fromkeys(ALL, "not reached") | REFUSED, "validate"),
+    "run-kill-state-00-running": ({"work": "succeeded"}, ""),
+    "run-kill-state-01-running": ({"work": "succeeded", "tell": "running"}, ""),
+    "run-kill-state-02-succeeded": ({"work": "succeeded", "tell": "succeeded"}, ""),
+    "run-ok-state-00-running": ({"work": "succeeded"}, ""),
+    "run-ok-state-01-running": ({"work": "succeeded", "tell": "running"}, ""),
+    "run-ok-state-02-succeeded": ({"work": "succeeded", "tell": "succeeded"}, ""),
+    "run-retried-state-0-running": ({"work": "failed", "tell": "succeeded"}, "work"),
+    "run-retried-state-1-failed": ({"work": "failed", "tell": "succeeded"}, "work"),
+    "run-short-state-00-running": ({"work": "running"}, ""),
+    "run-short-state-01-running": ({"work": "succeeded"}, ""),
+    "run-short-state-02-running": ({"work": "succeeded", "tell": "running"}, ""),
+    "run-short-state-03-succeeded": ({"work": "succeeded", "tell": "succeeded"}, ""),
+    "run-succeeded-after-lost-pod": (dict.fromkeys(ALL, "succeeded"), ""),
+    "run-succeeded-cached": (dict.fromkeys(ALL, "succeeded"), ""),
+    "run-succeeded-smoke": (dict.fromkeys(ALL, "succeeded"), ""),
+    "run-terminated-final": ({"work": "cancelled", "tell": "succeeded"}, "work"),
+    "run-terminated-state-canceling": ({"work": "running"}, ""),
+    "run-terminated-state-failed": ({"work": "cancelled", "tell": "succeeded"}, "work"),
+    "run-terminated-state-pending": ({}, ""),
+    "run-terminated-state-running": ({}, ""),
+    **dict.fromkeys((f"run-create-{mode}" for mode in ("fail", "kill", "ok", "short")), ({}, "")),
+}
+OF_NODES = {
+    "probe-failed-retried": ("FAILED", {"work": "failed", "tell": "succeeded"}, "work"),
+    "probe-succeeded": ("SUCCEEDED", {"work": "succeeded", "tell": "succeeded"}, ""),
+    "probe-terminated": ("FAILED", {"work": "failed", "tell": "succeeded"}, "work"),
+    "retrypolicy-always": ("RUNNING", {"work": "running"}, ""),
+    "smoke-cached": ("SUCCEEDED", dict.fromkeys(ALL, "succeeded"), ""),
+    "smoke-pod-deleted": ("SUCCEEDED", dict.fromkeys(ALL, "succeeded"), ""),
+    "smoke-refused-input": ("FAILED", dict.fromkeys(ALL, "not reached") | REFUSED, "validate"),
+    "smoke-succeeded": ("SUCCEEDED", dict.fromkeys(ALL, "succeeded"), ""),
+}
+# Of Argo's phases, as Kubeflow names them (kubeflow/pipelines 2.17.0, backend/src/apiserver/model/run.go:97).
+PHASES = {"Succeeded", "Failed", "Running", "Pending", "Skipped"}
+
+
+def read(body):
+    """A run as upstream's client reads it."""
+    client = api.ApiClient(api.Configuration())
+    return client.deserialize(SimpleNamespace(data=json.dumps(body)), "V2beta1Run")
+
+
+def details(nodes):
+    """Argo's nodes as Kubeflow shows them (kubeflow/pipelines 2.17.0, backend/src/common/util/workflow.go:906)."""
+    return [
+        {
+            "display_name": node["displayName"],
+            "start_time": node.get("startedAt") or "0001-01-01T00:00:00Z",
+            "end_time": node.get("finishedAt") or "0001-01-01T00:00:00Z",
+            "child_tasks": [{"pod_name": child} for child in node.get("children") or []],
+            **({"state": node["phase"].upper()} if node["phase"] in PHASES else {}),
+            **({"state": "FAILED"} if node["phase"] == "Error" else {}),
+        }
+        for node in nodes
+    ]
+
+
+@pytest.fixture(scope="module")
+def retraining():
+    """Steps of the pipeline that was recorded."""
+    path = RECORDINGS.parent / "retraining-before.yaml.gz"
+    return list_steps(next(yaml.load_all(gzip.decompress(path.read_bytes()), yaml.CSafeLoader)))
+
+
+def names_of(body, retraining):
+    return PROBE if body["display_name"].startswith("probe") else retraining
+
+
+def test_steps_of_a_pipeline_are_read_from_it_and_no_group_is_one(retraining):
+    assert list(retraining) == list(ALL)
+    assert [name for name, closing in retraining.items() if closing] == ["conclude"]
+    [version] = recorded("versions-list")["body"]["pipeline_versions"]
+    assert list_steps(version["pipeline_spec"]) == PROBE
+    now = load_package("retraining")
+    assert list(list_steps(yaml.load(now.content.split(b"\n---\n")[0], yaml.CSafeLoader))) == [
+        *("configure", "ingest", "validate", "sft", "rollout", "mine", "grpo", "answer", "evaluate", "drift"),
+        *("register", "conclude"),
+    ]
+
+
+def test_each_recording_has_its_place_in_these_tables():
+    runs = {path.stem for path in RECORDINGS.glob("run-*.json") if "run_id" in (recorded(path.stem)["body"] or {})}
+    assert runs == OF_RUNS.keys()
+    assert {path.stem.removeprefix("argo-nodes-") for path in RECORDINGS.glob("argo-*.json")} == OF_NODES.keys()
+
+
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_recorded_run_is_told_by_its_steps_each_once_and_the_failing_one(name, retraining):
+    body = recorded(name)["body"]
+    run = read(body)
+    steps = list_progress(run, names_of(body, retraining), {}, NOW.timestamp(), is_cancelled(run))
+    assert ({step.name: step.state for step in steps}, find_failure(run, steps)[0]) == OF_RUNS[name]
+    assert len(steps) == len({step.name for step in steps})
+    assert all(step.seconds >= 0 for step in steps)
+
+
+@pytest.mark.parametrize("name", OF_NODES)
+def test_recorded_workflow_is_told_by_its_steps(name, retraining):
+    content = json.loads((RECORDINGS / f"argo-nodes-{name}.json").read_text())
+    state, expected, failing = OF_NODES[name]
+    run = read({"run_id": "x", "state": state, "run_details": {"task_details": details(content["nodes"])}})
+    names = retraining if "smoke" in name else PROBE
+    steps = list_progress(run, names, {}, NOW.timestamp())
+    assert ({step.name: step.state for step in steps}, find_failure(run, steps)[0]) == (expected, failing)
+
+
+def test_details_made_of_recorded_nodes_are_those_that_kubeflow_showed():
+    nodes = json.loads((RECORDINGS / "argo-nodes-smoke-cached.json").read_text())["nodes"]
+    shown = recorded("run-succeeded-cached")["body"]["run_details"]["task_details"]
+
+    def known(tasks):
+        return sorted((task["display_name"], task.get("state", "")) for task in tasks if "display_name" in task)
+
+    assert known(details(nodes)) == known(shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "cancelled", "frozen"),
+    [
+        ("run-terminated-final", True, False),
+        ("run-terminated-state-canceling", True, False),
+        ("run-terminated-state-running", False, False),
+        ("run-failed-refused-input", False, False),
+        ("run-succeeded-smoke", False, True),
+        ("run-succeeded-after-lost-pod", False, True),
+        ("run-8-shards-too-large", False, True),
+        ("run-succeeded-cached", False, False),
+    ],
+)
+def test_terminated_run_and_frozen_details_are_known(name, cancelled, frozen):
+    run = read(recorded(name)["body"])
+    assert (is_cancelled(run), is_frozen(run)) == (cancelled, frozen)
+
+
+def test_run_that_was_terminated_and_retried_is_not_cancelled():
+    run = read(recorded("run-terminated-final")["body"])
+    run.state_history.append(api.V2beta1RuntimeStatus(state="RUNNING"))
+    run.state = "RUNNING"
+    assert not is_cancelled(run)
+    run.state = "SUCCEEDED"
+    run.state_history[-1].state = "CANCELING"
+    assert not is_cancelled(run)
+
+
+def record(step, state, start=0, seconds=0, message=""):
+    began = datetime(2026, 11, 28, 2, tzinfo=UTC) + timedelta(seconds=start)
+    ended = (began + timedelta(seconds=seconds)).isoformat() if seconds else ""
+    return {step: StepRecord(step, state, message, started=began.isoformat(), ended=ended)}
+
+
+def progress(body, names, records, **more):
+    run = read(body)
+    steps = list_progress(run, names, records, NOW.timestamp(), **more)
+    return {step.name: step.state for step in steps}, find_failure(run, steps)
+
+
+def test_frozen_run_is_told_by_its_records(retraining):
+    body = recorded("run-succeeded-smoke")["body"]
+    ran = record("configure", "succeeded", 0, 5) | record("grpo", "succeeded", 9, 9)
+    states, _ = progress(body, retraining, ran | record("register", "succeeded", 30, 5))
+    done = ("configure", "grpo", "register", "conclude")
+    assert states == {name: "succeeded" if name in done else "cached" for name in ALL}
+    failed = {**body, "state": "FAILED"}
+    states, failure = progress(failed, retraining, ran | record("drift", "failed", 30, 5, "no reference"))
+    assert failure == ("drift", "no reference", False)
+    assert [states[name] for name in ("answer", "evaluate", "drift", "register", "report")] == [
+        *("cached", "cached", "failed", "not reached", "not reached"),
+    ]
+
+
+def test_refused_input_is_told_with_its_own_message(retraining):
+    body = recorded("run-failed-refused-input")["body"]
+    records = record("configure", "succeeded", 0, 5) | record("validate", "refused", 9, 2, "row 7: no label")
+    states, failure = progress(body, retraining, records | record("conclude", "succeeded", 20, 2))
+    assert failure == ("validate", "row 7: no label", True)
+    assert (states["ingest"], states["validate"], states["sft"]) == ("cached", "refused", "not reached")
+
+
+@pytest.mark.parametrize(
+    ("name", "cancelled", "state", "message"),
+    [("run-fail-state-02-failed", False, "failed", KILLED), ("run-terminated-final", True, "cancelled", "")],
+)
+def test_step_that_left_no_end_was_killed_or_cancelled(name, cancelled, state, message):
+    body = recorded(name)["body"]
+    run = read(body)
+    [work, _] = list_progress(run, PROBE, record("work", "running"), NOW.timestamp(), cancelled)
+    assert (work.state, work.message) == (state, message)
+
+
+def test_step_whose_pod_waits_is_pending_and_one_that_will_be_tried_again_is_retrying():
+    body = recorded("run-short-state-00-running")["body"]
+    assert progress(body, {"before": False, **PROBE}, record("before", "succeeded", 0, 5))[0]["work"] == "pending"
+    assert progress(body, PROBE, record("work", "failed", 0, 5, "no disk"))[0] == {"work": "retrying"}
+    assert progress(body, PROBE, record("work", "running"))[0] == {"work": "running"}
+
+
+def test_driver_that_fails_is_told_by_its_step():
+    body = recorded("run-fail-state-02-failed")["body"]
+    for task in body["run_details"]["task_details"]:
+        if task.get("display_name") == "work":
+            del task["state"]
+        if task.get("display_name") == "work-driver":
+            task["state"] = "FAILED"
+    states, failure = progress(body, PROBE, {})
+    assert (states["work"], failure[0]) == ("failed", "work")
+
+
+def test_message_of_a_node_is_told_where_kubeflow_has_one():
+    body = recorded("run-fail-state-02-failed")["body"]
+    [work] = [task for task in body["run_details"]["task_details"] if task.get("display_name") == "work"]
+    work["state_history"][-1]["error"] = {"code": 2, "message": "evicted"}
+    assert progress(body, PROBE, {})[1] == ("work", "evicted", False)
