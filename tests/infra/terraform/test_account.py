@@ -205,7 +205,7 @@ def asked_of(cycles: dict[str, "Future[Account]"], tmp_path_factory: pytest.Temp
         kms.create_alias(AliasName="alias/hardcase-signing", TargetKeyId=key)
         store, signing = ("--store", "s3://hardcase-prod/main"), "awskms:alias/hardcase-signing"
         with recording("KEY") as (address, seen["pipeline-runner"]), credentials(address):
-            machine.run(*store, "--set", "register.retention_days=2")
+            summary = machine.run(*store, "--set", "register.retention_days=2")
             open_keyring(signing, []).sign({"_type": "a statement"})
         with recording("KEY") as (address, seen["light-step"]), credentials(address):
             for command in (("audit", "image-screener:1", *store), ("store", "gc", "--dry-run", *store)):
@@ -213,7 +213,11 @@ def asked_of(cycles: dict[str, "Future[Account]"], tmp_path_factory: pytest.Temp
                 assert done_.returncode == 0, done_.stderr
             open_keyring(signing, [])  # as they do where such a key is named
         with recording("KEY") as (address, seen["run-exporter"]), credentials(address):
-            assert list(exporter().scores(open_store("s3://hardcase-prod/main")))
+            store = open_store("s3://hardcase-prod/main")
+            assert list(exporter().scores(store))
+            states: dict[str, str] = {}
+            exporter().record_states(store, [summary["run_id"]], states)
+            assert set(states) == {summary["run_id"]}
         with recording("KEY") as (address, seen["mlflow"]), credentials(address):
             files = S3ArtifactRepository("s3://hardcase-prod/mlflow/1/run/artifacts")
             (sample := machine.home / "sample.txt").write_text("a model")

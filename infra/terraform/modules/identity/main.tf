@@ -27,7 +27,7 @@ locals {
     airflow-launcher = merge(local.none, { namespace = "airflow", read = ["airflow-logs/"], write = ["airflow-logs/"], look = true })
     airflow          = merge(local.none, { namespace = "airflow", read = ["airflow-logs/"], write = ["airflow-logs/"] })
     mlflow           = merge(local.none, { namespace = "mlflow", read = ["mlflow/"], write = ["mlflow/"] })
-    run-exporter     = merge(local.none, { namespace = "monitoring", read = ["main/models/"] })
+    run-exporter     = merge(local.none, { namespace = "monitoring", read = ["main/models/", "main/runs/"] })
     # Kubeflow's API server keeps pipelines there, its UI shows what steps handed on.
     ml-pipeline      = merge(local.none, { namespace = "kubeflow", read = ["kfp/"], write = ["kfp/"] })
     ml-pipeline-ui   = merge(local.none, { namespace = "kubeflow", read = ["kfp/"] })
