@@ -27,7 +27,7 @@ UV_LOCK = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-has
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench ablation airflow test-dags terraform-test terraform-docs lock image-locks images e2e-containers clean
+.PHONY: help run test acceptance lint format bench ablation airflow test-dags terraform-test terraform-docs lock image-locks images e2e-images e2e-containers clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
@@ -36,9 +36,16 @@ run: $(READY) ## Retrain end to end on profiles/tiny.yaml; ARGS="--seed 1" and t
 	@$(BIN)/hardcase run $(ARGS)
 
 test: $(READY) ## Run the tests; ARGS=tests/… for some of them, and without those of the DAGs
-	@$(if $(ARGS),,$(MAKE) --no-print-directory $(CHECKOV)/.ready)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory $(CHECKOV)/.ready $(AIRFLOW)/.ready)
 	@$(BIN)/python -m pytest -n auto --dist loadfile -rs $(ARGS)
 	@$(if $(ARGS),,$(MAKE) --no-print-directory test-dags)
+
+# What the checks are told of the installation: tests/acceptance/installation.py.
+ACCEPTANCE := HOST UI MODE NAMESPACE TOKEN_FILE CA STORE KEY MLFLOW CONTEXT PINS LIMIT LIMIT_CACHED
+acceptance: $(READY) $(AIRFLOW)/.ready ## Check a Kubeflow: HOST=URL, NAMESPACE= TOKEN_FILE= STORE= CONTEXT= MODE=single; docs/tutorials
+	@test -n "$(HOST)" || { echo 'make acceptance: say HOST=URL of Kubeflow Pipelines, as in docs/tutorials' >&2; exit 2; }
+	@$(foreach name,$(ACCEPTANCE),ACCEPTANCE_$(name)="$($(name))") ACCEPTANCE_AIRFLOW="$(CURDIR)/$(AIRFLOW)/bin/python" \
+		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m acceptance tests/acceptance $(ARGS)
 
 lint: $(READY) ## Check format, lint, types, layers and the compiled pipeline
 	$(BIN)/ruff check .
@@ -100,6 +107,9 @@ image-%: $(READY)
 		--build-arg COMMIT=$$(git rev-parse HEAD) \
 		--build-arg CLEAN=$$(test -z "$$(git status --porcelain)" && echo yes || echo no) .
 	@$(BIN)/python infra/images/examine.py $(ENGINE) $(IMAGE_$*):$(VERSION) dist/$*.cdx.json $(LIMIT_$*)
+
+e2e-images: $(READY) ## Start each image that was built as a strict cluster would, and train in one; docs/images.md
+	@ENGINE=$(ENGINE) VERSION=$(VERSION) $(BIN)/python -m pytest infra/images $(ARGS)
 
 e2e-containers: PROFILE = tiny
 e2e-containers: $(READY) ## `hardcase run` with each step in a container; PROFILE=smoke for seconds; docs/images.md

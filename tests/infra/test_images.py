@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from components.running import LIGHT_IMAGE, TRAIN_IMAGE
+from tests.infra.dockerfile import environment, stages
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "infra" / "images"
@@ -100,13 +101,7 @@ def test_images_are_called_what_pipeline_and_manifests_call_them():
 
 
 def test_images_run_as_the_users_that_the_manifests_name():
-    user = dict.fromkeys(("light", "train", "mlflow", "airflow"), "")
-    stage = ""
-    for line in (IMAGES / "Dockerfile").read_text(encoding="utf-8").splitlines():
-        if line.startswith("FROM "):
-            stage = line.split()[-1]
-        if line.startswith("USER "):
-            user[stage] = line.split()[1]
+    user = {image: stages()[image]["USER:"] for image in ("light", "train", "mlflow", "airflow")}
     for image, manifest in {"light": "monitoring/exporter.yaml", "mlflow": "mlflow/server.yaml"}.items():
         documents = yaml.safe_load_all((ROOT / "infra/kubernetes/base" / manifest).read_text(encoding="utf-8"))
         (deployment,) = [document for document in documents if document["kind"] == "Deployment"]
@@ -114,6 +109,14 @@ def test_images_run_as_the_users_that_the_manifests_name():
         assert user[image] == f"{context['runAsUser']}:{context['runAsGroup']}"
     assert user["train"] == user["light"]
     assert user["airflow"] == f"{_values()['uid']}:{_values()['gid']}"
+
+
+def test_the_images_and_the_environment_of_steps_do_not_contradict_each_other():
+    # A step keeps a variable that is set already, so that another value in the ConfigMap would have no effect.
+    text = (ROOT / "infra/kubernetes/base/steps/environment.yaml").read_text(encoding="utf-8")
+    (steps,) = [each for each in yaml.safe_load_all(text) if each["metadata"]["name"] == "hardcase-environment"]
+    for image in ("light", "train"):
+        assert {**environment(image), **steps["data"]}.items() >= environment(image).items()
 
 
 def _values():
