@@ -107,7 +107,8 @@ def _run(
             if (table := artifacts.get("quarantine")) is not None:
                 shutil.copyfile(table, folder / "quarantine.parquet")
             page = _report(artifacts, folder, {**facts, "run_id": folder.name}, error, home.store)
-            summary = summarise(folder.name, facts, home.store, cache.records, artifacts, error, page, (began, _now()))
+            last, times = cache.attestations.get(STEPS[-1]), (began, _now())
+            summary = summarise(folder.name, facts, home.store, cache.records, artifacts, error, page, times, last)
         write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
         if summary["snapshot"]:
             kept = open_store(home.store)

@@ -51,12 +51,13 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
     Attributes:
         records: what became of each step.
         links: attested links of the steps that are done.
+        attestations: sha256 of their envelopes.
     """
 
     def __init__(self, root: Path, steps: tuple[str, ...], display: Display, check: Callable[[Link], None]) -> None:
         super().__init__(str(root))
         self.records = {step: StepOutcome() for step in steps}
-        self.links = dict[str, Link]()
+        self.links, self.attestations = dict[str, Link](), dict[str, str]()
         self._display, self._check = display, check
         self._own = threading.local()  # the shards of a step run in threads
 
@@ -87,32 +88,32 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         outputs: dict[str, Any] | None = super().get(key)
         if outputs is not None:
             try:
-                link = _link(outputs)
-                self._check(link)
+                attestation = _attestation(outputs)
+                self._check(attestation[1])
             except HardcaseError as error:
                 logger.warning("%s: not served from the cache: %s", step, error)
                 outputs = None
         if outputs is None:
             self._display.step_started(step)
         else:
-            self._end("succeeded", cached=True, link=link)
+            self._end("succeeded", cached=True, attestation=attestation)
         return outputs
 
     def put(self, key: str, outputs: dict[str, Any]) -> None:
         """Keep the outputs of a task just done."""
         super().put(key, outputs)
-        self._end("succeeded", cached=False, link=_link(outputs))
+        self._end("succeeded", cached=False, attestation=_attestation(outputs))
 
     def fail(self) -> None:
         """Mark the step at work as failed."""
         self._end("failed", cached=False)
 
-    def _end(self, status: str, cached: bool, link: Link | None = None) -> None:
+    def _end(self, status: str, cached: bool, attestation: tuple[str, Link] | None = None) -> None:
         step = str(self.current)
         seconds = round(time.monotonic() - getattr(self._own, "began", time.monotonic()), 2)
         self.records[step] = StepOutcome(status, seconds, cached)
-        if link is not None:
-            self.links[step] = link
+        if attestation is not None:
+            self.attestations[step], self.links[step] = attestation
         self._own.step = None
         self._display.step_ended(step, status, seconds, cached)
 
@@ -126,14 +127,14 @@ def _content(value: Any) -> Any:
     return value
 
 
-def _link(outputs: dict[str, Any]) -> Link:
-    """Return the link of the one attestation among a step's outputs; the others are what only Kubeflow's pages show.
+def _attestation(outputs: dict[str, Any]) -> tuple[str, Link]:
+    """Return the one attestation among a step's outputs; the others are what only Kubeflow's pages show.
 
     Raises:
         HardcaseError: it is missing or altered.
     """
     (artifact,) = (each for each in outputs.values() if not isinstance(each, SHOWN))
-    return attested(artifact, keyring())[1]
+    return attested(artifact, keyring())
 
 
 class Router(io.TextIOBase):

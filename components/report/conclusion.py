@@ -134,7 +134,8 @@ def conclude(
         artifacts = fetch_artifacts(store, links, left, Path(folder))
         began = next(iter(records.values())).started if records else ""
         times = began, datetime.now(UTC).isoformat(timespec="milliseconds")
-        summary = summarise(run, facts, store.uri, outcomes, artifacts, error, None, times, cancelled)
+        last = records[steps[-1]].attestation if steps[-1] in records else ""
+        summary = summarise(run, facts, store.uri, outcomes, artifacts, error, None, times, last or None, cancelled)
         ended = Conclusion(summary)
         told_of = {**facts, "run_id": run, "cancelled": cancelled, "error": ended.headline if error else None}
         try:

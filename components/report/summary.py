@@ -69,6 +69,7 @@ def summarise(
     error: Mapping[str, Any] | None,
     report: str | None,
     times: Sequence[str] = ("", ""),
+    attestation: str | None = None,
     cancelled: bool = False,
 ) -> dict[str, Any]:
     """Put together what the steps left.
@@ -82,6 +83,7 @@ def summarise(
         error: `message` and `step` of what stopped the run.
         report: where the page is: a path, or its sha256 in the store.
         times: when the run started and ended, ISO 8601.
+        attestation: sha256 of that of the last step, if it was done; it leads to all others.
         cancelled: whether a person stopped it.
     """
     scores, drift, registered, evaluated = (
@@ -104,6 +106,7 @@ def summarise(
         "drift": {key: drift[key] for key in ("drifted", "tests")} if drift else None,
         "gate": {key: registered[key] for key in ("verdict", "reasons")} if registered else None,
         "model": {key: registered[key] for key in ("name", "version", "alias", "digest")} if registered else None,
+        "attestation": attestation,
         "report": report,
         "started": times[0],
         "ended": times[1],

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from hardcase.audit.ledger import Version, models, read_ledger
+from hardcase.audit.links import open_link
 from hardcase.audit.provenance import FOLDER, SNAPSHOT, Resource, listed, read_provenance
 from hardcase.audit.records import RUNS, run_record
 from hardcase.audit.signing import Keyring
@@ -59,6 +60,9 @@ def _reachable(store: Store, keys: Keyring) -> Iterator[str]:
         run = run_record(store, name)
         if run.get("report"):
             yield run["report"]
+        if attestation := run.get("attestation"):
+            yield attestation
+            yield from open_link(store.get_object(attestation), keys, object_name(attestation)).products.values()
         if snapshot := run["snapshot"]:
             yield from _below(store, [Resource("snapshot", snapshot, SNAPSHOT)])
 

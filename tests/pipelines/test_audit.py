@@ -12,8 +12,9 @@ from PIL import Image
 
 from hardcase.audit.examine import examine
 from hardcase.audit.ledger import read_ledger
+from hardcase.audit.links import open_link
 from hardcase.audit.signing import Keyring, make_key, open_keyring
-from hardcase.data.store import open_store
+from hardcase.data.store import object_name, open_store
 from tests.components.register.conftest import Server
 from tests.pipelines.conftest import Machine
 
@@ -68,6 +69,11 @@ def test_whole_model_is_audited_as_a_tree_as_json_and_as_a_page(machine: Machine
 def test_everything_in_the_store_is_accounted_for(machine: Machine, runs: Any) -> None:
     store, keys = machine.home / "store", keys_of(machine)
     named = {path for number in (1, 2) for path in depended_on(store, keys, f"{NAME}:{number}")}
+    for record in map(json.loads, (path.read_text() for path in (store / "runs").iterdir())):
+        link = open_link(open_store(str(store)).get_object(record["attestation"]), keys, "register's")
+        named |= {
+            store / object_name(each) for each in (record["report"], record["attestation"], *link.products.values())
+        }
     there = {path for path in store.rglob("*") if path.is_file()}
     public = {path for path in there if path.parent.name == "keys"}
     assert there - named - public - set((store / "runs").rglob("*")) == set()
@@ -282,7 +288,8 @@ def test_gc_lists_what_nobody_needs_and_nothing_else(copy: Machine) -> None:
     for record in (store / "runs").iterdir():
         record.unlink()
     loose = listed("--older-than", "0")
-    assert len(loose) == 4  # and the snapshot of no model: a manifest and two shards
+    # And the snapshot of no model, a manifest and two shards; of two runs page, registration and its attestation.
+    assert len(loose) == 1 + 3 + 2 * 3
     assert {path for path in store.rglob("*") if path.is_file()} == {
         path for path in before if path.parent.name != "runs"
     }
