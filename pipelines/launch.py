@@ -11,6 +11,7 @@ from hardcase.errors import InputError
 from pipelines.console import AsJson, StoreUri, errors, reported
 
 REACH, SENT = "How Kubeflow is reached", "What is sent"
+NAMESPACE = "hardcase"  # of infra/kubernetes
 
 
 def launch(
@@ -38,7 +39,7 @@ def launch(
     ] = "",
     namespace: Annotated[
         str, typer.Option(help="Of the user; '' where Kubeflow has only one.", rich_help_panel=REACH)
-    ] = "hardcase",
+    ] = NAMESPACE,
     pipeline: Annotated[
         str, typer.Option(help="Compiled pipeline: name in pipelines/, or a YAML file.", rich_help_panel=SENT)
     ] = "retraining",
@@ -114,8 +115,14 @@ def launch(
                     if not as_json:
                         launching.show_sent(facts)
                 if attach or (following and not schedule):
-                    more: Any = {"again": reach.again, "store": place, "mlflow": mlflow, "namespace": namespace}
-                    facts |= launching.watch_run(facts["run_id"], address, **more, poll=poll)
+                    again = [
+                        reach.again,
+                        *(["--store", store] if store else []),
+                        *(["--mlflow", mlflow] if mlflow else []),
+                    ]
+                    again += [] if namespace == NAMESPACE else [f"--namespace '{namespace}'"]
+                    more: Any = {"store": place, "mlflow": mlflow, "namespace": namespace, "poll": poll}
+                    facts |= launching.watch_run(facts["run_id"], address, again=" ".join(again), **more)
         elif not as_json:
             launching.show_order(facts)
     for note in facts.get("notes", []):

@@ -258,9 +258,7 @@ class Kubeflow:
         )
         there = self._recurring(order)
         kept, changed = self._found_or_made(
-            lambda: next(
-                (each for each in self._recurring(order) if _said(each, account) == _said(wanted, account)), None
-            ),
+            lambda: next((each for each in self._recurring(order) if _says(each, order) == _says(wanted, order)), None),
             lambda: self._schedules.recurring_run_service_create_recurring_run(wanted),
         )
         if kept.status == "DISABLED":
@@ -297,8 +295,12 @@ class Kubeflow:
         raise problem or AssertionError
 
 
-def _said(schedule: api.V2beta1RecurringRun, account: str) -> tuple[Any, ...]:
-    """Return all of a schedule that a launch decides; `account` is the one that Kubeflow takes if none is said."""
+def _says(schedule: api.V2beta1RecurringRun, order: Order) -> tuple[Any, ...]:
+    """Return all of a schedule that an order decides.
+
+    Kubeflow fills in a service account where none is ordered, `default-editor` or another, as it was installed
+    (kubeflow/pipelines 2.17.0, backend/src/apiserver/template/template.go:319).
+    """
     cron, version = schedule.trigger.cron_schedule, schedule.pipeline_version_reference
     given = schedule.runtime_config and schedule.runtime_config.parameters
     parameters = json.dumps(given or {}, sort_keys=True)
@@ -307,7 +309,7 @@ def _said(schedule: api.V2beta1RecurringRun, account: str) -> tuple[Any, ...]:
         version and version.pipeline_version_id,
         parameters,
         schedule.experiment_id,
-        schedule.service_account or account,
+        order.service_account and schedule.service_account,
         str(schedule.max_concurrency),
         bool(schedule.no_catchup),
     )

@@ -260,7 +260,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.wrong_run(body) or (200, server.create_run(body))
         things = getattr(server, kind)
         name = body["display_name"]
-        if kind != "recurring_runs" and any(each["display_name"] == name for each in things.values()):
+        # Names are unique in a namespace: model/pipeline.go:44 and model/experiment.go:20.
+        same = [each for each in things.values() if each["display_name"] == name]
+        if kind != "recurring_runs" and any(each.get("namespace") == body.get("namespace") for each in same):
             return refusal(f"{kind.removesuffix('s')}-create-again", name=name)
         if kind == "pipelines":
             return 200, server.make_pipeline(body)
@@ -323,7 +325,8 @@ class Handler(BaseHTTPRequestHandler):
         package = parts[0].get_payload(decode=True)
         if self.query["pipelineid"] not in server.pipelines:
             return refusal("version-upload-pipeline-missing")
-        if any(each["display_name"] == self.query["name"] for each in server.versions.values()):
+        name = self.query["pipelineid"], self.query["name"]
+        if any((each["pipeline_id"], each["display_name"]) == name for each in server.versions.values()):
             return refusal("version-upload-again")
         server.uploaded.append(package)
         try:

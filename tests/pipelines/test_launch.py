@@ -178,12 +178,14 @@ def test_bad_host_is_exit_code_2(launch, host):
     assert "--key" not in one_line(done)  # nothing was started
 
 
-def test_token_expired_while_following_says_how_to_go_on(kubeflow, launch):
+def test_token_expired_while_following_says_how_to_go_on(kubeflow, launch, tmp_path):
     kubeflow.before_get = lambda run: kubeflow.fault("GET runs/", 401)
     done = launch()
     assert done.exit_code == 2
     assert one_line(done).endswith(f"run run-0 goes on: hardcase launch --attach run-0 --host {kubeflow.url}")
     assert kubeflow.runs["run-0"]["state"] == "PENDING"
+    done = launch("--key", "other", "--store", str(tmp_path), "--mlflow", "http://m", "--namespace", "team")
+    assert one_line(done).endswith(f"--host {kubeflow.url} --store {tmp_path} --mlflow http://m --namespace 'team'")
 
 
 def test_interrupt_leaves_the_run_and_says_how_to_go_on(kubeflow, machine, little):

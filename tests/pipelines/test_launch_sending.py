@@ -289,7 +289,7 @@ def test_schedule_is_kept_under_its_name(kubeflow, client, order):
         {"cron": "0 0 4 * * 1"},
         {"parameters": {"profile": "tiny"}},
         {"concurrency": 2},
-        {"service_account": ""},
+        {"service_account": "other"},
         {"experiment": "other"},
     ],
 )
