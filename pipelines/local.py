@@ -106,7 +106,7 @@ def _run(
             artifacts = fetch_artifacts(open_store(home.store), cache.links.values(), left, Path(scratch))
             if (table := artifacts.get("quarantine")) is not None:
                 shutil.copyfile(table, folder / "quarantine.parquet")
-            page = _report(artifacts, folder, {**facts, "run_id": folder.name}, error, home.store)
+            page = _report(artifacts, folder, {**facts, "run": folder.name}, error, home.store)
             last, times = cache.attestations.get(STEPS[-1]), (began, _now())
             summary = summarise(folder.name, facts, home.store, cache.records, artifacts, error, page, times, last)
         write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")

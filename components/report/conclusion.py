@@ -137,7 +137,7 @@ def conclude(
         last = records[steps[-1]].attestation if steps[-1] in records else ""
         summary = summarise(run, facts, store.uri, outcomes, artifacts, error, None, times, last or None, cancelled)
         ended = Conclusion(summary)
-        told_of = {**facts, "run_id": run, "cancelled": cancelled, "error": ended.headline if error else None}
+        told_of = {**facts, "run": run, "cancelled": cancelled, "error": ended.headline if error else None}
         try:
             write_page(artifacts, told_of, store.uri, html)
         except Exception:  # whatever a failed run left behind: people are told all the same
