@@ -63,6 +63,11 @@ class Conclusion:
         return str((self.summary["error"] or {}).get("message") or "")
 
     @property
+    def report(self) -> str:
+        """Command that fetches the report on any machine that reaches the store."""
+        return f"hardcase report {self.run} --store {self.summary['store']}"
+
+    @property
     def headline(self) -> str:
         """The outcome in one line."""
         model, gate = self.summary["model"], self.summary["gate"]
@@ -98,6 +103,7 @@ class Conclusion:
             lines += ["", f"Last lines of `{self.step}`:", "", "```", *self.log, "```"]
         if self.logs and self.state == "FAILED":
             lines += ["", f"Logs of the pods: `{self.logs}`"]
+        lines += ["", f"The report, from any machine: `{self.report}`"]
         return "\n".join(lines) + "\n"
 
 

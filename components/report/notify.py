@@ -61,6 +61,8 @@ def _post(ended: Conclusion, environment: Mapping[str, str]) -> None:
         "message": ended.message,
         "log": list(ended.log),
         "link": ended.link,
+        "report": ended.report,
+        "logs": ended.logs,
     }
     requests.post(environment["HARDCASE_WEBHOOK"], json=body, timeout=PATIENCE).raise_for_status()
 
@@ -72,7 +74,7 @@ def _mail(ended: Conclusion, environment: Mapping[str, str]) -> None:
     message = EmailMessage()
     message["Subject"], message["From"] = ended.headline[:200], environment["HARDCASE_MAIL_FROM"]
     message["To"] = environment["HARDCASE_MAIL_TO"]
-    message.set_content("\n".join([ended.headline, ended.link, "", *ended.log]))
+    message.set_content("\n".join([ended.headline, ended.link, ended.report, ended.logs, "", *ended.log]))
     host, port = environment["HARDCASE_SMTP_HOST"], int(environment.get("HARDCASE_SMTP_PORT") or 587)
     context = ssl.create_default_context()
     if port == 465:

@@ -172,6 +172,8 @@ def test_a_fault_in_the_input_is_told_with_step_and_log_is_not_done_again_and_is
     assert "min_train_rows" in told["message"] or "1000" in told["message"]
     assert any("validate failed" in line for line in told["log"])
     assert told["link"] == "https://kubeflow.example.org/pipeline/#/runs/details/run-1"
+    assert told["report"] == f"hardcase report run-1 --store {cluster.environment['HARDCASE_STORE']}"
+    assert str(cluster.folder) not in told["text"], "no path that only a pod knows"
     (mail,) = cluster.mails
     assert mail["Subject"].startswith("Run run-1 failed at validate")
     page, summary = cluster.shown("conclude/report"), cluster.shown("conclude/summary")
