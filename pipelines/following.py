@@ -140,7 +140,7 @@ class Account:
         try:
             outcome = read_outcome(run.run_id, self.store, self.mlflow)
         except HardcaseError as error:
-            self._note(f"what the gate said is not known: {error}")
+            self._note(f"the record of the run cannot be read: {error}")
             return None
         if outcome is None and run.state == "SUCCEEDED":
             asked = [place for place in (self.store.uri if self.store else "", self.mlflow) if place]

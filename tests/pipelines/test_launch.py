@@ -314,7 +314,7 @@ def test_registry_that_does_not_answer_leaves_the_verdict_open(kubeflow, launch,
     ending(kubeflow, "SUCCEEDED")
     done = launch("--mlflow", "http://127.0.0.1:1")
     assert done.exit_code == 0
-    assert "note: what the gate said is not known: MLflow at http://127.0.0.1:1 does not answer" in done.stderr
+    assert "note: the record of the run cannot be read: MLflow at http://127.0.0.1:1 does not answer" in done.stderr
 
 
 def test_frozen_run_is_shown_by_the_records_of_its_steps(kubeflow, launch, tmp_path):
