@@ -202,7 +202,12 @@ def _run_in_store() -> tuple[Store, str] | None:
 
 def _refuse_again(step: str) -> None:
     """Refuse at once what was refused before in this run, where an engine tries a step again whatever it failed of."""
-    if (there := _run_in_store()) and (before := read_records(*there).get(step)) and before.state == "refused":
+    try:
+        before = read_records(*there).get(step) if (there := _run_in_store()) else None
+    except HardcaseError:
+        logger.exception("whether %s was refused before cannot be read", step)
+        return
+    if before and before.state == "refused":
         raise InputError(before.message)
 
 
