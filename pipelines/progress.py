@@ -17,7 +17,7 @@ import kfp_server_api as api
 
 from components.report.summary import EXPERIMENT
 from components.tracking import RESULT_TAG, RUN_TAG
-from hardcase.audit.records import StepRecord, read_run
+from hardcase.audit.records import KILLED, StepRecord, read_run
 from hardcase.data.store import Store
 from hardcase.errors import HardcaseError
 from pipelines.sending import ENDED
@@ -26,7 +26,6 @@ AT_WORK: Final = frozenset({"PENDING", "RUNNING"})
 DRIVER: Final = "-driver"
 NOT_REACHED: Final = "not reached"
 UNKNOWN: Final = "unknown"
-KILLED: Final = "its pod was killed: out of memory, out of time, or lost with its node"
 Node: TypeAlias = api.V2beta1PipelineTaskDetail
 
 

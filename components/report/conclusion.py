@@ -16,11 +16,10 @@ from typing import Any, Final
 from components.report.step import run as write_page
 from components.report.summary import NOT_REACHED, StepOutcome, fetch_artifacts, summarise
 from hardcase.audit.links import Link, follow
-from hardcase.audit.records import StepRecord, read_records, write_run
+from hardcase.audit.records import KILLED, StepRecord, read_records, write_run
 from hardcase.audit.signing import Keyring
 from hardcase.data.store import Store
 
-KILLED: Final = "its pod was killed: out of memory, out of time, or lost with its node"
 UNSTARTED: Final = "its process never began: its pod was not scheduled, or failed before it"
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,8 @@ from hardcase.errors import HardcaseError
 
 RECORDS: Final = "notes"
 RUNS: Final = "runs"
+# Why a step whose last record says that it runs is not running any more.
+KILLED: Final = "its pod was killed: out of memory, out of time, or lost with its node"
 State = Literal["running", "succeeded", "failed", "refused"]
 
 

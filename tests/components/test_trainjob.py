@@ -22,7 +22,7 @@ import yaml
 from kubeflow_trainer_api import models
 
 from components.launching import in_processes, in_shards
-from components.trainjob import train_on_nodes
+from components.nodes import train_on_nodes
 from hardcase.config import EvaluateConfig, GrpoConfig, SftConfig
 from hardcase.data.completions import read_completions, write_completions
 from hardcase.errors import HardcaseError, InputError
@@ -249,7 +249,7 @@ def test_job_that_someone_deletes_is_told(cluster: Cluster) -> None:
 
 
 def test_step_that_is_stopped_deletes_its_job(cluster: Cluster, tmp_path: Path) -> None:
-    code = f"from components.trainjob import train_on_nodes\ntrain_on_nodes({said('time.sleep(99)')!r}, 2, 2, 'grpo-0')"
+    code = f"from components.nodes import train_on_nodes\ntrain_on_nodes({said('time.sleep(99)')!r}, 2, 2, 'grpo-0')"
     with subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ)) as step:
         until = time.monotonic() + 60
         while not cluster.sent and time.monotonic() < until:

@@ -31,7 +31,7 @@ from tests.support.workflow_rules import (
 
 RETRAINING, EVALUATION = PIPELINES / "retraining.yaml", PIPELINES / "evaluation.yaml"
 KUBEFLOW = PIPELINES.parent / "infra" / "kubernetes" / "components" / "kubeflow"
-PROBE = RECORDINGS / "probe.yaml"
+PROBE = RECORDINGS / "kubeflow" / "probe.yaml"
 COMPARED = ("id", "displayName", "type", "phase", "templateName", "boundaryID", "message", "children")
 REFUSED = "hardcase: refused: samples.jsonl, row 3: no image"
 Fails = Callable[[str, int], Result | None]
@@ -47,7 +47,7 @@ def failing(end: str, result: Result, attempts: int = 99) -> Fails:
 
 
 def recorded(name: str) -> Json:
-    recording: Json = json.loads((RECORDINGS / f"argo-nodes-{name}.json").read_text(encoding="utf-8"))
+    recording: Json = json.loads((RECORDINGS / "kubeflow" / f"argo-nodes-{name}.json").read_text(encoding="utf-8"))
     return recording
 
 
@@ -163,12 +163,12 @@ def test_what_fills_the_nodes_is_what_filled_the_recorded_ones() -> None:
 
 
 def test_a_number_gives_no_gpu_and_text_does_as_was_seen() -> None:
-    spec, _ = read_pipeline(RECORDINGS / "gpus.yaml")
+    spec, _ = read_pipeline(RECORDINGS / "kubeflow" / "gpus.yaml")
     executors = spec["deploymentSpec"]["executors"]
     parameters = {"pipelinechannel--how-number": 2, "pipelinechannel--how-text": "2"}
     assert container_resources(executors["exec-gpu"]["container"], parameters) == {}
     assert container_resources(executors["exec-gpu-2"]["container"], parameters) == {"limits": {"nvidia.com/gpu": "2"}}
-    (finding,) = find_wrong_types(RECORDINGS / "gpus.yaml")
+    (finding,) = find_wrong_types(RECORDINGS / "kubeflow" / "gpus.yaml")
     assert finding == "gpu: resourceCount is read as text, pipelinechannel--how-number is NUMBER_INTEGER"
 
 

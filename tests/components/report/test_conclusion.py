@@ -9,11 +9,11 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 
-from components.report.conclusion import KILLED, UNSTARTED, Conclusion, conclude
+from components.report.conclusion import UNSTARTED, Conclusion, conclude
 from components.report.notify import notify
 from components.report.summary import StepOutcome, summarise
 from hardcase.audit.links import Link
-from hardcase.audit.records import State, StepRecord, write_record
+from hardcase.audit.records import KILLED, State, StepRecord, write_record
 from hardcase.audit.signing import Keyring, make_key, open_keyring
 from hardcase.data.store import Store, open_store
 from hardcase.errors import HardcaseError
