@@ -1,0 +1,209 @@
+"""Runs on the installation: to the end, refused, cancelled, with a lost pod, scheduled, from the cache, in shards."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import kfp_server_api as api
+import pytest
+
+from hardcase.audit.links import Link, follow
+from hardcase.audit.records import read_records
+from hardcase.audit.signing import Keyring, public_keys, stored_keys
+from pipelines.following import Account
+from pipelines.retraining import REPLAYED, STEPS
+from tests.acceptance.installation import Installation, Launched
+
+pytestmark = pytest.mark.acceptance
+Seen = Callable[[str, object], None]
+ALL = ("configure", *STEPS, "conclude")
+NEVER_CACHED = {"configure", "register", "conclude"}
+FEW = {"validate__min_train_rows": 100_000}  # more than smoke has
+
+
+def test_launch_starts_a_run_that_succeeds(installation: Installation, smoke: Launched, record_property: Seen) -> None:
+    assert smoke.exit_code == 0, f"exit code {smoke.exit_code}: {smoke.message or smoke.stderr.strip()[-600:]}"
+    assert smoke.facts["started"], "an earlier run has this key"
+    record_property("seen", f"{smoke.facts['link']}, {installation.seconds(smoke.run_id):.0f} s")
+
+
+def test_each_step_ran(succeeded: Launched, record_property: Seen) -> None:
+    states = succeeded.facts["steps"]
+    record_property("seen", ", ".join(f"{step} {state}" for step, state in states.items()))
+    assert states == dict.fromkeys(ALL, "succeeded")
+
+
+def links_of(installation: Installation, run_id: str) -> dict[str, Link]:
+    """Return the attestations that a run rests on, by step, each verified."""
+    store = installation.opened
+    keys = Keyring(public_keys([installation.key]) if installation.key else stored_keys(store))
+    found = follow(store, keys, sorted({record.attestation for record in read_records(store, run_id).values()} - {""}))
+    return {link.step: link for link in found.values()}
+
+
+def test_each_step_left_one_signed_artifact(
+    installation: Installation, succeeded: Launched, record_property: Seen
+) -> None:
+    links = links_of(installation, succeeded.run_id)
+    record_property("seen", f"{len(links)} attestations, {sum(len(link.products) for link in links.values())} products")
+    assert set(links) >= set(REPLAYED)
+    assert {links[step].circumstances["run"] for step in REPLAYED} == {succeeded.run_id}, "it is of another run"
+
+
+def test_report_can_be_read_from_here(installation: Installation, succeeded: Launched, record_property: Seen) -> None:
+    store = installation.needs("STORE", installation.store)
+    done = installation.command("report", succeeded.run_id, "--store", store, "--json")
+    assert done.returncode == 0, done.stderr.strip()
+    page = (installation.folder / json.loads(done.stdout)["report"]).read_text(encoding="utf-8")
+    assert "<html" in page and succeeded.run_id in page
+    record_property("seen", f"{len(page) // 1000} kB")
+
+
+def record_of(installation: Installation, run_id: str) -> dict[str, Any]:
+    """Return the record of a run in the store, as `hardcase runs` shows it."""
+    done = installation.command("runs", "--store", installation.needs("STORE", installation.store), "--json")
+    assert done.returncode == 0, done.stderr.strip()
+    found: dict[str, dict[str, Any]] = {run["run_id"]: run for run in json.loads(done.stdout)}
+    assert run_id in found, f"run {run_id} is not recorded in {installation.store}: did conclude run?"
+    return found[run_id]
+
+
+def test_run_is_recorded(installation: Installation, succeeded: Launched, record_property: Seen) -> None:
+    record = record_of(installation, succeeded.run_id)
+    record_property("seen", f"{record['status']}, {record['model']['name']}:{record['model']['version']}")
+    assert (record["status"], record["error"]) == ("succeeded", None)
+    assert record["model"]["name"] == installation.prefix
+    assert {step: each["status"] for step, each in record["steps"].items()} == dict.fromkeys(ALL[:-1], "succeeded")
+
+
+def test_audit_finds_the_chain_closed(installation: Installation, succeeded: Launched, record_property: Seen) -> None:
+    words = ["audit", installation.prefix, "--store", installation.needs("STORE", installation.store)]
+    done = installation.command(*words, *(["--key", installation.key] if installation.key else []))
+    last = (done.stdout.strip().splitlines() or [""])[-1]
+    assert done.returncode == 0, done.stderr.strip()
+    record_property("seen", last)
+
+
+def attempts(installation: Installation, run_id: str, step: str) -> int:
+    """Return how often a step of a run began."""
+    names = installation.opened.names(f"notes/{run_id}")
+    held = [json.loads(installation.opened.get_named(name) or b"{}") for name in names if f"/{step}." in name]
+    return sum(record["state"] == "running" for record in held)
+
+
+def test_refused_input_names_step_and_reason_and_is_not_tried_again(
+    installation: Installation, succeeded: Launched, record_property: Seen
+) -> None:
+    refused = installation.launch("refused", parameters=installation.settings(**FEW))
+    record_property("seen", refused.message)
+    assert refused.exit_code == (2 if installation.store else 1)
+    assert "at validate" in refused.message
+    if installation.store or installation.mlflow:
+        assert "min_train_rows" in refused.message, "the step's own words are missing"
+    if installation.store:
+        assert attempts(installation, refused.run_id, "validate") == 1, "the step was begun again"
+        record = record_of(installation, refused.run_id)
+        assert record["error"]["step"] == "validate" and record["error"]["refused"]
+        statuses = {step: each["status"] for step, each in record["steps"].items()}
+        assert statuses["validate"] == "refused" and statuses["sft"] == "not reached"
+
+
+def state_of(installation: Installation, run_id: str, step: str) -> str:
+    """Return the state of a step, as `hardcase launch` shows it."""
+    run = installation.kubeflow.run(run_id)
+    steps = Account(installation.kubeflow, installation.opened if installation.store else None).look(run)
+    return next((each.state for each in steps if each.name == step), "")
+
+
+def test_terminated_run_is_called_cancelled(
+    installation: Installation, succeeded: Launched, record_property: Seen
+) -> None:
+    started = installation.launch("cancelled", "--no-follow", parameters={**installation.settings(), "seed": 1})
+    run_id = started.run_id
+    installation.wait("sft at work", lambda: state_of(installation, run_id, "sft") == "running" or None)
+    installation.kubeflow.terminate(run_id)
+    ended = installation.launch("cancelled", "--attach", run_id)
+    record_property("seen", ended.message)
+    assert ended.exit_code == 1 and "cancelled" in ended.message
+    if installation.store:
+        record = record_of(installation, run_id)
+        assert record["status"] == "cancelled", "conclude did not see that the run was terminated"
+        assert record["steps"]["rollout"]["status"] == "not reached"
+
+
+def pod_of(installation: Installation, run_id: str, step: str) -> str | None:
+    """Return the name of the pod in which a step works."""
+    place = f"/api/v1/namespaces/{installation.pods_namespace}/pods"
+    listed = installation.kubectl(f"{place}?labelSelector={quote(f'pipeline/runid={run_id}')}")["items"]
+    for pod in listed:
+        node = pod["metadata"].get("annotations", {}).get("workflows.argoproj.io/node-name", "")
+        if f".{step}(" in node and ".executor(" in node and pod["status"]["phase"] == "Running":
+            return f"{place}/{pod['metadata']['name']}"
+    return None
+
+
+def test_deleted_pod_is_replaced_and_the_step_succeeds(
+    installation: Installation, succeeded: Launched, record_property: Seen
+) -> None:
+    installation.needs("CONTEXT", installation.context)
+    started = installation.launch("lost-pod", "--no-follow", parameters={**installation.settings(), "seed": 2})
+    run_id = started.run_id
+    installation.wait("sft at work", lambda: state_of(installation, run_id, "sft") == "running" or None)
+    pod = installation.wait("the pod of sft", lambda: pod_of(installation, run_id, "sft"))
+    installation.kubectl(pod, "delete")
+
+    def passed() -> str | None:
+        state = state_of(installation, run_id, "sft")
+        return state if state in ("succeeded", "failed") else None
+
+    state = installation.wait("the end of sft", passed)
+    installation.kubeflow.terminate(run_id)  # what follows is no other than in the first run
+    record_property("seen", f"{pod.rpartition('/')[2]} was deleted; sft {state}")
+    assert state == "succeeded"
+    if installation.store:
+        assert attempts(installation, run_id, "sft") >= 2, "the pod was deleted too late"
+
+
+def test_schedule_is_set_once_and_removed(
+    installation: Installation, succeeded: Launched, record_property: Seen
+) -> None:
+    first, second = (installation.launch("schedule", "--schedule", "0 3 1 1 *") for _ in range(2))
+    assert (first.exit_code, second.exit_code) == (0, 0), first.stderr + second.stderr
+    made = first.facts["recurring_run_id"]
+    record_property("seen", f"{made}, {first.facts['schedule']}")
+    assert first.facts["changed"] and not second.facts["changed"], "the same schedule was made anew"
+    assert second.facts["recurring_run_id"] == made
+    schedules = api.RecurringRunServiceApi(installation.client)
+    schedules.recurring_run_service_delete_recurring_run(made)
+    left = schedules.recurring_run_service_list_recurring_runs(
+        namespace=installation.user_namespace, page_size=200, sort_by="created_at desc"
+    )
+    assert made not in [each.recurring_run_id for each in left.recurring_runs or []]
+
+
+def test_second_launch_comes_from_the_cache(
+    installation: Installation, succeeded: Launched, record_property: Seen, request: pytest.FixtureRequest
+) -> None:
+    again = installation.launch("again")
+    assert again.exit_code == 0, again.message or again.stderr.strip()[-600:]
+    seconds, states = installation.seconds(again.run_id), again.facts["steps"]
+    record_property("seen", f"{seconds:.0f} s")
+    if installation.store:  # without the steps' records, Kubeflow calls both succeeded
+        assert {step for step, state in states.items() if state == "cached"} == set(ALL) - NEVER_CACHED
+        assert record_of(installation, again.run_id)["model"] == record_of(installation, succeeded.run_id)["model"]
+    if installation.context and request.getfixturevalue("requeue") == "2s":
+        assert seconds <= installation.limit_cached, f"{seconds:.0f} s, more than {installation.limit_cached:.0f}"
+
+
+def test_two_shards_are_processes_of_one_step(
+    installation: Installation, succeeded: Launched, record_property: Seen
+) -> None:
+    halved = installation.settings(cluster__rollout_shards=2, cluster__answer_shards=2)
+    done = installation.launch("shards", parameters=halved)
+    assert done.exit_code in (0, 3), done.message or done.stderr.strip()[-600:]  # 3: no better than the first
+    record_property("seen", ", ".join(f"{step} {state}" for step, state in done.facts["steps"].items()))
+    assert done.facts["steps"]["rollout"] == done.facts["steps"]["answer"] == "succeeded"
+    if installation.store:
+        rollout = links_of(installation, done.run_id)["rollout"]
+        assert (rollout.circumstances["run"], rollout.parameters["shards"]) == (done.run_id, 2)
