@@ -1,8 +1,6 @@
 """What `hardcase audit` and `hardcase rollback` do on a machine: its store, its keys, its MLflow."""
 
-import getpass
 import logging
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,7 @@ from hardcase.audit.ledger import Ledger, Version, publish_dossier, read_ledger,
 from hardcase.data.store import open_store
 from hardcase.errors import HardcaseError, InputError
 from pipelines.display import showing
-from pipelines.home import Home
+from pipelines.home import Home, name_of_user
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +59,7 @@ def rolled_back(name: str, home: Home, why: str) -> Version:
         if found.first:
             raise HardcaseError(f"{name}:{version.number} cannot serve again: {found.first.problem}")
 
-    who = os.environ.get("HARDCASE_WHO") or getpass.getuser()
+    who = name_of_user()
     with showing("rollback"):
         mirror = Mirror(home.tracking_uri)
         version = roll_back(store, keys, name, who, why, whole)

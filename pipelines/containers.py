@@ -60,7 +60,9 @@ def check(home: Home) -> None:
 
 def _check_image(client: docker.DockerClient, image: str) -> None:
     try:
-        told = client.containers.run(client.images.get(image), list(DIGEST), network_mode="none", remove=True)
+        # A volume of the image's own would be left behind: docker-py removes the container without it.
+        limits = {"network_mode": "none", "tmpfs": {"/cache": ""}}
+        told = client.containers.run(client.images.get(image), list(DIGEST), remove=True, **limits)
     except NotFound as error:
         raise InputError(f"image {image}: the container engine has none; run `make images`") from error
     except ContainerError as error:

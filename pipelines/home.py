@@ -1,6 +1,7 @@
 """`$HARDCASE_HOME`: where the store, the runs, the cache and the registry of one machine lie."""
 
 import fcntl
+import getpass
 import json
 import logging
 import os
@@ -23,6 +24,16 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+def name_of_user() -> str:
+    """Return who acts: `HARDCASE_WHO`, or the user of this process, by number where that has no name."""
+    if who := os.environ.get("HARDCASE_WHO"):
+        return who
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # Python 3.13 raises the latter
+        return f"uid {os.getuid()}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ A run killed at any moment is simply run again: what was complete comes from the
 on from the checkpoints in its private folder.
 """
 
-import getpass
 import json
 import logging
 import os
@@ -35,12 +34,14 @@ from hardcase.errors import HardcaseError, InputError
 from pipelines.containers import check
 from pipelines.containers import runner as container_runner
 from pipelines.display import Bars
-from pipelines.home import QUIET, Home
+from pipelines.home import QUIET, Home, name_of_user
 from pipelines.recording import RecordingCache, Router
 from pipelines.retraining import STEPS, retraining
 
 Runner = Any  # one of kfp.local's, which has no types
 PROCESSES = local.SubprocessRunner(use_venv=False)
+# What is known of a step whose process left no record of its failure.
+UNSAID = "its process ended without a word: killed, out of memory, or it could not start"
 logger = logging.getLogger(__name__)
 
 
@@ -160,7 +161,7 @@ def child_environment(profile: Profile, folder: Path, home: Home) -> dict[str, s
         "HARDCASE_LAUNCHER_PID": str(os.getpid()),
         "HARDCASE_RUN_DIR": str(folder),
         "HARDCASE_RUN": folder.name,
-        "HARDCASE_WHO": os.environ.get("HARDCASE_WHO") or getpass.getuser(),
+        "HARDCASE_WHO": name_of_user(),
         **home.signing_environment(),
         **git_environment(),
         **default_environment(folder),
@@ -216,7 +217,7 @@ def _what_failed(cache: RecordingCache, folder: Path, failure: RuntimeError) -> 
     if step is None:
         raise failure
     record, log = next(folder.glob("errors/*.json"), None), folder / "logs" / f"{step}.log"
-    error: dict[str, Any] = {"exit_code": 1, "message": "its process was killed (out of memory?)", "step": step}
+    error: dict[str, Any] = {"exit_code": 1, "message": UNSAID, "step": step}
     left = dict[str, str]()
     if record is not None:
         known = json.loads(record.read_text(encoding="utf-8"))
