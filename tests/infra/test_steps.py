@@ -172,6 +172,6 @@ def test_a_node_that_fails_is_not_started_again_and_keeps_its_log() -> None:
 @pytest.mark.parametrize("overlay", [*OVERLAYS, "local"])
 def test_caches_of_libraries_are_the_images_and_no_secret_is_among_the_variables(overlay: str) -> None:
     data = one(overlay, "ConfigMap", "hardcase-environment")["data"]
-    assert {"AWS_REGION", "HARDCASE_STORE", "HARDCASE_SIGNING_KEY", "MLFLOW_TRACKING_URI"} <= set(data)
+    assert {"AWS_REGION", "HARDCASE_STORE", "HARDCASE_SIGNING_KEY"} <= set(data)
     assert not {name for name in data if name.endswith(("_HOME", "_CACHE_DIR"))}
     assert not {name for name in data if re.search("PASSWORD|SECRET|TOKEN|ACCESS_KEY|API_KEY", name)}
