@@ -1,0 +1,84 @@
+"""What docs/tutorials name is there: files, targets of make and their variables, options, secrets, sections."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from pipelines.cli import app
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGE = REPOSITORY / "docs" / "tutorials" / "kubeflow-on-your-laptop.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+# A command may go on in the next line.
+LINES = [line.strip() for line in re.findall("^    (.*)$", TEXT.replace("\\\n", " "), re.MULTILINE)]
+COMMANDS = [shlex.split(line.removesuffix("&"), comments=True) for line in LINES]
+
+
+def commands_of(program: str) -> list[list[str]]:
+    found = [words for words in COMMANDS if words[0] == program]
+    assert found, f"no command of {program} was read"
+    return found
+
+
+@pytest.mark.parametrize("words", commands_of("make"), ids=" ".join)
+def test_make_has_the_target_and_takes_the_variables(words: list[str]) -> None:
+    assert re.search(rf"^{words[1]}:", MAKEFILE, re.MULTILINE), words[1]
+    for variable in (word.partition("=")[0] for word in words[2:]):
+        asked = re.search(r"^ACCEPTANCE := (.*)$", MAKEFILE, re.MULTILINE)
+        assert asked is not None
+        known = asked[1].split() if words[1] == "acceptance" else re.findall(r"^([A-Z]+) \?=", MAKEFILE, re.MULTILINE)
+        assert variable in known, variable
+
+
+def test_table_of_options_is_that_of_make() -> None:
+    asked = re.search(r"^ACCEPTANCE := (.*)$", MAKEFILE, re.MULTILINE)
+    table = "\n".join(re.findall(r"^\| (`[A-Z_`, ]+`) \|", TEXT, re.MULTILINE))
+    assert asked is not None and sorted(re.findall("[A-Z_]+", table)) == sorted(asked[1].split())
+    read = (REPOSITORY / "tests" / "acceptance" / "installation.py").read_text(encoding="utf-8")
+    for name in asked[1].split():
+        assert f'option("{name}"' in read, f"{name} is given and never read"
+
+
+@pytest.mark.parametrize("words", commands_of("hardcase"), ids=" ".join)
+def test_hardcase_takes_the_options(words: list[str]) -> None:
+    command: Any = typer.main.get_command(app)
+    rest = words[1:]
+    while hasattr(command, "commands"):
+        command = command.commands[rest.pop(0)]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in rest if word.startswith("-")} <= known
+    command.make_parser(command.context_class(command)).parse_args(rest)
+
+
+def test_files_and_sections_are_there() -> None:
+    text = TEXT.replace("$settings", "infra/kubernetes/components/kubeflow")
+    paths = set(re.findall(r"\binfra/[\w./-]*\w", text))
+    assert len(paths) >= 4
+    assert [path for path in paths if not (REPOSITORY / path).exists()] == []
+    links = re.findall(r"\]\((\.\.[^)#]*)(?:#([^)]*))?\)", TEXT)
+    assert links
+    for path, section in links:
+        other = (PAGE.parent / path).read_text(encoding="utf-8")
+        titles = {
+            re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall("^#+ (.*)", other, re.M)
+        }
+        assert not section or section in titles, f"{path}#{section}"
+
+
+def test_manifests_of_kubeflow_are_those_of_the_other_docs() -> None:
+    manifests = [words[-1] for words in commands_of("kubectl") if words[1:3] == ["apply", "-k"]]
+    assert len(manifests) == 2
+    other = (REPOSITORY / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    assert [path for path in manifests if path not in other] == []
+
+
+def test_secrets_are_those_that_steps_mount() -> None:
+    compiled = (REPOSITORY / "pipelines" / "retraining.yaml").read_text(encoding="utf-8")
+    made = re.findall(r"create secret generic (\S+)", TEXT)
+    assert made == ["hardcase-credentials", "hardcase-signing"]
+    assert [name for name in made if f"secretName: {name}" not in compiled] == []
