@@ -9,9 +9,9 @@ from components.configure.step import UNDIVIDED, WHOLE
 from hardcase.audit.code import code_digest
 from hardcase.audit.examine import Audit
 from hardcase.audit.links import Link
-from hardcase.audit.provenance import Provenance
+from hardcase.audit.provenance import SNAPSHOT, Provenance, listed
 from hardcase.config import Profile
-from hardcase.data.store import open_store
+from hardcase.data.store import object_name, open_store
 from hardcase.errors import HardcaseError, InputError
 from pipelines.display import Bars
 from pipelines.home import Home
@@ -28,7 +28,7 @@ def replayed(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
 
     Args:
         audit: of the version, with nothing broken.
-        home: its store holds the snapshot; nothing is registered, and nothing is taken from a cache.
+        home: its store holds the snapshot and is only read; nothing is registered, and nothing is taken from a cache.
 
     Returns:
         By `step.output` the recorded and the new sha256.
@@ -61,15 +61,17 @@ def _run(audit: Audit, provenance: Provenance, folder: Path, home: Home) -> dict
     config = profile.model_dump(mode="json", by_alias=True, exclude_none=True)
     for unused in ("register", "source", "seed", "cluster"):
         config.pop(unused)
-    scratch = replace(home, root=folder, place=home.store)
+    scratch = replace(home, root=folder, place="")
+    reference = audit.links["drift"].parameters["reference"]
+    _copy(home.store, scratch.store, provenance.dependencies["snapshot"].digest, reference)
     arguments = {
         "start": config.pop("model"),
         **config,
-        "place": {"store": home.store, "scratch": str(scratch.scratch), "code": code_digest()},
+        "place": {"store": scratch.store, "scratch": str(scratch.scratch), "code": code_digest()},
         "source": profile.source,
         "source_digest": "",
         "seed": profile.seed,
-        "reference": audit.links["drift"].parameters["reference"],
+        "reference": reference,
         **UNDIVIDED,
         "rollout_shards": {**WHOLE, "shards": audit.links["rollout"].parameters["shards"]},
     }
@@ -80,6 +82,17 @@ def _run(audit: Audit, provenance: Provenance, folder: Path, home: Home) -> dict
         except RuntimeError as error:
             raise HardcaseError(f"replay: {cache.current or 'the pipeline'} failed: {error}") from error
     return cache.links
+
+
+def _copy(place: str, other: str, snapshot: str, reference: str) -> None:
+    """Copy to another store what the steps read that none of them makes."""
+    store, copy = open_store(place), open_store(other)
+    manifest = store.get_object(snapshot)
+    copy.put_object(manifest)
+    for data in store.get_objects(list(listed(manifest, SNAPSHOT, object_name(snapshot)).values())):
+        copy.put_object(data)
+    if reference:
+        copy.put_object(store.get_object(reference))
 
 
 def _profile(provenance: Provenance, folder: Path, home: Home) -> Profile:

@@ -102,7 +102,7 @@ def test_object_removed_cut_short_or_swapped_is_named(copy: Machine, damage: str
         if damage == "removed":
             path.unlink()
         else:
-            path.write_bytes(data[:-1] if damage == "cut short" else other.read_bytes())
+            path.write_bytes((data[:-1] or b"longer") if damage == "cut short" else other.read_bytes())
         name = path.relative_to(store).as_posix()
         assert any(name in problem for problem in problems(store, keys)), name
         path.write_bytes(data)
@@ -261,13 +261,15 @@ def test_difference_of_two_versions(machine: Machine, runs: Any) -> None:
 
 
 def test_replay_of_the_champion_gives_the_same_bytes(machine: Machine, runs: Any) -> None:
+    before = set((machine.home / "store").rglob("*"))
     done = machine.call("audit", NAME, "--replay", "--json")
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)["replay"]
     assert again["grpo.model"]["again"] == runs[1]["model"]["digest"]
     assert {name for name, pair in again.items() if pair["again"] != pair["recorded"]} == set()
-    assert len(again) == 11
+    assert len(again) == 13
     assert not list(machine.home.glob("replay-*"))
+    assert set((machine.home / "store").rglob("*")) == before, "a replay leaves nothing"
     ledger = read_ledger(open_store(str(machine.home / "store")), NAME, keys_of(machine))
     assert len(ledger.moves) == 2
 
