@@ -58,9 +58,10 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: BENCHES = $(or $(ARGS),grpo_% store_%)
-bench: $(READY) ## Measure GRPO against stock TRL and the store against cp and boto3; results in benchmarks/results/
-	@$(if $(filter-out store_%,$(BENCHES)),$(BIN)/python benchmarks/grpo_speed.py $(filter-out store_%,$(ARGS)))
+bench: BENCHES = $(or $(ARGS),grpo_% store_% workflow_%)
+bench: $(READY) ## Measure GRPO, the store and the size of the workflow against baselines; results in benchmarks/results/
+	@$(if $(filter-out store_% workflow_%,$(BENCHES)),$(BIN)/python benchmarks/grpo_speed.py $(filter-out store_% workflow_%,$(ARGS)))
+	@$(if $(filter workflow_%,$(BENCHES)),$(BIN)/python benchmarks/workflow_size.py)
 	@$(if $(filter store_%,$(BENCHES)),$(BIN)/python benchmarks/store_throughput.py $(filter store_%,$(ARGS)))
 
 ablation: $(READY) ## Train HCM-GRPO's parts apart, some 80 trainings in an hour or two; goes on where it was stopped
