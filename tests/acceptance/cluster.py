@@ -29,7 +29,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 COMPONENT = REPOSITORY / "infra" / "kubernetes" / "components" / "kubeflow"
 BASE = REPOSITORY / "infra" / "kubernetes" / "base"
 PAGE = b"<!doctype html><html><title>Kubeflow Pipelines</title></html>"
-NAMESPACE = "hardcase"
 
 
 @dataclass
@@ -56,15 +55,17 @@ class Cluster(Kubeflow):
         folder: for files.
         environment: of the steps.
         works: by the run's id.
-        refuse: rights that the token lacks, as "METHOD path" begins, for each the status.
+        packages: the files, by the version's id.
+        objects: what Kubernetes shows, by path.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], several: bool) -> None:
         super().__init__()
-        self.folder, self.environment = folder, environment
+        self.folder, self.environment, self.multi_user = folder, environment, several
+        self.pods_namespace = "hardcase" if several else "kubeflow"
         self.works: dict[str, Work] = {}
         self.packages: dict[str, bytes] = {}
-        self.objects = kubernetes_objects(environment["HARDCASE_STORE"])
+        self.objects = kubernetes_objects(environment["HARDCASE_STORE"], self.pods_namespace)
 
     def make_version(self, pipeline_id: str, name: str, spec: Any = None) -> dict[str, Any]:
         """Keep the file of a version."""
@@ -130,7 +131,7 @@ class Cluster(Kubeflow):
                 work.process.wait(60)
 
 
-def kubernetes_objects(store: str) -> dict[str, Any]:
+def kubernetes_objects(store: str, namespace: str) -> dict[str, Any]:
     """Return what Kubernetes would show by path, our settings applied."""
     found: dict[str, Any] = {}
     for name, path in (
@@ -138,7 +139,7 @@ def kubernetes_objects(store: str) -> dict[str, Any]:
         ("workflow-controller", "/apis/apps/v1/namespaces/kubeflow/deployments"),
     ):
         found[f"{path}/{name}"] = yaml.safe_load((COMPONENT / f"{name}.yaml").read_text(encoding="utf-8"))
-    own = f"/api/v1/namespaces/{NAMESPACE}"
+    own = f"/api/v1/namespaces/{namespace}"
     for file in ("pipelines/accounts.yaml", "pipelines/quota.yaml", "steps/environment.yaml", "steps/scratch.yaml"):
         for each in yaml.safe_load_all((BASE / file).read_text(encoding="utf-8")):
             kind = {"ConfigMap": "configmaps", "ServiceAccount": "serviceaccounts", "ResourceQuota": "resourcequotas"}
@@ -167,7 +168,7 @@ class ClusterHandler(Handler):
     def kubernetes(self, path: str, query: dict[str, list[str]]) -> Answer:
         """Answer a request to Kubernetes."""
         cluster = self.kubeflow
-        if not path.startswith(f"/api/v1/namespaces/{NAMESPACE}/pods"):
+        if not path.startswith(f"/api/v1/namespaces/{cluster.pods_namespace}/pods"):
             missing = {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
             return (200, cluster.objects[path]) if path in cluster.objects else (404, missing)
         if self.command == "DELETE":
@@ -208,10 +209,9 @@ class ClusterHandler(Handler):
 
 
 @contextmanager
-def standing_in(folder: Path, environment: dict[str, str]) -> Iterator[Cluster]:
-    """Start one on a free port of loopback, for several users; it is gone afterwards, and so are its runs."""
-    cluster = Cluster(folder, environment)
-    cluster.multi_user = True
+def standing_in(folder: Path, environment: dict[str, str], several: bool = True) -> Iterator[Cluster]:
+    """Start one on a free port of loopback, for one user or several; it is gone afterwards, and so are its runs."""
+    cluster = Cluster(folder, environment, several)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (ClusterHandler,), {"kubeflow": cluster}))
     server.daemon_threads = True
     cluster.url = f"http://127.0.0.1:{server.server_port}"

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from hardcase.errors import HardcaseError
 from tests.acceptance.installation import Installation, Launched
 
 FIRST = "test_access.py"  # what a run needs; without it none is started
@@ -21,7 +22,11 @@ def installation(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixtu
     there = Installation(folder=tmp_path_factory.mktemp("acceptance"))
     assert there.host, "no installation: say make acceptance HOST=URL"
     yield there
-    request.config.stash[LEFT] = list(there.clear())
+    left = request.config.stash[LEFT] = []
+    try:
+        left.extend(there.clear())
+    except HardcaseError as error:
+        left.append(f"what was made could not be removed; its name begins with {there.prefix}: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ COMMAND = (sys.executable, "-c", "from pipelines.cli import main; main()")
 VARIABLE = "ACCEPTANCE_"
 PIPELINE = Path(__file__).resolve().parents[2] / "pipelines" / "retraining.yaml"
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+FEW = {"validate__min_train_rows": 100_000}  # a setting that refuses smoke's rows
 Value = TypeVar("Value")
 
 
@@ -181,7 +182,10 @@ class Installation:
         lines = done.stdout.strip().splitlines()
         if not lines:
             pytest.fail(f"hardcase launch ended with {done.returncode}: {done.stderr.strip()[-600:]}")
-        return Launched(done.returncode, json.loads(lines[-1]), done.stderr)
+        facts = json.loads(lines[-1])
+        if not {"run_id", "recurring_run_id"} & set(facts):
+            pytest.fail(f"nothing was launched: {facts['error']['message']}")
+        return Launched(done.returncode, facts, done.stderr)
 
     def seconds(self, run_id: str) -> float:
         """Return how long a run took, by Kubeflow's clock."""

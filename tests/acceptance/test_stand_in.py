@@ -2,11 +2,13 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import yaml
@@ -20,15 +22,61 @@ Check = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Any:
+def environment(tmp_path: Path) -> dict[str, str]:
+    """What a step finds in its pod's ConfigMap."""
     make_key(tmp_path / "keys")
-    environment = {
+    return {
         "HARDCASE_STORE": (tmp_path / "store").as_uri(),
         "HARDCASE_SIGNING_KEY": str(tmp_path / "keys" / "signing.pem"),
         "HARDCASE_SCRATCH": str(tmp_path / "scratch"),
         "HARDCASE_CACHE": str(tmp_path / "near"),
     }
-    with standing_in(tmp_path, environment) as there:
+
+
+@pytest.fixture
+def mlflow(tmp_path: Path, environment: dict[str, str], unused_port: int) -> Iterator[str]:
+    """A server of MLflow, which steps use."""
+    url = environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{unused_port}"
+    words = [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/mlflow.db",
+        "--artifacts-destination",
+        str(tmp_path / "mlflow"),
+    ]
+    with (tmp_path / "mlflow.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--port", str(unused_port), "--workers", "1", *words],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        end = time.monotonic() + 120
+        while not answers(f"{url}/health"):
+            assert server.poll() is None and time.monotonic() < end, (tmp_path / "mlflow.log").read_text()
+            time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def several() -> bool:
+    return True
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, environment: dict[str, str], several: bool) -> Iterator[Cluster]:
+    with standing_in(tmp_path, environment, several) as there:
         yield there
 
 
@@ -83,9 +131,9 @@ def table(done: "subprocess.CompletedProcess[str]") -> dict[str, tuple[str, str]
     return rows
 
 
-def test_all_checks_pass_and_leave_nothing(cluster: Cluster, check: Check) -> None:
+def test_all_checks_pass_and_leave_nothing(mlflow: str, cluster: Cluster, check: Check) -> None:
     assert AIRFLOW.is_file(), f"{AIRFLOW}: not there; make .venv-airflow/.ready"
-    done = check()
+    done = check(MLFLOW=mlflow)
     rows = table(done)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert len(rows) >= 25 and {result for result, _ in rows.values()} == {"ok"}, rows
@@ -104,6 +152,7 @@ def test_what_is_missing_is_said_in_one_line_and_nothing_is_launched(cluster: Cl
     quota["used"] = {**quota["hard"], "pods": "200"}
     cluster.fault("POST pipelines/upload_version", "version-upload-forbidden")
     cluster.fault("POST recurringruns", "recurring-create-forbidden")
+    cluster.fault("POST experiments/.*:archive", 403)
     done = check(UI=f"{cluster.url}/nowhere")
     rows = table(done)
     assert done.returncode == 1, done.stdout[-6000:]
@@ -120,12 +169,13 @@ def test_what_is_missing_is_said_in_one_line_and_nothing_is_launched(cluster: Cl
     assert {result for name, (result, _) in rows.items() if "launch" in name} == {"FAILED"}
     assert cluster.works == {}, "a run was started though it cannot succeed"
     assert cluster.pipelines == {}, "what was made is removed also then"
+    assert re.search("Experiment acceptance-.*: STAYS, remove it by hand .*HTTP 403", done.stdout)
 
 
+@pytest.mark.parametrize("several", [False])
 def test_an_installation_for_one_user_has_no_namespace(cluster: Cluster, check: Check) -> None:
-    cluster.multi_user = False
-    rows = table(check("-k", "api_answers or token", MODE="single"))
-    assert len(rows) == 6 and {result for result, _ in rows.values()} == {"ok"}, rows
+    rows = table(check("-k", "test_access", MODE="single"))
+    assert len(rows) >= 10 and {result for result, _ in rows.values()} == {"ok"}, rows
     assert {each.get("namespace") for each in cluster.experiments.values()} == {None}
     [(result, said)] = table(check("-k", "api_answers")).values()
     assert (result, said) == ("FAILED", "the installation is not as MODE says: say MODE=single")
@@ -138,3 +188,18 @@ def test_what_was_not_asked_for_is_called_unchecked(cluster: Cluster, check: Che
         "store can be read": ("not checked", "it needs STORE=…"),
         "quota has room for a step": ("not checked", "it needs CONTEXT=…"),
     }
+
+
+def test_make_hands_each_option_on_and_asks_for_a_host() -> None:
+    make = ["make", "--silent", "-o", ".venv/.ready", "-o", ".venv-airflow/.ready", "acceptance"]
+    told = subprocess.run(
+        [*make, "-n", "HOST=https://kubeflow.example", "PINS=a=b c=d", "MODE=single"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for said in ('HOST="https://kubeflow.example"', 'PINS="a=b c=d"', 'MODE="single"', 'STORE=""'):
+        assert f"ACCEPTANCE_{said}" in told
+    done = subprocess.run([*make, "HOST="], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "say HOST=URL" in done.stderr

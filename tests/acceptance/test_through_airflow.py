@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.installation import Installation, Launched
+from tests.acceptance.installation import FEW, Installation, Launched
 
 pytestmark = pytest.mark.acceptance
 Seen = Callable[[str, object], None]
@@ -70,5 +70,15 @@ def test_airflow_launches_a_run_and_follows_it(
 ) -> None:
     result = operate(installation, "airflow", installation.settings())
     assert result["state"] == "SUCCEEDED", result
-    record_property("seen", f"{result['link']}, {len(result['steps'])} steps")
     assert set(result["steps"].values()) == {"SUCCEEDED"}
+    record_property("seen", f"{result['link']}, {len(result['steps'])} steps")
+
+
+def test_airflow_does_not_launch_a_refused_input_again(
+    installation: Installation, succeeded: Launched, record_property: Seen
+) -> None:
+    installation.needs("MLFLOW", installation.mlflow)  # without it nobody tells Airflow why a run failed
+    result = operate(installation, "airflow-refused", installation.settings(**FEW))
+    assert result["state"] == "FAILED" and not result["again"], result
+    assert "at validate" in result["message"] and "min_train_rows" in result["message"]
+    record_property("seen", result["message"])
