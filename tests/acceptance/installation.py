@@ -40,6 +40,11 @@ def option(name: str, default: str = "") -> str:
     return os.environ.get(VARIABLE + name) or default
 
 
+def file_option(name: str) -> str:
+    """Return an option that names a file; the command line is called in another folder."""
+    return str(Path(option(name)).absolute()) if option(name) else ""
+
+
 @dataclass(frozen=True)
 class Launched:
     """What `hardcase launch --json` ended with."""
@@ -85,13 +90,13 @@ class Installation:
     ui: str = field(default_factory=lambda: option("UI", option("HOST")))
     several: bool = field(default_factory=lambda: option("MODE", "multi") == "multi")
     namespace: str = field(default_factory=lambda: option("NAMESPACE", "hardcase"))
-    token_file: str = field(default_factory=lambda: option("TOKEN_FILE"))
-    ca: str = field(default_factory=lambda: option("CA"))
+    token_file: str = field(default_factory=lambda: file_option("TOKEN_FILE"))
+    ca: str = field(default_factory=lambda: file_option("CA"))
     store: str = field(default_factory=lambda: option("STORE"))
     mlflow: str = field(default_factory=lambda: option("MLFLOW"))
     context: str = field(default_factory=lambda: option("CONTEXT"))
     pins: list[str] = field(default_factory=lambda: option("PINS").split())
-    key: str = field(default_factory=lambda: option("KEY"))
+    key: str = field(default_factory=lambda: file_option("KEY"))
     airflow: str = field(default_factory=lambda: option("AIRFLOW"))
     limit: float = field(default_factory=lambda: float(option("LIMIT", "1800")))
     limit_cached: float = field(default_factory=lambda: float(option("LIMIT_CACHED", "120")))

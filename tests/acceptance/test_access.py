@@ -45,7 +45,8 @@ def granted(right: str, *, nowhere: bool = False) -> Iterator[None]:
         if error.status == 401 or not nowhere:
             pytest.fail(f"could not {right}: {error}")
     except Unreachable as error:
-        pytest.fail(f"could not {right}: {error}")
+        if not (nowhere and "HTTP 500" in str(error)):  # so says Kubeflow also of what is not there
+            pytest.fail(f"could not {right}: {error}")
 
 
 def test_api_answers_and_has_the_users_that_mode_says(installation: Installation, record_property: Seen) -> None:

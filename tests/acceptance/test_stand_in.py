@@ -133,7 +133,8 @@ def table(done: "subprocess.CompletedProcess[str]") -> dict[str, tuple[str, str]
 
 def test_all_checks_pass_and_leave_nothing(mlflow: str, cluster: Cluster, check: Check) -> None:
     assert AIRFLOW.is_file(), f"{AIRFLOW}: not there; make .venv-airflow/.ready"
-    done = check(MLFLOW=mlflow)
+    [key] = (cluster.folder / "keys").glob("*.pub")
+    done = check(MLFLOW=mlflow, KEY=str(key))
     rows = table(done)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert len(rows) >= 25 and {result for result, _ in rows.values()} == {"ok"}, rows
