@@ -6,6 +6,7 @@ The API is a server on loopback that keeps TrainJobs and runs their nodes as pro
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,10 +20,12 @@ from urllib.parse import parse_qs, urlsplit
 import kubernetes_validate
 import pytest
 import yaml
+from kubeflow.trainer import TrainerClient
 from kubeflow_trainer_api import models
 
 from components.launching import in_processes, in_shards
 from components.nodes import train_on_nodes
+from components.trainjob import _notice_dead_connections
 from hardcase.config import EvaluateConfig, GrpoConfig, SftConfig
 from hardcase.data.completions import read_completions, write_completions
 from hardcase.errors import HardcaseError, InputError
@@ -32,6 +35,13 @@ from tests.components.test_launching import CONFIG
 RUNTIME = Path(__file__).parents[2] / "infra/kubernetes/base/pipelines/training.yaml"
 JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/hardcase/trainjobs"
 NAME = "hardcase-grpo-0123456789abcdef"
+LIMITS = {
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 20,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 10,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 3,
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): 60_000,
+}
 
 
 class Cluster:
@@ -41,7 +51,12 @@ class Cluster:
         self.folder, self.jobs, self.nodes = folder, dict[str, Any](), dict[str, list["subprocess.Popen[bytes]"]]()
         self.sent: list[Any] = []
         self.deleted: list[str] = []
-        self.away = 0
+        self.away = self.refused = 0
+        self.cut = 0  # after how many lines the connection of a log breaks, once
+        self.conditions: list[Any] = []  # of every job, besides the one that says how it ended
+        self.workload = ""  # why Kueue does not admit a job
+        self.lingering = list[float]()  # how long pods of a job that was deleted take to end, in seconds
+        self.gone = dict[str, tuple[float, list[Any]]]()
         self.runtime = yaml.safe_load(RUNTIME.read_text())
         self.gpus(2)
         cluster = self
@@ -61,7 +76,9 @@ class Cluster:
             def do_GET(self) -> None:
                 place = urlsplit(self.path)
                 name = place.path.rpartition("/")[2]
-                if cluster.away and place.path.startswith(JOBS):
+                if cluster.refused:
+                    self.refuse(cluster.refused)
+                elif cluster.away and place.path.startswith(JOBS):
                     cluster.away -= 1
                     self.refuse(503)
                 elif place.path.endswith("/trainingruntimes/hardcase-train"):
@@ -72,14 +89,29 @@ class Cluster:
                     (selector,) = parse_qs(place.query)["labelSelector"]
                     job = selector.partition("jobset.sigs.k8s.io/jobset-name=")[2].partition(",")[0]
                     self.answer({"kind": "PodList", "apiVersion": "v1", "items": cluster.pods(job)})
+                elif place.path.endswith("/workloads"):
+                    quota = {"type": "QuotaReserved", "status": "False", "message": cluster.workload}
+                    self.answer({"items": [{"status": {"conditions": [quota]}}] if cluster.workload else []})
                 elif place.path.endswith("/log"):
-                    pod = place.path.split("/")[-2]
-                    job, _, index = pod.rpartition("-node-")
-                    if "follow=True" in place.query or "follow=true" in place.query:
-                        cluster.wait(job, int(index))
-                    self.answer((cluster.folder / f"{pod}.log").read_text())
+                    self.log(place.path.split("/")[-2], parse_qs(place.query))
                 else:
                     self.refuse(404)
+
+            def log(self, pod: str, query: dict[str, list[str]]) -> None:
+                job, _, index = pod.rpartition("-node-")
+                if "follow" in query:
+                    cluster.wait(job, int(index))
+                lines = (cluster.folder / f"{pod}.log").read_text().splitlines(keepends=True)
+                if "timestamps" in query:
+                    lines = [f"2026-01-01T00:00:00.{number:09}Z {line}" for number, line in enumerate(lines)]
+                whole = "".join(lines[-int(query["tailLines"][0]) :] if "tailLines" in query else lines)
+                sent = "".join(lines[: cluster.cut]) if cluster.cut else whole
+                cluster.cut = 0
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(whole.encode())))
+                self.end_headers()
+                self.wfile.write(sent.encode())
+                self.close_connection = sent != whole
 
             def do_POST(self) -> None:
                 sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -141,7 +173,9 @@ class Cluster:
         for node in self.nodes[name]:
             node.kill()
             node.wait()
-        del self.jobs[name]
+        if self.lingering:
+            self.gone[name] = time.monotonic() + self.lingering.pop(), self.pods(name)
+        del self.jobs[name], self.nodes[name]
 
     def wait(self, name: str, rank: int) -> None:
         """Until that node has ended; when one fails, JobSet deletes the others."""
@@ -162,12 +196,13 @@ class Cluster:
             "lastTransitionTime": "2026-01-01T00:00:00Z",
         }
         sent = self.jobs[name]
-        about = {**sent["metadata"], "namespace": "hardcase", "creationTimestamp": "2026-01-01T00:00:00Z"}
-        return {**sent, "metadata": about, "status": {"conditions": [ended] if kind else []}}
+        about = {**sent["metadata"], "namespace": "hardcase", "creationTimestamp": "2026-01-01T00:00:00Z", "uid": "1"}
+        return {**sent, "metadata": about, "status": {"conditions": [*self.conditions, *([ended] if kind else [])]}}
 
     def pods(self, job: str) -> list[Any]:
         phases = {None: "Running", 0: "Succeeded"}
-        return [
+        until, left = self.gone.get(job, (0.0, []))
+        return (left if time.monotonic() < until else []) + [
             {
                 "metadata": {
                     "name": f"{job}-node-{rank}",
@@ -236,6 +271,105 @@ def test_job_of_a_step_that_was_killed_gives_way(cluster: Cluster) -> None:
     assert cluster.deleted == [NAME, NAME]
 
 
+def test_nodes_begin_when_the_pods_of_an_earlier_attempt_are_gone(cluster: Cluster) -> None:
+    """Two trainings wrote into one folder, since a job that is gone leaves its pods behind for up to 30 s."""
+    reference = {"name": "hardcase-train", "kind": "TrainingRuntime"}
+    trainer = {"numNodes": 1, "command": said("time.sleep(99)")}
+    cluster.start(NAME, {"metadata": {"name": NAME}, "spec": {"runtimeRef": reference, "trainer": trainer}})
+    cluster.lingering = [1.5]
+    began = time.monotonic()
+    assert train_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef") == ""
+    assert time.monotonic() - began > 1.5
+    assert len(cluster.sent) == 2
+
+
+def test_pods_that_stay_are_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.trainjob.SECONDS_AWAY", 0.5)
+    reference = {"name": "hardcase-train", "kind": "TrainingRuntime"}
+    trainer = {"numNodes": 1, "command": said("time.sleep(99)")}
+    cluster.start(NAME, {"metadata": {"name": NAME}, "spec": {"runtimeRef": reference, "trainer": trainer}})
+    cluster.lingering = [60]
+    with pytest.raises(HardcaseError, match=f"{NAME}-node-0 of an earlier attempt does not end"):
+        train_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef")
+    assert len(cluster.sent) == 1
+
+
+def test_a_log_whose_connection_breaks_is_shown_whole_and_no_line_twice(
+    cluster: Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster.cut = 3
+    assert train_on_nodes(said("[print('line', number) for number in range(6)]"), 2, 2, "grpo-0123456789abcdef") == ""
+    assert capfd.readouterr().out.splitlines() == [f"line {number}" for number in range(6)]
+
+
+def test_a_connection_whose_other_end_is_gone_is_ended_by_the_kernel(cluster: Cluster) -> None:
+    """The step hung for ever on a log stream after the API was unreachable for 30 s."""
+    client = TrainerClient()
+    _notice_dead_connections(client)
+    connection = client.backend.core_api.api_client.rest_client.pool_manager.connection_from_host(
+        *cluster.server.server_address
+    )._get_conn()
+    connection.connect()
+    try:
+        told = {option: connection.sock.getsockopt(*option) for option in LIMITS}
+    finally:
+        connection.close()
+    assert told == LIMITS
+
+
+def test_an_api_that_is_never_there_is_no_bad_input(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.server.shutdown()
+    cluster.server.server_close()
+    monkeypatch.setattr("components.trainjob.SECONDS_AWAY", 0.5)
+    with pytest.raises(HardcaseError, match="TrainingRuntime hardcase-train") as failure:
+        train_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef")
+    assert failure.value.exit_code == 1, "a step that is refused is never tried again"
+    assert "asking again" in caplog.text
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_an_api_that_refuses_us_is_the_users_to_mend(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(cluster, "refused", status)
+    with pytest.raises(InputError, match=str(status)):
+        train_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef")
+
+
+def test_a_job_that_waits_says_why(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    suspended = {"type": "Suspended", "status": "True", "reason": "", "message": "TrainJob is suspended"}
+    cluster.conditions = [suspended]
+    cluster.workload = "couldn't assign flavors to pod set node: insufficient quota for nvidia.com/gpu"
+    threading.Timer(1.0, cluster.conditions.clear).start()
+    with caplog.at_level("INFO"):
+        assert train_on_nodes(said("time.sleep(1.5)"), 2, 2, "grpo-0123456789abcdef") == ""
+    (waits,) = [record.message for record in caplog.records if " waits: " in record.message]
+    assert waits == f"TrainJob {NAME} waits: queued by Kueue: {cluster.workload}"
+
+
+def test_a_node_that_is_asked_to_end_does_so_as_first_process_of_its_container(tmp_path: Path) -> None:
+    """The kernel keeps signals without a handler from the first process; a node held on for 30 s."""
+    shard = {"shard": "1/1", "scratch": str(tmp_path), "answers": str(tmp_path / "table")}
+    job = {"module": "tests.components.sleeping", "arguments": {}, "shards": [shard]}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    place = {"PET_NODE_RANK": "0", "PET_NNODES": "1", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": "0"}
+    inside = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    command = [*inside, sys.executable, "-m", "components.launching", str(tmp_path / "job.json"), "node"]
+    with subprocess.Popen(command, env={**os.environ, **place}) as node:
+        until = time.monotonic() + 60
+        while not (tmp_path / "began").exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        (first,) = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
+        os.kill(int(first), signal.SIGTERM)
+        began = time.monotonic()
+        assert node.wait(30) == 128 + signal.SIGTERM
+        assert time.monotonic() - began < 3
+    sleeper = int((tmp_path / "began").read_text())
+    assert sleeper > 1, "it was a process of its own, which ended with the container"
+
+
 def test_api_that_is_away_for_a_while_is_asked_again(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     threading.Timer(0.3, lambda: setattr(cluster, "away", 2)).start()
     assert train_on_nodes(said("time.sleep(1.5)"), 2, 2, "grpo-0123456789abcdef") == ""
@@ -265,7 +399,9 @@ def test_runtime_that_is_missing_or_does_not_fit_is_the_users_error(
     with pytest.raises(InputError, match="2 GPUs a node for 4 processes"):
         train_on_nodes(said(""), 2, 4, "grpo-0")
     monkeypatch.setenv("HARDCASE_TRAINING_RUNTIME", "other")
-    with pytest.raises(InputError, match=r"no Kubeflow Trainer with the runtime other was found: .*404"):
+    with pytest.raises(
+        InputError, match=r"namespace hardcase has no TrainingRuntime other, so it has no nodes for this"
+    ):
         train_on_nodes(said(""), 2, 2, "grpo-0")
     monkeypatch.setenv("HARDCASE_TRAINER", "docker")
     with pytest.raises(InputError, match="say local or kubernetes"):
