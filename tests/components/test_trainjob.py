@@ -44,6 +44,84 @@ LIMITS = {
 }
 
 
+class Api(BaseHTTPRequestHandler):
+    """What Kubernetes answers to the SDK and to its own client."""
+
+    cluster: "Cluster"
+
+    def answer(self, content: Any, status: int = 200) -> None:
+        data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain" if isinstance(content, str) else "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def refuse(self, status: int) -> None:
+        self.answer({"kind": "Status", "status": "Failure", "code": status}, status)
+
+    def do_GET(self) -> None:
+        place = urlsplit(self.path)
+        name = place.path.rpartition("/")[2]
+        if self.cluster.refused:
+            self.refuse(self.cluster.refused)
+        elif self.cluster.away and place.path.startswith(JOBS):
+            self.cluster.away -= 1
+            self.refuse(503)
+        elif place.path.endswith("/trainingruntimes/hardcase-train"):
+            self.answer(self.cluster.runtime)
+        elif place.path.startswith(JOBS) and name in self.cluster.jobs:
+            self.answer(self.cluster.job(name))
+        elif place.path.endswith("/pods"):
+            (selector,) = parse_qs(place.query)["labelSelector"]
+            job = selector.partition("jobset.sigs.k8s.io/jobset-name=")[2].partition(",")[0]
+            self.answer({"kind": "PodList", "apiVersion": "v1", "items": self.cluster.pods(job)})
+        elif place.path.endswith("/workloads"):
+            quota = {"type": "QuotaReserved", "status": "False", "message": self.cluster.workload}
+            self.answer({"items": [{"status": {"conditions": [quota]}}] if self.cluster.workload else []})
+        elif place.path.endswith("/log"):
+            self.log(place.path.split("/")[-2], parse_qs(place.query))
+        else:
+            self.refuse(404)
+
+    def log(self, pod: str, query: dict[str, list[str]]) -> None:
+        job, _, index = pod.rpartition("-node-")
+        if "follow" in query:
+            self.cluster.wait(job, int(index))
+        lines = (self.cluster.folder / f"{pod}.log").read_text().splitlines(keepends=True)
+        if "timestamps" in query:
+            lines = [f"2026-01-01T00:00:00.{number:09}Z {line}" for number, line in enumerate(lines)]
+        whole = "".join(lines[-int(query["tailLines"][0]) :] if "tailLines" in query else lines)
+        sent = "".join(lines[: self.cluster.cut]) if self.cluster.cut else whole
+        self.cluster.cut = 0
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(whole.encode())))
+        self.end_headers()
+        self.wfile.write(sent.encode())
+        self.close_connection = sent != whole
+
+    def do_POST(self) -> None:
+        sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        name = sent["metadata"]["name"]
+        if self.path.split("?")[0] != JOBS or name in self.cluster.jobs:
+            self.refuse(409)
+            return
+        self.cluster.start(name, sent)
+        self.answer(self.cluster.job(name), 201)
+
+    def do_DELETE(self) -> None:
+        name = urlsplit(self.path).path.rpartition("/")[2]
+        if name not in self.cluster.jobs:
+            self.refuse(404)
+            return
+        self.cluster.deleted.append(name)
+        self.cluster.stop(name)
+        self.answer({"kind": "Status", "status": "Success"})
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
 class Cluster:
     """What it was asked, and the nodes that it runs, by TrainJob."""
 
@@ -59,82 +137,7 @@ class Cluster:
         self.gone = dict[str, tuple[float, list[Any]]]()
         self.runtime = yaml.safe_load(RUNTIME.read_text())
         self.gpus(2)
-        cluster = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self, content: Any, status: int = 200) -> None:
-                data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "text/plain" if isinstance(content, str) else "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def refuse(self, status: int) -> None:
-                self.answer({"kind": "Status", "status": "Failure", "code": status}, status)
-
-            def do_GET(self) -> None:
-                place = urlsplit(self.path)
-                name = place.path.rpartition("/")[2]
-                if cluster.refused:
-                    self.refuse(cluster.refused)
-                elif cluster.away and place.path.startswith(JOBS):
-                    cluster.away -= 1
-                    self.refuse(503)
-                elif place.path.endswith("/trainingruntimes/hardcase-train"):
-                    self.answer(cluster.runtime)
-                elif place.path.startswith(JOBS) and name in cluster.jobs:
-                    self.answer(cluster.job(name))
-                elif place.path.endswith("/pods"):
-                    (selector,) = parse_qs(place.query)["labelSelector"]
-                    job = selector.partition("jobset.sigs.k8s.io/jobset-name=")[2].partition(",")[0]
-                    self.answer({"kind": "PodList", "apiVersion": "v1", "items": cluster.pods(job)})
-                elif place.path.endswith("/workloads"):
-                    quota = {"type": "QuotaReserved", "status": "False", "message": cluster.workload}
-                    self.answer({"items": [{"status": {"conditions": [quota]}}] if cluster.workload else []})
-                elif place.path.endswith("/log"):
-                    self.log(place.path.split("/")[-2], parse_qs(place.query))
-                else:
-                    self.refuse(404)
-
-            def log(self, pod: str, query: dict[str, list[str]]) -> None:
-                job, _, index = pod.rpartition("-node-")
-                if "follow" in query:
-                    cluster.wait(job, int(index))
-                lines = (cluster.folder / f"{pod}.log").read_text().splitlines(keepends=True)
-                if "timestamps" in query:
-                    lines = [f"2026-01-01T00:00:00.{number:09}Z {line}" for number, line in enumerate(lines)]
-                whole = "".join(lines[-int(query["tailLines"][0]) :] if "tailLines" in query else lines)
-                sent = "".join(lines[: cluster.cut]) if cluster.cut else whole
-                cluster.cut = 0
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(whole.encode())))
-                self.end_headers()
-                self.wfile.write(sent.encode())
-                self.close_connection = sent != whole
-
-            def do_POST(self) -> None:
-                sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                name = sent["metadata"]["name"]
-                if self.path.split("?")[0] != JOBS or name in cluster.jobs:
-                    self.refuse(409)
-                    return
-                cluster.start(name, sent)
-                self.answer(cluster.job(name), 201)
-
-            def do_DELETE(self) -> None:
-                name = urlsplit(self.path).path.rpartition("/")[2]
-                if name not in cluster.jobs:
-                    self.refuse(404)
-                    return
-                cluster.deleted.append(name)
-                cluster.stop(name)
-                self.answer({"kind": "Status", "status": "Success"})
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Api,), {"cluster": self}))
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         config = {
             "apiVersion": "v1",
@@ -399,9 +402,7 @@ def test_runtime_that_is_missing_or_does_not_fit_is_the_users_error(
     with pytest.raises(InputError, match="2 GPUs a node for 4 processes"):
         train_on_nodes(said(""), 2, 4, "grpo-0")
     monkeypatch.setenv("HARDCASE_TRAINING_RUNTIME", "other")
-    with pytest.raises(
-        InputError, match=r"namespace hardcase has no TrainingRuntime other, so it has no nodes for this"
-    ):
+    with pytest.raises(InputError, match=r"namespace hardcase has no TrainingRuntime other, so it has"):
         train_on_nodes(said(""), 2, 2, "grpo-0")
     monkeypatch.setenv("HARDCASE_TRAINER", "docker")
     with pytest.raises(InputError, match="say local or kubernetes"):
