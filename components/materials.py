@@ -1,28 +1,16 @@
-"""What passes between steps: an artifact is the signed attestation of a step, its products lie in the object store."""
+"""What passes between steps: the sha256 of a step's signed attestation. All that it names lies in the object store."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
 
 from hardcase.audit.links import Link, open_link
 from hardcase.audit.products import fetch_product
-from hardcase.audit.signing import DistrustError, Keyring, open_keyring
-from hardcase.data.digest import bytes_digest
-from hardcase.data.store import Store
+from hardcase.audit.signing import Keyring, open_keyring
+from hardcase.data.store import Store, object_name
 from hardcase.errors import HardcaseError
-
-
-class Artifact(Protocol):
-    """What is used of KFP's artifact."""
-
-    name: str
-    metadata: dict[str, Any]
-
-    @property
-    def path(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +30,7 @@ class Material:
     made_by: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
     """What a step works with.
 
@@ -50,11 +38,13 @@ class Work:
         folder: private; the same for the same work, empty the first time, gone after success.
         materials: what the step reads, by name.
         store: where that lies, and where the products go.
+        attestation: sha256 of what the step signed, once it is done; what it hands on.
     """
 
     folder: Path
     materials: Mapping[str, Material]
     store: Store
+    attestation: str = ""
 
     def input(self, name: str) -> Path:
         """Return the path of a product of an earlier step, fetched and verified.
@@ -75,35 +65,28 @@ class Work:
         return self.folder / "outputs"
 
 
-def attested(artifact: Artifact, keys: Keyring) -> tuple[str, Link]:
-    """Return the sha256 of an artifact's attestation, found equal to the one in its metadata, and its link.
+def open_attestation(digest: str, store: Store, keys: Keyring) -> Link:
+    """Return the link in an attestation, by its sha256.
 
     Raises:
         HardcaseError: it is missing or altered.
         DistrustError: no step that is trusted signed it.
     """
-    path = Path(artifact.path)
-    envelope = path.read_bytes() if path.is_file() else b""
-    if (digest := bytes_digest(envelope)) != artifact.metadata.get("attestation"):
-        raise HardcaseError(f"{path}: artifact {artifact.name!r} is missing or altered; run again to make it anew")
-    link = open_link(envelope, keys, f"artifact {artifact.name!r}")
-    if link.content != artifact.metadata.get("sha256"):
-        raise DistrustError(f"{path}: artifact {artifact.name!r} is not what its step signed; run again")
-    return digest, link
+    return open_link(store.get_object(digest), keys, object_name(digest))
 
 
-def material_of(name: str, artifact: Artifact, keys: Keyring) -> Material:
-    """Return what an artifact's step made, or itself read, under that name.
+def material_of(name: str, attestation: str, store: Store, keys: Keyring) -> Material:
+    """Return what an attested step made, or itself read, under that name.
 
     Raises:
-        HardcaseError: the artifact is missing or altered, or its step knows nothing of that name.
+        HardcaseError: the attestation is missing or altered, or the step knows nothing of that name.
     """
-    digest, link = attested(artifact, keys)
+    link = open_attestation(attestation, store, keys)
     if name in link.products:
-        return Material(name, link.products[name], link.kind(name), digest)
+        return Material(name, link.products[name], link.kind(name), attestation)
     if name in link.made_by:
         return Material(name, link.materials[name], link.kind(name), link.made_by[name])
-    raise HardcaseError(f"artifact {artifact.name!r}: {link.step} made no {name}; run again to make it anew")
+    raise HardcaseError(f"{object_name(attestation)}: {link.step} made no {name}; run again to make it anew")
 
 
 def keyring() -> Keyring:

@@ -1,7 +1,7 @@
 """What every step does around its work when it runs in a process of its own, under kfp.local or in a pod.
 
-What a step hands on is one artifact: its signed attestation, which names what the step made by sha256. The products
-themselves lie in the object store, from where the next step fetches what it needs, verified. Around its work a step
+What a step hands on is one text: the sha256 of its signed attestation, which names what the step made. Attestation and
+products lie in the object store, from where the next step fetches what it needs, verified. Around its work a step
 keeps a private folder from which a stopped step continues, reports its progress and its errors in a form the launcher
 reads, and never outlives the launcher.
 """
@@ -28,7 +28,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from components.materials import Artifact, Work, keyring, material_of
+from components.materials import Work, keyring, material_of
 from hardcase.audit.lineage import emit
 from hardcase.audit.links import Link
 from hardcase.audit.products import keep_product
@@ -81,8 +81,7 @@ class Report:
 def running(
     step: str,
     place: Mapping[str, str],
-    inputs: Mapping[str, Artifact | None],
-    output: Artifact,
+    inputs: Mapping[str, str],
     sources: Mapping[str, str] = MappingProxyType({}),
     **parameters: Any,
 ) -> Iterator[Work]:
@@ -91,13 +90,14 @@ def running(
     Args:
         step: its name.
         place: `store`, `scratch` and `code`.
-        inputs: by the name of a product, the artifact of the step that made it, or that read it itself.
-        output: artifact for the attestation; its metadata gets the sha256 of the envelope and of the content.
+        inputs: by the name of a product, the attestation of the step that made it, or that read it itself; an empty one
+            stands for none.
         sources: digests of what it takes in from outside, by name; filled in by the work itself.
         parameters: whatever else makes this work this work (configuration, seed).
 
     Yields:
-        What the step works with. Whatever lies in its folder `outputs` afterwards is a product.
+        What the step works with. Whatever lies in its folder `outputs` afterwards is a product. When all is done its
+        `attestation` is set.
 
     Raises:
         SystemExit: the work raised a `HardcaseError`; its exit code.
@@ -107,7 +107,8 @@ def running(
     with noted(step) as report:
         try:
             store, keys = open_store(place["store"]), keyring()
-            materials = {name: material_of(name, given, keys) for name, given in inputs.items() if given is not None}
+            given = {name: attestation for name, attestation in inputs.items() if attestation}
+            materials = {name: material_of(name, attestation, store, keys) for name, attestation in given.items()}
             report.materials = sorted({material.made_by for material in materials.values()})
             read = {name: material.digest for name, material in materials.items()}
             source = dict([parameters["source"]]) if "source" in parameters else {}
@@ -116,8 +117,9 @@ def running(
             with _private_folder(Path(place["scratch"]) / f"{step}-{work[:16]}") as folder:
                 shutil.rmtree(folder / "outputs", ignore_errors=True)
                 (folder / "outputs").mkdir()
+                done = Work(folder, materials, store)
                 try:
-                    yield Work(folder, materials, store)
+                    yield done
                 except InputError:  # what explains the refusal outlives it: the quarantine, failed expectations
                     report.left = {path.name: keep_product(store, path)[0] for path in _files(folder / "outputs")}
                     raise
@@ -132,11 +134,7 @@ def running(
                     | {name: kind for name, (_, kind) in kept.items()},
                     {name: material.made_by for name, material in materials.items()},
                 )
-                envelope = link.signed(keys)
-                report.attestation = store.put_object(envelope)
-                Path(output.path).parent.mkdir(parents=True, exist_ok=True)
-                Path(output.path).write_bytes(envelope)
-                output.metadata.update({"sha256": link.content, "attestation": report.attestation})
+                report.attestation = done.attestation = store.put_object(link.signed(keys))
             emit("COMPLETE", run, step, {**source, **read}, link.products)
         except Exception as error:
             emit("FAIL", run, step, read, error=_said(error))

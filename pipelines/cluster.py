@@ -133,7 +133,7 @@ def evaluation_on_cluster(
         )
         answers = answer_step(
             snapshot=snapshot.output,
-            model=plan.outputs["fetched"],
+            model=plan.outputs["model"],
             seed=seed,
             shards=plan.outputs["answer_shards"],
             gpus=plan.outputs["answer_gpus"],
@@ -141,7 +141,7 @@ def evaluation_on_cluster(
             place=place,
         )
         judged = evaluate_step(answers=answers.output, seed=seed, config=plan.outputs["evaluate"], place=place)
-        evaluation = judged.outputs["evaluation"]
+        evaluation = judged.outputs["Output"]
         compared = drift_step(
             evaluation=evaluation, reference=plan.outputs["reference"], config=plan.outputs["drift"], place=place
         )
@@ -163,7 +163,7 @@ def _explain(pipeline: Any) -> None:
     """Let a pipeline's description say what its parameters mean: Kubeflow's form shows no other text of ours."""
     spec = pipeline.pipeline_spec
     parameters = spec.root.input_definitions.parameters
-    lines = [f"{name}: {about.description}" for name, about in sorted(parameters.items())]
+    lines = [f"- **{name}**: {about.description}" for name, about in sorted(parameters.items())]  # shown as Markdown
     spec.pipeline_info.description = "\n".join([spec.pipeline_info.description, "", *lines])
 
 

@@ -76,7 +76,7 @@ def run(profile: Profile, name: str, home: Home, containers: bool = False) -> Ou
             environment(child_environment(profile, folder, home)),
             container_runner(profile, home) if containers else nullcontext(PROCESSES) as runner,
         ):
-            cache = RecordingCache(home.cache, STEPS, bars, _still_kept(home))
+            cache = RecordingCache(home.cache, STEPS, bars, open_store(home.store), _still_kept(home))
             return _run(arguments, folder, facts, home, cache, bars, runner)
 
 

@@ -1,7 +1,8 @@
 """KFP's local cache made honest and talkative.
 
-Stock `kfp.local` keys a task by the places of its inputs and trusts the files of a hit. Here the key takes their
-sha256, and a hit whose files are missing or altered is none. As the cache is asked before each task and told after it,
+Stock `kfp.local` keys a task by the values of its inputs, here sha256 of attestations, which name the run that signed
+them, and trusts a hit. Here the key takes what was attested, and a hit whose attestation or products are missing or
+altered is none. As the cache is asked before each task and told after it,
 it knows the state of each, and which of them is speaking on standard output.
 """
 
@@ -16,16 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from kfp import dsl
 from kfp.local import cache as kfp_cache
 
-from components.materials import attested, keyring
+from components.materials import keyring, open_attestation
 from components.report.summary import StepOutcome
 from components.running import PROGRESS_MARK
 from hardcase.audit.links import Link
+from hardcase.data.store import Store
 from hardcase.errors import HardcaseError
 
-SHOWN = (dsl.Metrics, dsl.ClassificationMetrics)
 logger = logging.getLogger(__name__)
 
 
@@ -46,6 +46,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         root: folder of the entries.
         steps: names in order.
         display: told of each step.
+        store: where attestations lie.
         check: asked about the attestation of a hit; raises a `HardcaseError` to refuse it.
 
     Attributes:
@@ -54,11 +55,13 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         attestations: sha256 of their envelopes.
     """
 
-    def __init__(self, root: Path, steps: tuple[str, ...], display: Display, check: Callable[[Link], None]) -> None:
+    def __init__(
+        self, root: Path, steps: tuple[str, ...], display: Display, store: Store, check: Callable[[Link], None]
+    ) -> None:
         super().__init__(str(root))
         self.records = {step: StepOutcome() for step in steps}
         self.links, self.attestations = dict[str, Link](), dict[str, str]()
-        self._display, self._check = display, check
+        self._display, self._store, self._check = display, store, check
         self._own = threading.local()  # the shards of a step run in threads
 
     @property
@@ -78,7 +81,8 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         step = re.sub(r"-\d+$", "", component_name.removeprefix("comp-"))
         self._own.step, self._own.began = step, time.monotonic()
         self.records[step] = replace(self.records[step], status="running")
-        content = {name: _content(value) for name, value in arguments.items()}
+        known = {digest: self.links[done].content for done, digest in self.attestations.items()}
+        content = {name: known.get(str(value), value) for name, value in arguments.items()}
         key: str = super().compute_key(component_name, *args, arguments=content, **kwargs)
         return key
 
@@ -88,7 +92,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         outputs: dict[str, Any] | None = super().get(key)
         if outputs is not None:
             try:
-                attestation = _attestation(outputs)
+                attestation = self._open(outputs)
                 self._check(attestation[1])
             except HardcaseError as error:
                 logger.warning("%s: not served from the cache: %s", step, error)
@@ -102,11 +106,15 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
     def put(self, key: str, outputs: dict[str, Any]) -> None:
         """Keep the outputs of a task just done."""
         super().put(key, outputs)
-        self._end("succeeded", cached=False, attestation=_attestation(outputs))
+        self._end("succeeded", cached=False, attestation=self._open(outputs))
 
     def fail(self) -> None:
         """Mark the step at work as failed."""
         self._end("failed", cached=False)
+
+    def _open(self, outputs: dict[str, Any]) -> tuple[str, Link]:
+        digest = str(outputs["Output"])
+        return digest, open_attestation(digest, self._store, keyring())
 
     def _end(self, status: str, cached: bool, attestation: tuple[str, Link] | None = None) -> None:
         step = str(self.current)
@@ -116,25 +124,6 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
             self.attestations[step], self.links[step] = attestation
         self._own.step = None
         self._display.step_ended(step, status, seconds, cached)
-
-
-def _content(value: Any) -> Any:
-    """What a task is given, artifacts by their content."""
-    if isinstance(value, list):
-        return [_content(each) for each in value]
-    if isinstance(value, dsl.Artifact):
-        return {"type": value.schema_title, "sha256": value.metadata.get("sha256")}
-    return value
-
-
-def _attestation(outputs: dict[str, Any]) -> tuple[str, Link]:
-    """Return the one attestation among a step's outputs; the others are what only Kubeflow's pages show.
-
-    Raises:
-        HardcaseError: it is missing or altered.
-    """
-    (artifact,) = (each for each in outputs.values() if not isinstance(each, SHOWN))
-    return attested(artifact, keyring())
 
 
 class Router(io.TextIOBase):

@@ -76,7 +76,7 @@ def _run(audit: Audit, provenance: Provenance, folder: Path, home: Home) -> dict
         "rollout_shards": {**WHOLE, "shards": audit.links["rollout"].parameters["shards"]},
     }
     with Bars() as bars, environment(child_environment(profile, folder, home)):
-        cache = RecordingCache(scratch.cache, REPLAYED, bars, lambda link: None)
+        cache = RecordingCache(scratch.cache, REPLAYED, bars, open_store(scratch.store), lambda link: None)
         try:
             execute(lambda: replaying(**arguments), folder, scratch, cache, bars)
         except RuntimeError as error:

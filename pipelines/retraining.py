@@ -1,7 +1,7 @@
 """The graph: ingest → validate → sft → rollout → mine → grpo → answer → evaluate → drift → register.
 
 The same graph runs on one machine (`pipelines.local`) and, within an exit handler, on Kubeflow (`pipelines.cluster`).
-A step hands on its signed attestation; what it made lies in the store (docs/decisions/0010).
+A step hands on the sha256 of its signed attestation. Attestation and products lie in the store (docs/decisions/0010).
 """
 
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ def chain(plan: Mapping[str, Any]) -> dict[str, Any]:
     )
     evaluation = evaluate_step(answers=answers.output, seed=seed, config=plan["evaluate"], place=place)
     drift = drift_step(
-        evaluation=evaluation.outputs["evaluation"], reference=plan["reference"], config=plan["drift"], place=place
+        evaluation=evaluation.outputs["Output"], reference=plan["reference"], config=plan["drift"], place=place
     )
     tasks = (snapshot, validation, sft_model, rollouts, mined, model, answers, evaluation, drift)
     return dict(zip(REPLAYED, tasks, strict=True))
@@ -96,7 +96,7 @@ def graph(plan: Mapping[str, Any]) -> dict[str, Any]:
     tasks = chain(plan)
     tasks["register"] = register_step(
         model=tasks["grpo"].output,
-        evaluation=tasks["evaluate"].outputs["evaluation"],
+        evaluation=tasks["evaluate"].outputs["Output"],
         drift=tasks["drift"].output,
         seed=plan["seed"],
         launch=plan["launch"],

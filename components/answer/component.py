@@ -3,23 +3,21 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Model, Output
 
 from components.running import TRAIN_IMAGE
 
 
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
 def answer(
-    snapshot: Input[Dataset],
-    model: Input[Model],
+    snapshot: str,
+    model: str,
     place: dict[str, str],
     gpus: str,
     seed: int,
     shards: dict[str, int],
     config: dict[str, Any],
-    answers: Output[Dataset],
-    sft_model: Input[Model] = None,  # KFP's form of an optional artifact
-) -> None:
+    sft_model: str = "",
+) -> str:
     """Let a model answer the untouched split, and the SFT model that it was trained from, if it is given."""
     from components.answer.step import run
     from components.devices import require_gpus
@@ -29,7 +27,7 @@ def answer(
     from hardcase.data.completions import merge_completions
 
     inputs = {"snapshot": snapshot, "model": model, "sft_model": sft_model}
-    with running("answer", place, inputs, answers, seed=seed, section="evaluate", config=config) as work:
+    with running("answer", place, inputs, seed=seed, section="evaluate", config=config) as work:
         require_gpus(gpus)
         work.output("answers").mkdir()
         for name, role in (("model", "final"), ("sft_model", "sft")):
@@ -48,3 +46,4 @@ def answer(
                 seed=seed,
             )
             merge_completions(tables, work.output("answers") / f"{role}.parquet")
+    return work.attestation

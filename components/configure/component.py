@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 from kfp import dsl
-from kfp.dsl import Model, Output
 
 from components.running import LIGHT_IMAGE
 
@@ -61,8 +60,9 @@ def configure(profile: str, source: str, seed: int, settings: dict[str, Any]) ->
 
 
 @dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
-def fetch(model: str, profile: str, source: str, settings: dict[str, Any], fetched: Output[Model]) -> NamedTuple(  # type: ignore[valid-type]
+def fetch(model: str, profile: str, source: str, settings: dict[str, Any]) -> NamedTuple(  # type: ignore[valid-type]
     "Plan",
+    model=str,
     place=dict,
     launch=dict,
     reference=str,
@@ -90,9 +90,10 @@ def fetch(model: str, profile: str, source: str, settings: dict[str, Any], fetch
     store, tracking_uri, scratch = place_of()
     place = {"store": store, "scratch": scratch, "code": code_digest()}
     registered: dict[str, str] = {}
-    with running("fetch", place, {}, fetched, registered, model=model) as work:
+    with running("fetch", place, {}, registered, model=model) as work:
         loaded = load_profile(profile, {**settings, "source": source})
         version = fetched_version(store, keyring(), model, work.output("model"))
         registered["statement"] = version.statement
-        found = evaluation_plan(loaded, model, version, store, tracking_uri, scratch)
+        plan = evaluation_plan(loaded, model, version, store, tracking_uri, scratch)
+    found = {"model": work.attestation, **plan}
     return namedtuple("Plan", found)(**found)

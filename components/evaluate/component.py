@@ -3,21 +3,20 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import ClassificationMetrics, Dataset, Input, Metrics, Output
+from kfp.dsl import ClassificationMetrics, Metrics, Output
 
 from components.running import LIGHT_IMAGE
 
 
 @dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
 def evaluate(
-    answers: Input[Dataset],
+    answers: str,
     place: dict[str, str],
     seed: int,
     config: dict[str, Any],
-    evaluation: Output[Dataset],
     metrics: Output[Metrics],
     confusion: Output[ClassificationMetrics],
-) -> None:
+) -> str:
     """Score a model's answers on the untouched split, and the SFT model's, if it was asked too."""
     from components.evaluate.step import run
     from components.running import running
@@ -25,8 +24,9 @@ def evaluate(
     from hardcase.config import EvaluateConfig
 
     inputs = {"snapshot": answers, "answers": answers}
-    with running("evaluate", place, inputs, evaluation, seed=seed, config=config) as work:
+    with running("evaluate", place, inputs, seed=seed, config=config) as work:
         settings, folder = EvaluateConfig.model_validate(config), work.input("answers")
         final, sft = folder / "final.parquet", folder / "sft.parquet"
         run(work.input("snapshot"), place["store"], final, sft, settings, seed, work.outputs)
         show_scores(metrics, confusion, work.output("scores"), work.output("evaluation"))
+    return work.attestation

@@ -3,22 +3,20 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Model, Output
 
 from components.running import TRAIN_IMAGE
 
 
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
 def grpo(
-    snapshot: Input[Dataset],
-    sft_model: Input[Model],
-    mined: Input[Dataset],
+    snapshot: str,
+    sft_model: str,
+    mined: str,
     place: dict[str, str],
     gpus: str,
     seed: int,
     config: dict[str, Any],
-    model: Output[Model],
-) -> None:
+) -> str:
     """Train with HCM-GRPO from the SFT model on all training samples."""
     from components.devices import require_gpus
     from components.grpo.step import run
@@ -27,7 +25,7 @@ def grpo(
     from hardcase.config import GrpoConfig
 
     inputs = {"snapshot": snapshot, "sft_model": sft_model, "mined": mined}
-    with running("grpo", place, inputs, model, seed=seed, config=config) as work:
+    with running("grpo", place, inputs, seed=seed, config=config) as work:
         require_gpus(gpus)
         in_processes(
             run,
@@ -41,3 +39,4 @@ def grpo(
             model_out=work.output("model"),
             log=work.output("grpo_log"),
         )
+    return work.attestation

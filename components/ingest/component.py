@@ -3,20 +3,18 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Dataset, Output
 
 from components.running import LIGHT_IMAGE
 
 
 @dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
-def ingest(
-    source: str, source_digest: str, place: dict[str, str], config: dict[str, Any], snapshot: Output[Dataset]
-) -> None:
+def ingest(source: str, source_digest: str, place: dict[str, str], config: dict[str, Any]) -> str:
     """Read a source of samples into a content-addressed snapshot; bad rows go to quarantine."""
     from components.ingest.step import run
     from components.running import running
     from hardcase.config import IngestConfig
 
-    with running("ingest", place, {}, snapshot, config=config, source=[source, source_digest]) as work:
+    with running("ingest", place, {}, config=config, source=[source, source_digest]) as work:
         settings = IngestConfig.model_validate(config)
         run(source, place["store"], settings, work.output("snapshot"), work.output("quarantine"), work.folder)
+    return work.attestation

@@ -3,19 +3,19 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Output
 
 from components.running import LIGHT_IMAGE
 
 
 @dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
-def mine(rollouts: Input[Dataset], place: dict[str, str], config: dict[str, Any], mined: Output[Dataset]) -> None:
+def mine(rollouts: str, place: dict[str, str], config: dict[str, Any]) -> str:
     """Find the training samples that the SFT model gets wrong."""
     from components.mine.step import run
     from components.running import running
     from hardcase.config import MineConfig
 
     inputs = {"snapshot": rollouts, "rollouts": rollouts}
-    with running("mine", place, inputs, mined, config=config) as work:
+    with running("mine", place, inputs, config=config) as work:
         settings = MineConfig.model_validate(config)
         run(work.input("snapshot"), place["store"], work.input("rollouts"), settings, work.output("mined"))
+    return work.attestation

@@ -1,20 +1,18 @@
 """The KFP component of record."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Output
 
 from components.running import LIGHT_IMAGE
 
 
 @dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
 def record(
-    evaluation: Input[Dataset],
-    drift: Input[Artifact],
+    evaluation: str,
+    drift: str,
     place: dict[str, str],
     launch: dict[str, str],
     source: str,
-    evaluated: Output[Artifact],
-) -> None:
+) -> str:
     """Keep what a registered version scored, and tell MLflow."""
     import os
 
@@ -22,7 +20,7 @@ def record(
     from components.running import running
 
     inputs = {"snapshot": evaluation, "evaluation": evaluation, "scores": evaluation, "drift": drift}
-    with running("record", place, inputs, evaluated, version=launch["version"]) as work:
+    with running("record", place, inputs, version=launch["version"]) as work:
         run(
             work.input("snapshot"),
             work.input("evaluation"),
@@ -35,3 +33,4 @@ def record(
             os.environ["HARDCASE_RUN"],
             work.output("evaluated"),
         )
+    return work.attestation

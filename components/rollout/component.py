@@ -3,22 +3,20 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Model, Output
 
 from components.running import TRAIN_IMAGE
 
 
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
 def rollout(
-    snapshot: Input[Dataset],
-    model: Input[Model],
+    snapshot: str,
+    model: str,
     place: dict[str, str],
     gpus: str,
     seed: int,
     shards: dict[str, int],
     config: dict[str, Any],
-    rollouts: Output[Dataset],
-) -> None:
+) -> str:
     """Let the SFT model answer the training samples, k times each."""
     from components.devices import require_gpus
     from components.launching import in_shards
@@ -31,7 +29,7 @@ def rollout(
     number, nodes = int(shards["shards"]), int(shards["nodes"])
     # What is drawn at the border of two shards depends on their number (docs/decisions/0009).
     known: dict[str, Any] = {"seed": seed, "section": "mine", "config": config, "shards": number}
-    with running("rollout", place, inputs, rollouts, **known) as work:
+    with running("rollout", place, inputs, **known) as work:
         require_gpus(gpus)
         tables = in_shards(
             run,
@@ -46,3 +44,4 @@ def rollout(
             seed=seed,
         )
         merge_completions(tables, work.output("rollouts"))
+    return work.attestation

@@ -3,22 +3,20 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Model, Output
 
 from components.running import TRAIN_IMAGE
 
 
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
 def sft(
-    snapshot: Input[Dataset],
-    validation: Input[Artifact],
+    snapshot: str,
+    validation: str,
     place: dict[str, str],
     gpus: str,
     seed: int,
     start: dict[str, Any],
     config: dict[str, Any],
-    model: Output[Model],
-) -> None:
+) -> str:
     """Fine-tune on the annotated training samples, once the snapshot is found valid."""
     from components.devices import require_gpus
     from components.launching import in_processes
@@ -29,7 +27,7 @@ def sft(
 
     inputs = {"snapshot": snapshot, "validation": validation}
     base: dict[str, str] = {}
-    with running("sft", place, inputs, model, base, seed=seed, model=start, config=config) as work:
+    with running("sft", place, inputs, base, seed=seed, model=start, config=config) as work:
         require_gpus(gpus)
         first = ModelConfig.model_validate(start)
         if (folder := checkpoint_folder(first)) is not None:
@@ -45,3 +43,4 @@ def sft(
             model_out=work.output("sft_model"),
             log=work.output("sft_log"),
         )
+    return work.attestation

@@ -3,21 +3,19 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Output
 
 from components.running import LIGHT_IMAGE
 
 
 @dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
-def validate(
-    snapshot: Input[Dataset], place: dict[str, str], config: dict[str, Any], validation: Output[Artifact]
-) -> None:
+def validate(snapshot: str, place: dict[str, str], config: dict[str, Any]) -> str:
     """Run the expectation suite over the snapshot's table; a failing suite stops the run."""
     from components.running import running
     from components.validate.step import run
     from hardcase.config import ValidateConfig
 
-    with running("validate", place, {"snapshot": snapshot}, validation, config=config) as work:
+    with running("validate", place, {"snapshot": snapshot}, config=config) as work:
         settings = ValidateConfig.model_validate(config)
         outputs = work.output("validation"), work.output("validation_docs")
         run(work.input("snapshot"), place["store"], settings, *outputs)
+    return work.attestation

@@ -6,14 +6,12 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from components import running as around
-from components.materials import attested, keyring, material_of
+from components.materials import keyring, material_of, open_attestation
 from components.running import load_environment, place_of, running
 from hardcase.audit.records import read_records
 from hardcase.audit.signing import DistrustError, make_key
@@ -24,27 +22,16 @@ from hardcase.errors import HardcaseError, InputError
 WORK = """
 import sys, time
 from concurrent.futures import ProcessPoolExecutor
-from types import SimpleNamespace
 from components.running import running
 
 place = {"store": sys.argv[1] + "/store", "scratch": sys.argv[1] + "/scratch", "code": "c"}
-out = SimpleNamespace(name="out", path=sys.argv[1] + "/out", metadata={})
-with running("work", place, {}, out) as work, ProcessPoolExecutor(1) as pool:
+with running("work", place, {}) as work, ProcessPoolExecutor(1) as pool:
     sleeping = pool.submit(time.sleep, 600)
     while not pool._processes:
         time.sleep(0.01)
     print("worker", *pool._processes, flush=True)
     sleeping.result()
 """
-
-
-@dataclass
-class File:
-    """An artifact as KFP hands it over."""
-
-    path: str
-    name: str = "artifact"
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @pytest.fixture(autouse=True)
@@ -85,12 +72,8 @@ def place(folder: Path) -> dict[str, str]:
     return {"store": (folder / "store").as_uri(), "scratch": str(folder / "scratch"), "code": "c"}
 
 
-def output(folder: Path, name: str = "out") -> File:
-    return File(str(folder / name), name)
-
-
 def test_private_folder_is_the_same_for_the_same_work_until_it_is_done(tmp_path: Path) -> None:
-    given = place(tmp_path), {}, output(tmp_path)
+    given = place(tmp_path), {}
     with pytest.raises(RuntimeError), running("sft", *given, seed=1) as first:
         (first.folder / "checkpoint").touch()
         raise RuntimeError("stopped")
@@ -101,83 +84,72 @@ def test_private_folder_is_the_same_for_the_same_work_until_it_is_done(tmp_path:
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def made(folder: Path, step: str, name: str, content: str = "", **inputs: File) -> File:
+def made(folder: Path, step: str, name: str, content: str = "", **inputs: str) -> str:
     """The attestation of a step that made one file."""
-    result = output(folder, f"{step}-{name}-{len(list(folder.iterdir()))}")
-    with running(step, place(folder), inputs, result) as work:
+    with running(step, place(folder), inputs) as work:
         work.output(name).write_text(content or name)
-    return result
+    return work.attestation
+
+
+def file_of(folder: Path, digest: str) -> Path:
+    return folder / "store" / "objects" / digest[:2] / digest
 
 
 def test_a_step_hands_on_its_attestation_and_its_products_lie_in_the_store(tmp_path: Path) -> None:
+    store = open_store(place(tmp_path)["store"])
     snapshot = made(tmp_path, "ingest", "snapshot")
     rollouts = made(tmp_path, "rollout", "rollouts", snapshot=snapshot)
-    digest, link = attested(rollouts, keyring())
-    assert rollouts.metadata == {"sha256": link.content, "attestation": digest}
-    assert open_store(place(tmp_path)["store"]).get_object(digest) == Path(rollouts.path).read_bytes()
+    link = open_attestation(rollouts, store, keyring())
     assert (link.step, link.parameters) == ("rollout", {"code": "c"})
     assert link.materials == {"snapshot": bytes_digest(b"snapshot")}
     assert link.products == {"rollouts": bytes_digest(b"rollouts")}
-    assert link.made_by == {"snapshot": snapshot.metadata["attestation"]}
-    # What a step read can be had from its attestation too.
-    with running("mine", place(tmp_path), {"snapshot": rollouts, "rollouts": rollouts}, output(tmp_path)) as work:
+    assert link.made_by == {"snapshot": snapshot}
+    # What a step read can be had from its attestation too, and an empty one stands for none.
+    with running("mine", place(tmp_path), {"snapshot": rollouts, "rollouts": rollouts, "model": ""}) as work:
         assert work.input("snapshot").read_text() == "snapshot"
         assert work.input("rollouts").read_text() == "rollouts"
-        assert work.materials["snapshot"].made_by == snapshot.metadata["attestation"]
+        assert work.materials["snapshot"].made_by == snapshot
+        assert set(work.materials) == {"snapshot", "rollouts"}
     with pytest.raises(HardcaseError, match="rollout made no model"):
-        material_of("model", rollouts, keyring())
+        material_of("model", rollouts, store, keyring())
 
 
 def test_equal_work_has_equal_content_whoever_did_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made(tmp_path, "ingest", "snapshot")
     monkeypatch.setenv("HARDCASE_WHO", "another")
     second = made(tmp_path, "ingest", "snapshot")
-    assert first.metadata["sha256"] == second.metadata["sha256"]
-    assert first.metadata["attestation"] != second.metadata["attestation"]
     other = made(tmp_path, "ingest", "snapshot", "more rows")
     # The same rollouts of other data are other work: a cache must tell them apart.
     alike = [made(tmp_path, "rollout", "rollouts", snapshot=each) for each in (first, second, other)]
-    contents = [each.metadata["sha256"] for each in alike]
-    assert contents[0] == contents[1] != contents[2]
+    store = open_store(place(tmp_path)["store"])
+    contents = [open_attestation(each, store, keyring()).content for each in (first, second, *alike)]
+    assert first != second
+    assert contents[0] == contents[1]
+    assert contents[2] == contents[3] != contents[4]
 
 
 @pytest.mark.parametrize("how", ["altered", "missing"])
-def test_a_product_that_is_not_what_was_signed_is_refused(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("what", ["product", "attestation"])
+def test_what_is_not_as_it_was_signed_is_refused(tmp_path: Path, how: str, what: str) -> None:
     given = made(tmp_path, "mine", "mined")
-    digest = bytes_digest(b"mined")
-    path = tmp_path / "store" / "objects" / digest[:2] / digest
+    path = file_of(tmp_path, bytes_digest(b"mined") if what == "product" else given)
     path.unlink() if how == "missing" else path.write_bytes(b"two")
-    with (
-        pytest.raises(SystemExit) as left,
-        running("grpo", place(tmp_path), {"mined": given}, output(tmp_path)) as work,
-    ):
+    with pytest.raises(SystemExit) as left, running("grpo", place(tmp_path), {"mined": given}) as work:
         work.input("mined")
     assert left.value.code == 1
 
 
-@pytest.mark.parametrize("how", ["altered", "of another step", "by a stranger"])
-def test_an_attestation_that_no_trusted_step_signed_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    given, other = made(tmp_path, "mine", "mined"), made(tmp_path, "ingest", "snapshot")
-    if how == "altered":
-        Path(given.path).write_bytes(Path(given.path).read_bytes() + b" ")
-    elif how == "of another step":
-        Path(given.path).write_bytes(Path(other.path).read_bytes())
-        given.metadata["attestation"] = other.metadata["attestation"]
-    else:
-        make_key(tmp_path / "stranger")
-        monkeypatch.setenv("HARDCASE_SIGNING_KEY", str(tmp_path / "stranger" / "signing.pem"))
-    kind = HardcaseError if how == "altered" else DistrustError
-    with pytest.raises(
-        kind, match={"altered": "missing or altered", "of another step": "not what"}.get(how, "no good")
-    ):
-        attested(given, keyring())
+def test_an_attestation_that_no_trusted_step_signed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = made(tmp_path, "mine", "mined")
+    make_key(tmp_path / "stranger")
+    monkeypatch.setenv("HARDCASE_SIGNING_KEY", str(tmp_path / "stranger" / "signing.pem"))
+    with pytest.raises(DistrustError, match="no good signature"):
+        open_attestation(given, open_store(place(tmp_path)["store"]), keyring())
 
 
 def test_without_a_key_no_step_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HARDCASE_SIGNING_KEY")
-    with pytest.raises(SystemExit), running("mine", place(tmp_path), {}, output(tmp_path)):
+    with pytest.raises(SystemExit), running("mine", place(tmp_path), {}):
         pytest.fail("it ran")
 
 
@@ -185,7 +157,7 @@ def test_what_the_user_did_wrong_reaches_the_launcher_with_what_explains_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HARDCASE_RUN_DIR", str(tmp_path / "run"))
-    with pytest.raises(SystemExit) as left, running("ingest", place(tmp_path), {}, output(tmp_path)) as work:
+    with pytest.raises(SystemExit) as left, running("ingest", place(tmp_path), {}) as work:
         work.output("quarantine").write_text("row 3")
         raise InputError("row 3: no answer; add one")
     assert left.value.code == 2
@@ -206,17 +178,17 @@ def pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def test_without_a_launcher_each_attempt_leaves_records(tmp_path: Path, pods: Store) -> None:
     given = made(tmp_path, "rollout", "rollouts")
-    with pytest.raises(RuntimeError), running("mine", place(tmp_path), {"rollouts": given}, output(tmp_path)):
+    with pytest.raises(RuntimeError), running("mine", place(tmp_path), {"rollouts": given}):
         assert read_records(pods, "run-1")["mine"].state == "running"
         raise RuntimeError("the disk is full")
     first = read_records(pods, "run-1")
     assert list(first) == ["rollout", "mine"]
     assert (first["mine"].state, first["mine"].message) == ("failed", "RuntimeError: the disk is full")
     assert any("the disk is full" in line for line in first["mine"].log)
-    assert first["mine"].materials == [given.metadata["attestation"]]
+    assert first["mine"].materials == [given]
     mined = made(tmp_path, "mine", "mined", rollouts=given)
     last = read_records(pods, "run-1")["mine"]
-    assert (last.state, last.attestation) == ("succeeded", mined.metadata["attestation"]), "the last attempt counts"
+    assert (last.state, last.attestation) == ("succeeded", mined), "the last attempt counts"
     assert last.started <= last.ended
     assert read_records(pods, "run-2") == {}
 
@@ -224,7 +196,7 @@ def test_without_a_launcher_each_attempt_leaves_records(tmp_path: Path, pods: St
 def test_a_refusal_holds_for_its_run_and_a_lost_pod_goes_on(
     tmp_path: Path, pods: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = place(tmp_path), {}, output(tmp_path)
+    given = place(tmp_path), {}
     with pytest.raises(SystemExit), running("ingest", *given):
         raise InputError("row 3: no answer; add one")
     with pytest.raises(SystemExit) as left, running("ingest", *given):
@@ -250,7 +222,7 @@ def test_the_container_says_why_it_ended_where_argo_reads_it(
     message = tmp_path / "termination-log"
     message.touch()
     monkeypatch.setattr(around, "TERMINATION_MESSAGE", message)
-    with pytest.raises(SystemExit), running("ingest", place(tmp_path), {}, output(tmp_path)):
+    with pytest.raises(SystemExit), running("ingest", place(tmp_path), {}):
         raise error
     assert message.read_text() == f"hardcase: {state}: {error}"
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,23 @@ def test_the_chain_lies_one_layer_below_the_root_and_validation_gates_training()
     assert set(kubernetes) == {*STEPS, "configure", "conclude"}
 
 
+def test_the_chain_is_legible_in_the_ui() -> None:
+    """At 1600 × 1000 Kubeflow's graph shows at most 11 ranks of legible labels (docs/decisions/0010)."""
+    spec, _ = spec_of("retraining")
+    chain = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    made = {name: list(spec["components"][f"comp-{name}"]["outputDefinitions"].get("artifacts", {})) for name in chain}
+    assert not any(task["inputs"].get("artifacts") for task in chain.values()), (
+        "an artifact between two steps is a rank"
+    )
+    ranks = dict[str, int]()
+    for name in TopologicalSorter(
+        {name: task.get("dependentTasks", []) for name, task in chain.items()}
+    ).static_order():
+        ranks[name] = 1 + max((ranks[before] for before in chain[name].get("dependentTasks", [])), default=0)
+    assert max(rank + bool(made[name]) for name, rank in ranks.items()) <= 11
+    assert {name: each for name, each in made.items() if each} == {"evaluate": ["confusion", "metrics"]}
+
+
 @pytest.mark.parametrize("name", kubeflow.PIPELINES)
 def test_the_exit_handler_comes_after_all_however_it_ends_and_knows_the_steps(name: str) -> None:
     spec, kubernetes = spec_of(name)
@@ -92,7 +110,7 @@ def test_the_description_says_what_the_parameters_mean_since_the_form_does_not()
     for name in kubeflow.PIPELINES:
         spec, _ = spec_of(name)
         for parameter, about in spec["root"]["inputDefinitions"]["parameters"].items():
-            assert f"{parameter}: {about['description']}" in spec["pipelineInfo"]["description"]
+            assert f"- **{parameter}**: {about['description']}" in spec["pipelineInfo"]["description"]
 
 
 def test_every_step_has_what_it_needs_by_the_names_of_the_manifests() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from hardcase.data.store import object_name
 from pipelines.retraining import STEPS
 
 
@@ -51,15 +52,11 @@ def test_rerun_does_nothing_twice(machine, first):
 
 @pytest.mark.parametrize("what", ["attestation", "product"])
 def test_what_was_altered_is_made_anew_and_only_that(machine, first, what):
-    # The newest: what was altered before has been made anew by a later run.
-    attestation = max(machine.home.glob("runs/*/artifacts/*/mine/mined"), key=lambda path: path.stat().st_mtime_ns)
-    altered = attestation
+    attestation, statement = _attestations(machine)["mine"]
     if what == "product":
-        envelope = json.loads(attestation.read_bytes())
-        (mined,) = json.loads(base64.b64decode(envelope["payload"]))["subject"]
-        digest = mined["digest"]["sha256"]
-        altered = machine.home / "store" / "objects" / digest[:2] / digest
-    altered.write_bytes(altered.read_bytes()[:-8] + b"tampered")
+        (mined,) = statement["subject"]
+        attestation = machine.home / "store" / object_name(mined["digest"]["sha256"])
+    attestation.write_bytes(attestation.read_bytes()[:-8] + b"tampered")
     again = machine.run()
     assert [name for name, step in again["steps"].items() if not step["cached"]] == ["mine"]
     assert again["model"] == first["model"]
@@ -73,15 +70,26 @@ def test_lost_shard_is_made_anew(machine, first):
     assert again["model"] == first["model"]
 
 
+def _attestations(machine):
+    """The file and the statement of each step's attestation, of what the cache holds now, the newest last."""
+    found = {}
+    for entry in sorted((machine.home / "cache").glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
+        path = machine.home / "store" / object_name(json.loads(entry.read_text())["Output"])
+        statement = json.loads(base64.b64decode(json.loads(path.read_bytes())["payload"]))
+        found[statement["predicate"]["name"]] = path, statement
+    return found
+
+
 def _shard(machine, summary):
     manifest = machine.home / "store" / "objects" / summary["snapshot"][:2] / summary["snapshot"]
     return json.loads(manifest.read_text())["shards"][0]["sha256"]
 
 
 def test_killed_while_training_goes_on_and_ends_with_the_same_model(machine, first):
-    for entry in (machine.home / "cache").glob("*.json"):
-        if "model" in json.loads(entry.read_text()):
-            entry.unlink()
+    for step, (attestation, _) in _attestations(machine).items():
+        for entry in (machine.home / "cache").glob("*.json"):
+            if step in ("sft", "grpo") and attestation.name in entry.read_text():
+                entry.unlink()
     _kill_at_first_checkpoint(machine, "sft")
     _kill_at_first_checkpoint(machine, "grpo")
     last = machine.run()

@@ -36,4 +36,5 @@ def values_now(profile: str = "internvl3-2b", shards: int = 1) -> dict[str, Any]
         "source": "s3://hardcase-datasets-eu/scenes/2026-11",
         "source_digest": digest("source"),
         "reference": digest("reference"),
+        **{name: digest(name) for name in ("Output", "model")},  # attestations
     }
