@@ -89,14 +89,13 @@ def test_a_stock_checkpoint_goes_through_every_step(
     first, second = tmp_path / "sft", tmp_path / "grpo"
     sft(*data, profile.model, profile.sft, 0, tmp_path / "s", first, tmp_path / "sft.log")
     rollout(*data, first, profile.mine, 0, "1/1", tmp_path / "m", tmp_path / "rollouts")
-    mine(*data, [tmp_path / "rollouts"], profile.mine, tmp_path / "mined")
+    mine(*data, tmp_path / "rollouts", profile.mine, tmp_path / "mined")
     grpo(*data, first, tmp_path / "mined", profile.grpo, 0, tmp_path / "g", second, tmp_path / "grpo.log")
-    tables = tmp_path / "evaluation", tmp_path / "baseline", tmp_path / "scores.json"
     before, after = tmp_path / "before", tmp_path / "after"
     for model, answers in ((first, before), (second, after)):
         answer(*data, model, profile.evaluate, 0, "1/1", tmp_path / f"kept-{answers.name}", answers)
-    evaluate(*data, [after], [before], profile.evaluate, 0, *tables)
-    assert json.loads(tables[2].read_text())["samples"] == 2
+    evaluate(*data, after, before, profile.evaluate, 0, tmp_path)
+    assert json.loads((tmp_path / "scores").read_text())["samples"] == 2
     start, tuned = load_file(checkpoint / "model.safetensors"), load_file(first / "model.safetensors")
     assert start.keys() == tuned.keys()
     moved = {key for key in start if not start[key].float().equal(tuned[key].float())}

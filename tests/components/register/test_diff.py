@@ -10,6 +10,7 @@ from hardcase.audit.diff import differences
 from hardcase.audit.examine import examine
 from hardcase.audit.links import Link
 from hardcase.config import IngestConfig, RegisterConfig
+from hardcase.data.digest import bytes_digest
 from hardcase.data.scenes import write_source
 from hardcase.errors import HardcaseError
 from tests.components.register.conftest import House, evaluated
@@ -19,7 +20,7 @@ NAME = RegisterConfig().name
 
 def snapshot(house: House, rows: list[str], folder: Path) -> Path:
     (folder / "manifest.jsonl").write_text("\n".join(rows))
-    place = house.root / f"snapshot{len(rows)}{hash(rows[0]) % 97}"
+    place = house.root / f"snapshot-{bytes_digest(rows[0].encode())[:8]}"
     ingest(str(folder), house.store.uri, IngestConfig(), place, house.root / "quarantine", house.root / "scratch")
     return place
 
