@@ -41,6 +41,15 @@ def newest_below(uri: str) -> str:
     return uri
 
 
+def read_below(uri: str) -> dict[str, str]:
+    """Return the texts directly below `uri`, by name; none where the Amazon provider is not installed."""
+    place, prefix = _split(uri)
+    if (hook := _hook()) is None:
+        return {}
+    keys = hook.list_keys(place, prefix) or []
+    return {key.removeprefix(prefix): hook.read_key(key, place) for key in keys}
+
+
 def write(uri: str, content: str) -> None:
     """Write a text, over what is there."""
     place, _, key = uri.removeprefix("s3://").partition("/")

@@ -21,6 +21,7 @@ from hardcase_provider.hooks import DEFAULT_CONNECTION, KubeflowHook
 from hardcase_provider.registry import find_result
 from hardcase_provider.rest import Refused
 from hardcase_provider.runs import ENDED, list_steps, summarise_run
+from hardcase_provider.step_records import with_records
 from hardcase_provider.triggers import KubeflowRunTrigger
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
@@ -107,7 +108,7 @@ class KubeflowRunOperator(BaseOperator):
         self.log.info("run %s: %s, %s", run["run_id"], "started" if started else "there already", self.link)
         steps = list_steps(version)
         if run.get("state") in ENDED:
-            return self._conclude(summarise_run(run, steps, hook.address))
+            return self._conclude(summarise_run(with_records(run), steps, hook.address))
         self.defer(
             trigger=KubeflowRunTrigger(
                 self.connection_id,

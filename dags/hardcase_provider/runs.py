@@ -63,8 +63,8 @@ def step_states(run: Mapping[str, Any], steps: Sequence[str]) -> dict[str, str]:
     return {step: states[step] for step in steps if step in states}
 
 
-def find_failure(run: Mapping[str, Any], steps: Sequence[str], address: Address) -> dict[str, str]:
-    """Return the step that failed first, and Kubeflow's message, else the command that shows the logs.
+def find_failure(run: Mapping[str, Any], steps: Sequence[str], address: Address) -> dict[str, Any]:
+    """Return the step that failed first, and its own or Kubeflow's message, else the command that shows the logs.
 
     Up to KFP 2.17 nodes carry no message (kubeflow/pipelines #14007).
     """
@@ -73,7 +73,8 @@ def find_failure(run: Mapping[str, Any], steps: Sequence[str], address: Address)
     own = [(step, node) for node in failed if (step := _step_of(node, steps))]
     message = next(filter(None, map(_message, [*(node for _, node in own), *failed, run])), "")
     logs = f"its log: kubectl -n {_namespace(address)} logs -l pipeline/runid={run.get('run_id')}"
-    return {"step": own[0][0] if own else "", "message": message or logs}
+    step, node = own[0] if own else ("", {})
+    return {"step": step, "message": message or logs, **({"refused": True} if node.get("refused") else {})}
 
 
 def describe_progress(run: Mapping[str, Any], steps: Sequence[str], address: Address, now: datetime) -> str:

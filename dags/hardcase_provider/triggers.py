@@ -17,6 +17,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from hardcase_provider.hooks import OVER, address_of
 from hardcase_provider.rest import Address, Refused, Request, Unreachable, ask_async
 from hardcase_provider.runs import ENDED, describe_progress, summarise_run
+from hardcase_provider.step_records import with_records
 
 # The event loop holds its tasks by weak references only.
 STOPPING: Final[set["asyncio.Task[None]"]] = set()
@@ -62,6 +63,7 @@ class KubeflowRunTrigger(BaseTrigger):
                 try:
                     run = await ask_async(client, address, Request("GET", f"runs/{self.run_id}"))
                     heard, missed = time.monotonic(), 0
+                    run = await asyncio.to_thread(with_records, run)
                     if run.get("state") in ENDED:
                         yield TriggerEvent({"status": "ended", "run": summarise_run(run, self.steps, address)})
                         return
