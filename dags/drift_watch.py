@@ -12,11 +12,11 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, CronTriggerTimetable, Param, get_current_context, task
+from airflow.sdk import DAG, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 from hardcase_provider import forms
 from hardcase_provider.alerts import failed
-from hardcase_provider.assets import DRIFT, DRIFT_REPORT, MODEL, MODEL_NAME
+from hardcase_provider.assets import DRIFT, DRIFT_REPORT, MODEL, MODEL_NAME, schedule_at
 from hardcase_provider.evaluation import evaluated, ordered
 
 PARAMS = {
@@ -107,7 +107,7 @@ def alarm(found: dict[str, Any], outlet_events: Any) -> None:
 with DAG(
     "drift_watch",
     description="Evaluate the champion on the newest labelled batch",
-    schedule=CronTriggerTimetable("0 5 * * *", timezone="UTC"),
+    schedule=schedule_at("0 5 * * *"),
     catchup=False,
     max_active_runs=1,
     params=PARAMS,

@@ -16,7 +16,6 @@ from airflow.sdk import (
     DAG,
     AssetOrTimeSchedule,
     AsyncCallback,
-    CronTriggerTimetable,
     DeadlineAlert,
     DeadlineReference,
     Param,
@@ -26,11 +25,11 @@ from airflow.sdk import (
 )
 from hardcase_provider import forms
 from hardcase_provider.alerts import failed, late
-from hardcase_provider.assets import DRIFT, MODEL, MODEL_NAME, NEW_DATA
+from hardcase_provider.assets import DRIFT, MODEL, MODEL_NAME, NEW_DATA, schedule_at
 from hardcase_provider.operators import REPOSITORY, KubeflowRunOperator, LocalRunOperator
 
 PIPELINE = os.environ.get("HARDCASE_PIPELINE", "hardcase-retraining")
-WEEKLY = CronTriggerTimetable(os.environ.get("HARDCASE_SCHEDULE", "0 3 * * 1"), timezone="UTC")
+WEEKLY = schedule_at(os.environ.get("HARDCASE_SCHEDULE", "0 3 * * 1"))
 WITHIN = timedelta(minutes=int(os.environ.get("HARDCASE_DEADLINE_MINUTES", "1440")))
 PACKAGE = os.environ.get("HARDCASE_PACKAGE", "")
 
