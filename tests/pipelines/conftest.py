@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,8 @@ import pytest
 
 from tests.kubeflow_server import Kubeflow, kubeflow_server
 
-COMMAND = (sys.executable, "-c", "from pipelines.cli import main; main()")
+# Of a shell's background job SIGINT would be ignored, and a test of Ctrl-C wait for ever.
+COMMAND = ("env", "--default-signal=INT", sys.executable, "-c", "from pipelines.cli import main; main()")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,6 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Of a shell's background job it would be ignored, and Ctrl-C in a test wait for ever.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
