@@ -72,7 +72,7 @@ def test_form_without_descriptions_is_explained_by_pipeline_and_version(kubeflow
 
 def test_committed_pipeline_says_what_its_parameters_mean():
     package = load_package("retraining")
-    assert all(f"\n{name}: " in package.description for name in package.inputs)
+    assert all(f"\n- **{name}**: " in package.description for name in package.inputs)
 
 
 def test_installation_for_one_user_refuses_a_namespace_that_it_would_ignore(kubeflow, client, order):
