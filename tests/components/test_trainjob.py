@@ -32,7 +32,11 @@ from hardcase.errors import HardcaseError, InputError
 from tests.components import meeting, sharing
 from tests.components.test_launching import CONFIG
 
-RUNTIME = Path(__file__).parents[2] / "infra/kubernetes/base/pipelines/training.yaml"
+PIPELINES = Path(__file__).parents[2] / "infra/kubernetes/base/pipelines"
+RUNTIME = PIPELINES / "training.yaml"
+ROLES = list(yaml.safe_load_all((PIPELINES / "roles.yaml").read_text()))
+RULES = next(role["rules"] for role in ROLES if role["metadata"]["name"] == "pipeline-runner")
+VERBS = {"POST": "create", "DELETE": "delete"}
 JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/hardcase/trainjobs"
 NAME = "hardcase-grpo-0123456789abcdef"
 LIMITS = {
@@ -42,6 +46,21 @@ LIMITS = {
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 3,
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): 60_000,
 }
+
+
+def allowed(method: str, path: str) -> bool:
+    """Whether the manifests' role lets a step ask that; what is not in its namespace it may never."""
+    parts = path.strip("/").split("/")
+    group, place = ("", parts[2:]) if parts[0] == "api" else (parts[1], parts[3:])
+    if place[:2] != ["namespaces", "hardcase"]:
+        return False
+    kind, *name = place[2:]
+    wanted = group, "/".join([kind, *name[1:]]), VERBS.get(method, "get" if name else "list")
+    return any(
+        all(what in rule[key] for what, key in zip(wanted, ("apiGroups", "resources", "verbs"), strict=True))
+        and (not rule.get("resourceNames") or name[:1] == rule["resourceNames"])
+        for rule in RULES
+    )
 
 
 class Api(BaseHTTPRequestHandler):
@@ -63,8 +82,8 @@ class Api(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         place = urlsplit(self.path)
         name = place.path.rpartition("/")[2]
-        if self.cluster.refused:
-            self.refuse(self.cluster.refused)
+        if self.cluster.refused or not allowed("GET", place.path):
+            self.refuse(self.cluster.refused or 403)
         elif self.cluster.away and place.path.startswith(JOBS):
             self.cluster.away -= 1
             self.refuse(503)
@@ -103,16 +122,16 @@ class Api(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         name = sent["metadata"]["name"]
-        if self.path.split("?")[0] != JOBS or name in self.cluster.jobs:
-            self.refuse(409)
+        if not allowed("POST", self.path) or name in self.cluster.jobs:
+            self.refuse(409 if name in self.cluster.jobs else 403)
             return
         self.cluster.start(name, sent)
         self.answer(self.cluster.job(name), 201)
 
     def do_DELETE(self) -> None:
         name = urlsplit(self.path).path.rpartition("/")[2]
-        if name not in self.cluster.jobs:
-            self.refuse(404)
+        if not allowed("DELETE", self.path) or name not in self.cluster.jobs:
+            self.refuse(404 if allowed("DELETE", self.path) else 403)
             return
         self.cluster.deleted.append(name)
         self.cluster.stop(name)
@@ -133,6 +152,8 @@ class Cluster:
         self.cut = 0  # after how many lines the connection of a log breaks, once
         self.conditions: list[Any] = []  # of every job, besides the one that says how it ended
         self.workload = ""  # why Kueue does not admit a job
+        self.pending = list[Any]()  # what one answer after the other says of pods that are not at work yet
+        self.exit: dict[str, Any] = {}  # how the container of a node that failed ended
         self.lingering = list[float]()  # how long pods of a job that was deleted take to end, in seconds
         self.gone = dict[str, tuple[float, list[Any]]]()
         self.runtime = yaml.safe_load(RUNTIME.read_text())
@@ -203,7 +224,9 @@ class Cluster:
         return {**sent, "metadata": about, "status": {"conditions": [*self.conditions, *([ended] if kind else [])]}}
 
     def pods(self, job: str) -> list[Any]:
-        phases = {None: "Running", 0: "Succeeded"}
+        status = {None: {"phase": "Running"}, 0: {"phase": "Succeeded"}}
+        if self.pending and job in self.nodes:
+            status[None] = {"phase": "Pending", **self.pending.pop(0)}
         until, left = self.gone.get(job, (0.0, []))
         return (left if time.monotonic() < until else []) + [
             {
@@ -216,7 +239,7 @@ class Cluster:
                     },
                 },
                 "spec": {"containers": [{"name": "node", "image": "train"}]},
-                "status": {"phase": phases.get(node.poll(), "Failed")},
+                "status": status.get(node.poll(), {"phase": "Failed", **self.exit}),
             }
             for rank, node in enumerate(self.nodes.get(job, []))
         ]
@@ -233,6 +256,11 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
         found.stop(name)
     found.server.shutdown()
     found.server.server_close()
+
+
+def container(state: dict[str, Any]) -> dict[str, Any]:
+    told = {"name": "node", "image": "train", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+    return {"containerStatuses": [told]}
 
 
 def said(script: str) -> list[str]:
@@ -264,6 +292,12 @@ def test_node_that_fails_is_named_with_its_last_lines(cluster: Cluster) -> None:
     ended = train_on_nodes(said("if rank == '1': sys.exit('out of memory')"), 2, 2, "grpo-0123456789abcdef")
     assert ended.splitlines() == [f"TrainJob {NAME} failed", "node-1 failed; its last lines:", "out of memory"]
     assert cluster.deleted == [NAME]
+
+
+def test_node_that_the_kernel_killed_says_so(cluster: Cluster) -> None:
+    cluster.exit = container({"terminated": {"reason": "OOMKilled", "exitCode": 137}})
+    ended = train_on_nodes(said("if rank == '0': sys.exit('last line')"), 2, 2, "grpo-0123456789abcdef")
+    assert "node-0 failed (OOMKilled, exit code 137); its last lines:\nlast line" in ended
 
 
 def test_job_of_a_step_that_was_killed_gives_way(cluster: Cluster) -> None:
@@ -350,6 +384,23 @@ def test_a_job_that_waits_says_why(cluster: Cluster, caplog: pytest.LogCaptureFi
         assert train_on_nodes(said("time.sleep(1.5)"), 2, 2, "grpo-0123456789abcdef") == ""
     (waits,) = [record.message for record in caplog.records if " waits: " in record.message]
     assert waits == f"TrainJob {NAME} waits: queued by Kueue: {cluster.workload}"
+
+
+def test_a_pod_that_waits_says_why_each_time_it_changes(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    unschedulable = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]
+    pulling = container({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}})
+    cluster.pending = [{"conditions": unschedulable}, {"conditions": unschedulable}, pulling, {}]
+    with caplog.at_level("INFO"):
+        assert train_on_nodes(said("time.sleep(2)"), 2, 2, "grpo-0123456789abcdef") == ""
+    waits = [record.message.partition("pending")[2] for record in caplog.records if " waits: 2 of 2" in record.message]
+    assert waits == [f": {message}", ": ImagePullBackOff: Back-off pulling image", ""]
+
+
+def test_a_kubeconfig_that_is_wrong_is_the_users_to_mend(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text("contexts: []")
+    with pytest.raises(InputError, match=r"nodes is 2: no cluster is known: .*current-context"):
+        train_on_nodes(said(""), 2, 2, "grpo-0")
 
 
 def test_a_node_that_is_asked_to_end_does_so_as_first_process_of_its_container(tmp_path: Path) -> None:
