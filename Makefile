@@ -83,18 +83,18 @@ terraform-docs: $(READY) ## Write the pages of Terraform's modules and the table
 lock: $(READY) ## Resolve requirements.lock anew; packages of CUDA are left to torch's own requirements
 	echo 'torch==2.13.0' > .venv/constraints.txt
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 $(FIND_LINKS) --upgrade \
-		--extra train --constraint .venv/constraints.txt --no-header --no-annotate --quiet --output-file .venv/resolved.txt
-	grep -vE '^(nvidia-|cuda-|triton==|--)' .venv/resolved.txt | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' > requirements.lock
+		--constraint .venv/constraints.txt --no-header --no-annotate --quiet --output-file .venv/resolved.txt
+	grep -vE '^(nvidia-|cuda-|triton==|--)' .venv/resolved.txt | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' > hardcase/requirements.lock
 	@$(MAKE) --no-print-directory image-locks
 
 image-locks: $(READY) ## Lock with hashes what the images install, at the versions of the other locks; torch and CUDA apart
 	$(UV_LOCK) $(LOCKS)/build.in --output-file $(LOCKS)/build.lock
-	$(UV_LOCK) pyproject.toml --constraint requirements.lock --output-file $(LOCKS)/light.lock
-	$(UV_LOCK) pyproject.toml --constraint requirements.lock --extra train --output-file .venv/train.lock
+	$(UV_LOCK) pyproject.toml --constraint requirements.lock --excludes $(LOCKS)/heavy.txt --output-file $(LOCKS)/light.lock
+	$(UV_LOCK) pyproject.toml --constraint requirements.lock --output-file .venv/train.lock
 	for torch in 0 1; do awk -v torch=$$torch '/^[^ ]/ {own = /^(torch|triton|nvidia-|cuda-)/} own == torch' \
 		.venv/train.lock > $(LOCKS)/$$(test $$torch = 1 && echo torch || echo train).lock; done
 	cp .venv/train.lock $(LOCKS)/vllm.lock
-	$(UV_LOCK) pyproject.toml --extra train --extra vllm --output-file $(LOCKS)/vllm.lock
+	$(UV_LOCK) pyproject.toml --extra vllm --output-file $(LOCKS)/vllm.lock
 	$(UV_LOCK) $(LOCKS)/mlflow.in --constraint requirements.lock --output-file $(LOCKS)/mlflow.lock
 	cp requirements-airflow.lock $(LOCKS)/airflow.lock
 	$(UV_LOCK) $(LOCKS)/airflow.in --output-file $(LOCKS)/airflow.lock
@@ -125,10 +125,10 @@ e2e-containers: $(READY) ## `hardcase run` with each step in a container; PROFIL
 clean: ## Remove the environments and the caches; runs and store in .hardcase stay
 	rm -rf .venv .venv-airflow .venv-checkov .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
 
-$(READY): requirements.lock pyproject.toml
+$(READY): hardcase/requirements.lock pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/pip install --quiet uv==$(UV_VERSION)
-	@$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) -r requirements.lock
+	@$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) -r hardcase/requirements.lock
 	@$(BIN)/uv pip install --python $(BIN)/python --no-deps -e .
 	@touch $@
 
@@ -136,7 +136,7 @@ $(AIRFLOW)/.ready: requirements-airflow.lock dags/pyproject.toml
 	@test -x $(AIRFLOW)/bin/pip || $(PYTHON) -m venv --clear $(AIRFLOW)
 	@$(AIRFLOW)/bin/pip install --quiet uv==$(UV_VERSION)
 	@$(AIRFLOW)/bin/uv pip install --python $(AIRFLOW)/bin/python --require-hashes -r requirements-airflow.lock
-	@$(AIRFLOW)/bin/uv pip install --python $(AIRFLOW)/bin/python --no-deps -e dags
+	@$(AIRFLOW)/bin/uv pip install --python $(AIRFLOW)/bin/python --no-deps -e . -e dags
 	@touch $@
 
 # Its dependencies clash with ours.

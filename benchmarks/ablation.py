@@ -32,10 +32,6 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import pyplot as plt
 
-from components.ingest.step import run as ingest_step
-from components.mine.step import run as mine_step
-from components.rollout.step import run as rollout_step
-from components.sft.step import run as sft_step
 from hardcase.config import load_profile
 from hardcase.data.cases import read_cases
 from hardcase.data.scenes import TAIL_SHARE, draw_scene, encode
@@ -44,6 +40,10 @@ from hardcase.model.engine import LocalEngine, answers
 from hardcase.model.grpo import improve
 from hardcase.model.internvl import load_model, set_up_torch, start_model
 from hardcase.model.sft import fine_tune, known_texts
+from hardcase.steps.ingest import run as ingest_step
+from hardcase.steps.mine import run as mine_step
+from hardcase.steps.rollout import run as rollout_step
+from hardcase.steps.sft import run as sft_step
 from hardcase.task.answer import parse_answer
 from hardcase.task.reward import KINDS, dpa
 from hardcase.task.sample import ASPECTS, Sample

@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from components.drift.decision import decide
-from components.drift.table import INVALID
 from hardcase.config import DriftConfig
+from hardcase.data.evaluations import INVALID
+from hardcase.stats.drift import decide
 from hardcase.task.answer import format_answer
 from hardcase.task.reward import dpa
 from hardcase.task.sample import ASPECTS

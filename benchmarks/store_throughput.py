@@ -30,7 +30,7 @@ from unittest.mock import patch
 
 import boto3
 
-from hardcase.data.store import open_store
+from hardcase.store.store import open_store
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = {"small": (500, 20_000), "large": (6, 64 * 2**20)}  # files, bytes of each

@@ -222,7 +222,7 @@ class Profile(Config):
     cluster: ClusterConfig = ClusterConfig()
 
 
-PROFILES = Path(__file__).parent.parent / "profiles"
+PROFILES = Path(__file__).parent / "profiles"
 
 
 def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:

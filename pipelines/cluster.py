@@ -10,19 +10,19 @@ from typing import Any, Final
 
 from kfp import dsl, kubernetes
 
-from components.answer.component import answer as answer_step
-from components.configure.component import configure as configure_step
-from components.configure.component import fetch as fetch_step
-from components.drift.component import drift as drift_step
-from components.evaluate.component import evaluate as evaluate_step
-from components.ingest.component import ingest as ingest_step
-from components.record.component import record as record_step
-from components.report.component import conclude as conclude_step
+from components.answer import answer as answer_step
+from components.conclude import conclude as conclude_step
+from components.configure import configure as configure_step
+from components.drift import drift as drift_step
+from components.evaluate import evaluate as evaluate_step
+from components.fetch import fetch as fetch_step
+from components.ingest import ingest as ingest_step
+from components.record import record as record_step
 from hardcase.config import PROFILES
 from pipelines.retraining import STEPS, graph
 
 PROFILE_NAMES: Final = sorted(path.stem for path in PROFILES.glob("*.yaml"))
-ETC: Final = "/etc/hardcase"  # components.running.load_environment reads the variables that are mounted there
+ETC: Final = "/etc/hardcase"  # hardcase.runtime.running.load_environment reads the variables that are mounted there
 CACHE: Final = "/cache"  # of what is fetched: objects, checkpoints, compiled kernels; gone with the pod
 CACHE_SIZE: Final = "32Gi"  # more than $HARDCASE_CACHE_GB and a checkpoint of InternVL3-2B
 USER: Final = 10001  # of the images

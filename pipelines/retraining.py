@@ -1,6 +1,6 @@
 """The graph: ingest → validate → sft → rollout → mine → grpo → answer → evaluate → drift → register.
 
-The same graph runs on one machine (`pipelines.local`) and, within an exit handler, on Kubeflow (`pipelines.cluster`).
+The same graph runs on one machine (`hardcase.runners`) and, within an exit handler, on Kubeflow (`pipelines.cluster`).
 A step hands on the sha256 of its signed attestation. Attestation and products lie in the store (docs/decisions/0010).
 """
 
@@ -9,16 +9,16 @@ from typing import Any, Final
 
 from kfp import dsl
 
-from components.answer.component import answer as answer_step
-from components.drift.component import drift as drift_step
-from components.evaluate.component import evaluate as evaluate_step
-from components.grpo.component import grpo as grpo_step
-from components.ingest.component import ingest as ingest_step
-from components.mine.component import mine as mine_step
-from components.register.component import register as register_step
-from components.rollout.component import rollout as rollout_step
-from components.sft.component import sft as sft_step
-from components.validate.component import validate as validate_step
+from components.answer import answer as answer_step
+from components.drift import drift as drift_step
+from components.evaluate import evaluate as evaluate_step
+from components.grpo import grpo as grpo_step
+from components.ingest import ingest as ingest_step
+from components.mine import mine as mine_step
+from components.register import register as register_step
+from components.rollout import rollout as rollout_step
+from components.sft import sft as sft_step
+from components.validate import validate as validate_step
 
 REPLAYED: Final = ("ingest", "validate", "sft", "rollout", "mine", "grpo", "answer", "evaluate", "drift")
 STEPS: Final = (*REPLAYED, "register")

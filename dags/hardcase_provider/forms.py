@@ -9,7 +9,7 @@ from hardcase_provider.operators import REPOSITORY
 
 SOURCE: Final = r"^(procedural://|s3://|file:///|snapshot:|/)\S*$"
 # Where they are not at hand, the compiled pipeline says at the launch which ones it takes.
-PROFILES: Final = sorted(path.stem for path in (REPOSITORY / "profiles").glob("*.yaml"))
+PROFILES: Final = sorted(path.stem for path in (REPOSITORY / "hardcase" / "profiles").glob("*.yaml"))
 
 
 def engine() -> Param:

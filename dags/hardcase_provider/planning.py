@@ -17,7 +17,7 @@ from hardcase_provider.operators import REPOSITORY, hardcase_environment, hardca
 SECONDS_TO_ANSWER: Final = 600
 logger = logging.getLogger(__name__)
 ABSENT: Final = "nothing lies there"  # in the message of hardcase/data/remote.py about an empty prefix
-CODE: Final = ("hardcase", "components", "pipelines", "profiles")
+CODE: Final = ("hardcase",)
 
 
 def source_digest(source: str | None, engine: str) -> str | None:

@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundExceptio
 from hardcase_provider.rest import url_of
 
 CONNECTION: Final = "hardcase_mlflow"
-# As components/tracking.py, report/summary.py and record/step.py name them.
+# As hardcase/registry/tracking.py, report/summary.py and record/step.py name them.
 RUNS: Final = "hardcase-runs"
 EVALUATIONS: Final = "hardcase-evaluations"
 RUN_TAG: Final = "hardcase.run"

@@ -1,7 +1,7 @@
 """Read what the steps of a run say of themselves: their records in the object store that `HARDCASE_STORE` names.
 
 Kubeflow's details freeze once Argo compresses a large workflow, and hold no reason of a failure. The records are those
-of `hardcase/audit/records.py`: `notes/<run>/<step>.<number>.json`, the last number counts. A step that was served from
+of `hardcase/registry/runs.py`: `notes/<run>/<step>.<number>.json`, the last number counts. A step that was served from
 the cache has none, so Kubeflow's own state stays for it.
 """
 

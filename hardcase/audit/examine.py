@@ -11,8 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from hardcase.audit.code import LOCK
-from hardcase.audit.ledger import (
+from hardcase.errors import HardcaseError, InputError
+from hardcase.progress import track
+from hardcase.provenance.attestations import Link, gaps, open_link
+from hardcase.provenance.code import LOCK
+from hardcase.provenance.signing import KEYS, Keyring, stored_keys
+from hardcase.provenance.statement import ENVELOPE, FOLDER, SNAPSHOT, Provenance, Resource, listed, read_provenance
+from hardcase.registry.ledger import (
     CHAMPION,
     MODELS,
     Ledger,
@@ -23,14 +28,9 @@ from hardcase.audit.ledger import (
     read_ledger,
     split_spec,
 )
-from hardcase.audit.links import Link, gaps, open_link
-from hardcase.audit.provenance import ENVELOPE, FOLDER, SNAPSHOT, Provenance, Resource, listed, read_provenance
-from hardcase.audit.signing import KEYS, Keyring, stored_keys
-from hardcase.data.control import histories
-from hardcase.data.digest import bytes_digest
-from hardcase.data.store import Store, object_name
-from hardcase.errors import HardcaseError, InputError
-from hardcase.progress import track
+from hardcase.store.control import histories
+from hardcase.store.digest import bytes_digest
+from hardcase.store.store import Store, object_name
 
 # What no step of the run wrote: it is checked against something else.
 OUTSIDE = {"code", LOCK, "sbom", "gate", "champion", "reference evaluation", "base_model"}

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hardcase.data.digest import bytes_digest
 from hardcase.data.quarantine import BadRow, Reason
+from hardcase.store.digest import bytes_digest
 
 
 @dataclass(frozen=True, slots=True)

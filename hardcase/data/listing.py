@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from hardcase.data.remote import remote_digest
-from hardcase.data.store import local_path
+from hardcase.store.store import local_path
 
 
 def source_digest(source: str, apart: Path | None = None) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hardcase.data.store import write_whole
+from hardcase.store.store import write_whole
 
 SCHEMA: Final = pa.schema([("row", pa.int64()), ("id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 

@@ -7,10 +7,10 @@ from typing import Any, Final
 import obstore
 from obstore.exceptions import BaseError
 
-from hardcase.data.digest import bytes_digest, canonical_json
-from hardcase.data.store import open_objects, write_whole
 from hardcase.errors import InputError
 from hardcase.progress import track
+from hardcase.store.digest import bytes_digest, canonical_json
+from hardcase.store.store import open_objects, write_whole
 
 AT_ONCE: Final = 16
 MANIFEST: Final = (".jsonl", ".parquet")

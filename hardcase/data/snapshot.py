@@ -13,9 +13,9 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hardcase.data.digest import path_digest
-from hardcase.data.store import Store, open_store
 from hardcase.errors import InputError
+from hardcase.store.digest import path_digest
+from hardcase.store.store import Store, open_store
 from hardcase.task.sample import Sample
 
 IMAGE: Final = pa.struct(

@@ -16,12 +16,12 @@ from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
 from hardcase.config import EngineKind
 from hardcase.data.images import decode
-from hardcase.data.store import write_whole
 from hardcase.data.weights import refuse_pickles
 from hardcase.errors import InputError
 from hardcase.model.internvl import load_model, load_processor
 from hardcase.model.rollout import generate, prompt_inputs
 from hardcase.progress import track
+from hardcase.store.store import write_whole
 from hardcase.task.prompt import messages
 from hardcase.task.sample import Sample
 

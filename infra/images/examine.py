@@ -14,7 +14,7 @@ from pathlib import Path
 from cyclonedx.model.component import Component, ComponentType
 from packageurl import PackageURL
 
-from hardcase.audit.sbom import bill
+from hardcase.provenance.sbom import bill
 
 # Runs in the image, with nothing but Python.
 TELL = """

@@ -16,7 +16,7 @@ def light() -> dict[str, str]:
     import matplotlib
     from huggingface_hub import constants
 
-    from hardcase.data.cache import cache_of_this_machine
+    from hardcase.store.cache import cache_of_this_machine
 
     return {
         "home": str(Path.home()),

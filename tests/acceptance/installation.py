@@ -21,13 +21,13 @@ import kfp_server_api as api
 import pytest
 import yaml
 
-from hardcase.data.store import Store, open_store
 from hardcase.errors import HardcaseError
-from pipelines.client import Client, Refused, address_of
-from pipelines.package import Package, load_package, with_images
-from pipelines.sending import Kubeflow
+from hardcase.kubeflow.client import Client, Refused, address_of
+from hardcase.kubeflow.package import Package, load_package, with_images
+from hardcase.kubeflow.sending import Kubeflow
+from hardcase.store.store import Store, open_store
 
-COMMAND = (sys.executable, "-c", "from pipelines.cli import main; main()")
+COMMAND = (sys.executable, "-c", "from hardcase.cli.main import main; main()")
 VARIABLE = "ACCEPTANCE_"
 PIPELINE = Path(__file__).resolve().parents[2] / "pipelines" / "retraining.yaml"
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")

@@ -15,7 +15,7 @@ import kfp_server_api as api
 import pytest
 import yaml
 
-from pipelines.client import Refused, Unreachable
+from hardcase.kubeflow.client import Refused, Unreachable
 from tests.acceptance.installation import Installation
 
 pytestmark = pytest.mark.acceptance

@@ -9,10 +9,10 @@ from urllib.parse import quote
 import kfp_server_api as api
 import pytest
 
-from hardcase.audit.links import Link, follow
-from hardcase.audit.records import read_records
-from hardcase.audit.signing import Keyring, public_keys, stored_keys
-from pipelines.following import Account
+from hardcase.kubeflow.following import Account
+from hardcase.provenance.attestations import Link, follow
+from hardcase.provenance.signing import Keyring, public_keys, stored_keys
+from hardcase.registry.runs import read_records
 from pipelines.retraining import REPLAYED, STEPS
 from tests.acceptance.installation import ENDED, FEW, Installation, Launched
 

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-from hardcase.audit.signing import make_key
+from hardcase.provenance.signing import make_key
 from tests.acceptance.cluster import Cluster, standing_in
 
 REPOSITORY = Path(__file__).resolve().parents[2]

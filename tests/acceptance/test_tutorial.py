@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from pipelines.cli import app
+from hardcase.cli.main import app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "tutorials" / "kubeflow-on-your-laptop.md"

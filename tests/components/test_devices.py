@@ -2,8 +2,8 @@
 
 import pytest
 
-from components.devices import require_gpus
 from hardcase.errors import InputError
+from hardcase.runtime.devices import require_gpus
 
 
 def test_a_step_that_sees_fewer_gpus_than_its_pod_was_to_get_is_refused() -> None:

@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from components.answer.step import run as answer
-from components.evaluate.step import run as evaluate
-from components.grpo.step import run as grpo
-from components.ingest.step import run as ingest
-from components.mine.step import run as mine
-from components.rollout.step import run as rollout
-from components.sft.step import run as sft
 from hardcase.config import PROFILES, IngestConfig, Profile, TinyModelConfig, load_profile
 from hardcase.data.snapshot import Snapshot
 from hardcase.model.internvl import build_tiny, load_model, save_model
 from hardcase.model.rollout import prompt_inputs
 from hardcase.model.sft import known_texts
+from hardcase.steps.answer import run as answer
+from hardcase.steps.evaluate import run as evaluate
+from hardcase.steps.grpo import run as grpo
+from hardcase.steps.ingest import run as ingest
+from hardcase.steps.mine import run as mine
+from hardcase.steps.rollout import run as rollout
+from hardcase.steps.sft import run as sft
 from hardcase.task.sample import ASPECTS
 
 SMALL = TinyModelConfig(

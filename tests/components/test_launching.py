@@ -9,11 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.answer.step import run as answer
-from components.grpo.step import run
-from components.ingest.step import run as ingest
-from components.launching import in_processes, in_shards
-from components.sft.step import run as sft
 from hardcase.config import EvaluateConfig, GrpoConfig, IngestConfig, ModelConfig, SftConfig, TinyModelConfig
 from hardcase.data.cases import judge, write_cases
 from hardcase.data.completions import merge_completions, read_completions
@@ -21,6 +16,11 @@ from hardcase.data.snapshot import Snapshot
 from hardcase.errors import HardcaseError, InputError
 from hardcase.model.internvl import build_tiny, load_model, save_model
 from hardcase.model.sft import fine_tune, known_texts
+from hardcase.runtime.processes import in_processes, in_shards
+from hardcase.steps.answer import run as answer
+from hardcase.steps.grpo import run
+from hardcase.steps.ingest import run as ingest
+from hardcase.steps.sft import run as sft
 from hardcase.task.prompt import completion
 from tests.components import leaving, sharing
 

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from components import running as around
-from components.materials import keyring, material_of, open_attestation
-from components.running import load_environment, place_of, running
-from hardcase.audit.records import read_records
-from hardcase.audit.signing import DistrustError, make_key
-from hardcase.data.digest import bytes_digest
-from hardcase.data.store import Store, open_store
 from hardcase.errors import HardcaseError, InputError
+from hardcase.provenance.signing import DistrustError, make_key
+from hardcase.registry.runs import read_records
+from hardcase.runtime import running as around
+from hardcase.runtime.materials import keyring, material_of, open_attestation
+from hardcase.runtime.running import load_environment, place_of, running
+from hardcase.store.digest import bytes_digest
+from hardcase.store.store import Store, open_store
 
 WORK = """
 import sys, time
 from concurrent.futures import ProcessPoolExecutor
-from components.running import running
+from hardcase.runtime.running import running
 
 place = {"store": sys.argv[1] + "/store", "scratch": sys.argv[1] + "/scratch", "code": "c"}
 with running("work", place, {}) as work, ProcessPoolExecutor(1) as pool:

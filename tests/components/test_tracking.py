@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from components.report.summary import EXPERIMENT, StepOutcome, show_summary, summarise
-from components.tracking import RESULT_TAG, RUN_TAG
+from hardcase.registry.tracking import RESULT_TAG, RUN_TAG
+from hardcase.report.summary import EXPERIMENT, StepOutcome, show_summary, summarise
 
 
 def summary(error: dict[str, Any] | None) -> dict[str, Any]:

@@ -23,12 +23,12 @@ import yaml
 from kubeflow.trainer import TrainerClient
 from kubeflow_trainer_api import models
 
-from components.launching import in_processes, in_shards
-from components.nodes import train_on_nodes
-from components.trainjob import _notice_dead_connections
 from hardcase.config import EvaluateConfig, GrpoConfig, SftConfig
 from hardcase.data.completions import read_completions, write_completions
 from hardcase.errors import HardcaseError, InputError
+from hardcase.runtime.nodes import train_on_nodes
+from hardcase.runtime.processes import in_processes, in_shards
+from hardcase.runtime.trainjob import _notice_dead_connections
 from tests.components import meeting, sharing
 from tests.components.test_launching import CONFIG
 
@@ -250,7 +250,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     found = Cluster(tmp_path)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
-    monkeypatch.setattr("components.trainjob.SECONDS_BETWEEN", 0.1)
+    monkeypatch.setattr("hardcase.runtime.trainjob.SECONDS_BETWEEN", 0.1)
     yield found
     for name in list(found.jobs):
         found.stop(name)
@@ -321,7 +321,7 @@ def test_nodes_begin_when_the_pods_of_an_earlier_attempt_are_gone(cluster: Clust
 
 
 def test_pods_that_stay_are_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.trainjob.SECONDS_AWAY", 0.5)
+    monkeypatch.setattr("hardcase.runtime.trainjob.SECONDS_AWAY", 0.5)
     reference = {"name": "hardcase-train", "kind": "TrainingRuntime"}
     trainer = {"numNodes": 1, "command": said("time.sleep(99)")}
     cluster.start(NAME, {"metadata": {"name": NAME}, "spec": {"runtimeRef": reference, "trainer": trainer}})
@@ -359,7 +359,7 @@ def test_an_api_that_is_never_there_is_no_bad_input(
 ) -> None:
     cluster.server.shutdown()
     cluster.server.server_close()
-    monkeypatch.setattr("components.trainjob.SECONDS_AWAY", 0.5)
+    monkeypatch.setattr("hardcase.runtime.trainjob.SECONDS_AWAY", 0.5)
     with pytest.raises(HardcaseError, match="TrainingRuntime hardcase-train") as failure:
         train_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef")
     assert failure.value.exit_code == 1, "a step that is refused is never tried again"
@@ -410,7 +410,7 @@ def test_a_node_that_is_asked_to_end_does_so_as_first_process_of_its_container(t
     (tmp_path / "job.json").write_text(json.dumps(job))
     place = {"PET_NODE_RANK": "0", "PET_NNODES": "1", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": "0"}
     inside = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    command = [*inside, sys.executable, "-m", "components.launching", str(tmp_path / "job.json"), "node"]
+    command = [*inside, sys.executable, "-m", "hardcase.runtime.processes", str(tmp_path / "job.json"), "node"]
     with subprocess.Popen(command, env={**os.environ, **place}) as node:
         until = time.monotonic() + 60
         while not (tmp_path / "began").exists() and time.monotonic() < until:
@@ -437,7 +437,9 @@ def test_job_that_someone_deletes_is_told(cluster: Cluster) -> None:
 
 
 def test_step_that_is_stopped_deletes_its_job(cluster: Cluster, tmp_path: Path) -> None:
-    code = f"from components.nodes import train_on_nodes\ntrain_on_nodes({said('time.sleep(99)')!r}, 2, 2, 'grpo-0')"
+    code = (
+        f"from hardcase.runtime.nodes import train_on_nodes\ntrain_on_nodes({said('time.sleep(99)')!r}, 2, 2, 'grpo-0')"
+    )
     with subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ)) as step:
         until = time.monotonic() + 60
         while not cluster.sent and time.monotonic() < until:

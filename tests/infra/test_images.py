@@ -12,7 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from components.running import LIGHT_IMAGE, TRAIN_IMAGE
+from hardcase.runtime.running import LIGHT_IMAGE, TRAIN_IMAGE
 from tests.infra.dockerfile import environment, stages
 
 ROOT = Path(__file__).parents[2]

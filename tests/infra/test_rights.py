@@ -46,7 +46,7 @@ def kubeflow_rights(overlay: str, role: str) -> dict[str, set[str]]:
     return {
         resource: set(rule["verbs"])
         for rule in one(overlay, "Role", role)["rules"]
-        if rule["apiGroups"] == ["pipelines.kubeflow.org"]
+        if rule["apiGroups"] == ["pipelines.compile.org"]
         for resource in rule["resources"]
     }
 
@@ -90,7 +90,7 @@ def test_airflow_may_only_start_watch_and_stop_runs(overlay: str) -> None:
         if any(subject["name"].startswith("airflow") for subject in binding["subjects"])
     ]
     rules = [rule for role in bound for rule in role["rules"]]
-    assert {group for rule in rules for group in rule["apiGroups"]} == {"pipelines.kubeflow.org"}
+    assert {group for rule in rules for group in rule["apiGroups"]} == {"pipelines.compile.org"}
     verbs = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
     assert verbs["runs"] == {"create", "get", "list", "terminate"}
     assert verbs["pipelines"] == {"get", "list"}

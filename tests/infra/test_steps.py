@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from components.configure.step import machines
 from hardcase.config import load_profile
+from hardcase.steps.configure import machines
 from tests.infra.manifests import OVERLAYS, REPOSITORY, Manifest, of, one, rendered
 
 PIPELINES = ("retraining", "evaluation")
@@ -146,7 +146,7 @@ def test_a_step_that_only_waits_for_its_nodes_is_admitted_to_no_gpu(step: str) -
 
 
 def test_dev_refuses_a_training_on_several_nodes_at_once_as_it_has_no_such_nodes() -> None:
-    """The step asks Trainer for its runtime first; one that does not exist is bad input (components/trainjob.py)."""
+    """The step asks Trainer for its runtime first; one that does not exist is bad input (runtime/trainjob.py)."""
     for overlay, there in (("prod", True), ("dev", False)):
         runtimes = [each for each in rendered(overlay) if each["kind"] == "TrainingRuntime"]
         assert bool(runtimes) is there, overlay

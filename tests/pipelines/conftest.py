@@ -14,7 +14,7 @@ import pytest
 from tests.kubeflow_server import Kubeflow, kubeflow_server
 
 # Of a shell's background job SIGINT would be ignored, and a test of Ctrl-C wait for ever.
-COMMAND = ("env", "--default-signal=INT", sys.executable, "-c", "from pipelines.cli import main; main()")
+COMMAND = ("env", "--default-signal=INT", sys.executable, "-c", "from hardcase.cli.main import main; main()")
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from hardcase.audit.examine import examine
-from hardcase.audit.ledger import read_ledger
-from hardcase.audit.links import open_link
-from hardcase.audit.signing import Keyring, make_key, open_keyring
-from hardcase.data.store import object_name, open_store
+from hardcase.provenance.attestations import open_link
+from hardcase.provenance.signing import Keyring, make_key, open_keyring
+from hardcase.registry.ledger import read_ledger
+from hardcase.store.store import object_name, open_store
 from tests.components.register.conftest import Server
 from tests.pipelines.conftest import Machine
 

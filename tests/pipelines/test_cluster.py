@@ -17,12 +17,12 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as MessageHandler
 from mlflow.tracking import MlflowClient
 
-from components.record.step import EXPERIMENT
-from components.tracking import RESULT_TAG, RUN_TAG
 from hardcase.audit.examine import examine
-from hardcase.audit.signing import make_key, open_keyring
-from hardcase.data.store import open_store
-from pipelines.kubeflow import FOLDER
+from hardcase.provenance.signing import make_key, open_keyring
+from hardcase.registry.tracking import RESULT_TAG, RUN_TAG
+from hardcase.steps.record import EXPERIMENT
+from hardcase.store.store import open_store
+from pipelines.compile import FOLDER
 from pipelines.retraining import REPLAYED, STEPS
 
 RUN = """

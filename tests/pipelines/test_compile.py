@@ -12,10 +12,10 @@ import yaml
 from kfp.compiler import Compiler
 from kfp.components import load_component_from_text
 
-from components.configure.step import PER_GPU, machines
-from components.running import MOUNTED
 from hardcase.config import PROFILES, load_profile
-from pipelines import kubeflow
+from hardcase.runtime.running import MOUNTED
+from hardcase.steps.configure import PER_GPU, machines
+from pipelines import compile as kubeflow
 from pipelines.cluster import CACHE_SIZE, PROFILE_NAMES, USER, WITH_MODEL
 from pipelines.retraining import STEPS
 
@@ -198,7 +198,7 @@ def test_a_profile_without_gpus_asks_for_none_and_fits_a_node_of_two_cpus() -> N
 @pytest.mark.parametrize("step", ["configure", "ingest", "validate", "mine", "evaluate", "drift", "register"])
 def test_light_step_starts_without_torch(step: str) -> None:
     code = (
-        f"import sys, components.{step}.step, components.running, components.report.conclusion; "
+        f"import sys, components.{step}.step, hardcase.runtime.running, hardcase.report.conclusion; "
         "sys.exit(', '.join({'torch', 'transformers', 'trl', 'kfp'} & set(sys.modules)) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -6,12 +6,12 @@ from pathlib import Path
 import docker
 import pytest
 
-from hardcase.audit.code import code_digest
 from hardcase.config import load_profile
 from hardcase.errors import InputError
-from pipelines import containers
-from pipelines.home import Home
-from pipelines.local import run
+from hardcase.provenance.code import code_digest
+from hardcase.runners import containers
+from hardcase.runners.home import Home
+from hardcase.runners.local import run
 from pipelines.retraining import STEPS
 from tests.pipelines.engine import Engine
 

@@ -7,7 +7,7 @@ import pytest
 
 from hardcase.data.listing import source_digest
 from hardcase.errors import InputError
-from pipelines.home import Home
+from hardcase.runners.home import Home
 
 
 def test_source_digest_changes_with_a_file_and_not_with_the_home_inside_it(tmp_path):
@@ -49,7 +49,7 @@ def test_unknown_run_is_the_users_mistake(tmp_path):
 
 def test_second_run_waits_for_the_first(tmp_path):
     code = (
-        "from pathlib import Path; from pipelines.home import Home\n"
+        "from pathlib import Path; from hardcase.runners.home import Home\n"
         f"with Home(Path({str(tmp_path)!r})).locked(): print('in')"
     )
     with Home(tmp_path).locked():

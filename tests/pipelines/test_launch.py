@@ -8,12 +8,12 @@ import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from components.report.summary import EXPERIMENT
-from components.tracking import show_run
-from hardcase.audit.records import StepRecord, write_record, write_run
-from hardcase.data.store import open_store
-from pipelines.cli import app
-from pipelines.package import load_package
+from hardcase.cli.main import app
+from hardcase.kubeflow.package import load_package
+from hardcase.registry.runs import StepRecord, write_record, write_run
+from hardcase.registry.tracking import show_run
+from hardcase.report.summary import EXPERIMENT
+from hardcase.store.store import open_store
 
 LIGHT, TRAIN = "hardcase/python-light:0.1.0", "hardcase/python-train:0.1.0"
 PINNED = "registry.example/light@sha256:" + "a" * 64

@@ -2,11 +2,11 @@
 
 import pytest
 
-from hardcase.audit.records import StepRecord, write_record, write_run
-from hardcase.data.store import open_store
-from pipelines.client import Address, Client, Refused, Unreachable
-from pipelines.following import Account, Gone, Unknown, follow
-from pipelines.sending import Kubeflow
+from hardcase.kubeflow.client import Address, Client, Refused, Unreachable
+from hardcase.kubeflow.following import Account, Gone, Unknown, follow
+from hardcase.kubeflow.sending import Kubeflow
+from hardcase.registry.runs import StepRecord, write_record, write_run
+from hardcase.store.store import open_store
 
 
 class Seen:

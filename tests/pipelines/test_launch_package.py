@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from hardcase.errors import InputError
-from pipelines.package import Package, load_package, typed, with_images
+from hardcase.kubeflow.package import Package, load_package, typed, with_images
 
 LIGHT, TRAIN = "hardcase/python-light:0.1.0", "hardcase/python-train:0.1.0"
 PINNED = "registry.example:5000/light@sha256:" + "a" * 64

@@ -9,10 +9,10 @@ import kfp_server_api as api
 import pytest
 import yaml
 
-from hardcase.audit.records import StepRecord
-from pipelines.package import list_steps, load_package
-from pipelines.progress import KILLED, find_failure, is_frozen, list_progress
-from pipelines.sending import is_cancelled
+from hardcase.kubeflow.package import list_steps, load_package
+from hardcase.kubeflow.progress import KILLED, find_failure, is_frozen, list_progress
+from hardcase.kubeflow.sending import is_cancelled
+from hardcase.registry.runs import StepRecord
 from tests.kubeflow_recordings import RECORDINGS, recorded
 
 NOW = datetime(2026, 11, 28, 3, tzinfo=UTC)

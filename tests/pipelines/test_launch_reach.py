@@ -17,11 +17,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hardcase.cli.launching import Reach, build_order
 from hardcase.errors import InputError
-from pipelines.client import Absent, Client, Refused, address_of
-from pipelines.forwarding import forward
-from pipelines.launching import Reach, build_order
-from pipelines.sending import Kubeflow
+from hardcase.kubeflow.client import Absent, Client, Refused, address_of
+from hardcase.kubeflow.forwarding import forward
+from hardcase.kubeflow.sending import Kubeflow
 from tests.kubeflow_server import kubeflow_server
 
 # Hands connections on as `kubectl port-forward` does, and says so in its words; notes its pid and arguments.

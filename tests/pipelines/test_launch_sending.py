@@ -7,9 +7,9 @@ import kfp
 import pytest
 
 from hardcase.errors import InputError
-from pipelines.client import ATTEMPTS, Absent, Address, Client, Refused, Unreachable
-from pipelines.package import load_package
-from pipelines.sending import Kubeflow, Order, cron_of
+from hardcase.kubeflow.client import ATTEMPTS, Absent, Address, Client, Refused, Unreachable
+from hardcase.kubeflow.package import load_package
+from hardcase.kubeflow.sending import Kubeflow, Order, cron_of
 
 # A report of the workflow may overwrite the state of a run that is being stopped, but not its history.
 STOPPING = {"state": "RUNNING", "state_history": [{"state": "RUNNING"}, {"state": "CANCELING"}]}

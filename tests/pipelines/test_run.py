@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from hardcase.data.store import object_name
+from hardcase.store.store import object_name
 from pipelines.retraining import STEPS
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from hardcase.audit.records import StepRecord, read_run, stored_runs, write_record, write_run
-from hardcase.data.store import Store, open_store
 from hardcase.errors import HardcaseError
+from hardcase.registry.runs import StepRecord, read_run, stored_runs, write_record, write_run
+from hardcase.store.store import Store, open_store
 from tests.pipelines.conftest import Machine
 
 

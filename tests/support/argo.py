@@ -67,7 +67,7 @@ class Compiler:
         self.visited: set[str] = set()
         self._visit("root", None)
         name = self.spec["pipelineInfo"]["name"].rpartition("/")[2]
-        marks = {"pipelines.kubeflow.org/v2_component": "true"}
+        marks = {"pipelines.compile.org/v2_component": "true"}
         self.workflow: Json = {
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Workflow",

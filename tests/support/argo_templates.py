@@ -139,7 +139,7 @@ def _driver(name: str, inputs: list[Json], outputs: list[Json], args: list[str],
         **({"env": env} if env else {}),
     }
     filled = template(name, inputs, outputs, container=container, securityContext=SECURITY)
-    return {**filled, "metadata": {"annotations": {"pipelines.kubeflow.org/runtime-role": "driver"}}}
+    return {**filled, "metadata": {"annotations": {"pipelines.compile.org/runtime-role": "driver"}}}
 
 
 def executor(name: str, inputs: list[Json]) -> Json:
@@ -167,4 +167,4 @@ def executor(name: str, inputs: list[Json]) -> Json:
     filled["volumes"] = [{"name": volume, "emptyDir": {}} for volume in SCRATCH]
     filled["podSpecPatch"] = input_reference("pod-spec-patch")
     filled["securityContext"] = {"seccompProfile": {"type": "RuntimeDefault"}}
-    return {**filled, "metadata": {"annotations": {"pipelines.kubeflow.org/runtime-role": "launcher"}}}
+    return {**filled, "metadata": {"annotations": {"pipelines.compile.org/runtime-role": "launcher"}}}

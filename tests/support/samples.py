@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.configure.step import machines
 from hardcase.config import load_profile
+from hardcase.steps.configure import machines
 from tests.support.workflow import digest
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"

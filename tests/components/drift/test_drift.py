@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.drift.decision import BUDGET, decide
-from components.drift.step import run
-from components.drift.table import read
 from hardcase.config import DriftConfig
+from hardcase.data.evaluations import read
 from hardcase.errors import InputError
+from hardcase.stats.drift import BUDGET, decide
+from hardcase.steps.drift import run
 from hardcase.task.reward import dpa
 from hardcase.task.sample import ASPECTS, LETTERS
 
@@ -130,5 +130,5 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 
 
 def test_the_step_starts_without_torch() -> None:
-    code = "import sys, components.drift.step; sys.exit('torch' in sys.modules or 'evidently' in sys.modules)"
+    code = "import sys, hardcase.steps.drift; sys.exit('torch' in sys.modules or 'evidently' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

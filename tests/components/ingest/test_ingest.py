@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from components.ingest import step
 from hardcase.config import IngestConfig
 from hardcase.data.quarantine import Reason
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import HardcaseError, InputError
+from hardcase.steps import ingest as step
 
 LENIENT = IngestConfig(max_bad_share=1)
 Rows = list[dict[str, Any]]

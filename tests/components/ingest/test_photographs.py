@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from components.ingest import step
 from hardcase.config import IngestConfig
 from hardcase.data.images import decode
 from hardcase.data.snapshot import Snapshot
+from hardcase.steps import ingest as step
 from hardcase.task.sample import ASPECTS, LETTERS
 
 SIDE = 200

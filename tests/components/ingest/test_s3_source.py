@@ -7,11 +7,11 @@ from pathlib import Path
 import boto3
 import pytest
 
-from components.ingest.step import run
 from hardcase.config import IngestConfig
 from hardcase.data.remote import fetch_source, remote_digest
 from hardcase.data.scenes import write_source
 from hardcase.errors import InputError
+from hardcase.steps.ingest import run
 from tests.s3 import moto_bucket
 
 

@@ -22,19 +22,19 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from components.register.account import Launch
-from components.register.mirror import ENVIRONMENT, Mirror
-from components.register.step import run
-from hardcase.audit.code import code_digest
 from hardcase.audit.examine import examine
-from hardcase.audit.ledger import Ledger, read_ledger
-from hardcase.audit.links import Link
-from hardcase.audit.products import keep_product
-from hardcase.audit.provenance import FOLDER, SNAPSHOT
-from hardcase.audit.signing import Keyring, make_key, open_keyring
 from hardcase.config import RegisterConfig
-from hardcase.data.digest import path_digest
-from hardcase.data.store import Store, open_store
+from hardcase.provenance.attestations import Link
+from hardcase.provenance.code import code_digest
+from hardcase.provenance.products import keep_product
+from hardcase.provenance.signing import Keyring, make_key, open_keyring
+from hardcase.provenance.statement import FOLDER, SNAPSHOT
+from hardcase.registry.account import Launch
+from hardcase.registry.ledger import Ledger, read_ledger
+from hardcase.registry.mirror import ENVIRONMENT, Mirror
+from hardcase.steps.register import run
+from hardcase.store.digest import path_digest
+from hardcase.store.store import Store, open_store
 from hardcase.task.sample import ASPECTS
 
 CONFIG = RegisterConfig(resamples=400)

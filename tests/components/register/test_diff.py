@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from components.ingest.step import run as ingest
-from hardcase.audit.diff import differences
+from hardcase.audit.compare import differences
 from hardcase.audit.examine import examine
-from hardcase.audit.links import Link
 from hardcase.config import IngestConfig, RegisterConfig
-from hardcase.data.digest import bytes_digest
 from hardcase.data.scenes import write_source
 from hardcase.errors import HardcaseError
+from hardcase.provenance.attestations import Link
+from hardcase.steps.ingest import run as ingest
+from hardcase.store.digest import bytes_digest
 from tests.components.register.conftest import House, evaluated
 
 NAME = RegisterConfig().name

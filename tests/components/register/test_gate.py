@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from components.register.gate import Decision, decide
 from hardcase.config import RegisterConfig
+from hardcase.stats.gate import Decision, decide
 from hardcase.task.sample import ASPECTS
 
 CONFIG = RegisterConfig(resamples=500)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from components.register.mirror import Mirror
-from hardcase.audit.ledger import roll_back
 from hardcase.config import RegisterConfig
 from hardcase.errors import HardcaseError, InputError
+from hardcase.registry.ledger import roll_back
+from hardcase.registry.mirror import Mirror
 from tests.components.register.conftest import House, evaluated
 
 NAME = RegisterConfig().name

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from components.register.mirror import Mirror, UnshownError
-from hardcase.audit.ledger import roll_back
 from hardcase.config import RegisterConfig
+from hardcase.registry.ledger import roll_back
+from hardcase.registry.mirror import Mirror, UnshownError
 from tests.components.register.conftest import House, Server, evaluated
 from tests.components.register.test_register import FORK
 
@@ -69,7 +69,7 @@ def test_writers_who_take_each_others_turns_still_agree(house: House, monkeypatc
     for number in range(3):
         house.launch(f"n{number}", evaluated(0.6 + number / 10, rows=120))
     house.mirror._client.delete_registered_model(NAME)
-    monkeypatch.setattr("components.register.mirror.SECONDS_STILL", 0.0)
+    monkeypatch.setattr("hardcase.registry.mirror.SECONDS_STILL", 0.0)
     with ThreadPoolExecutor(3) as pool:
         for each in [pool.submit(Mirror(house.server).show, lambda: house.ledger, "s") for _ in range(6)]:
             each.result()
@@ -91,7 +91,7 @@ def test_version_made_twice_is_kept_for_the_next(house: House) -> None:
 
 
 def test_killed_writers_are_finished_by_the_next(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.register.mirror.SECONDS_STILL", 2.0)
+    monkeypatch.setattr("hardcase.registry.mirror.SECONDS_STILL", 2.0)
     house.launch("first", evaluated(0.5, rows=120))
     took, draw = 0.0, random.Random(0)
     for number in range(KILLS):
@@ -134,7 +134,7 @@ def test_connection_lost_halfway_through_loses_nothing(house: House, monkeypatch
     house.launch("b", evaluated(0.9, rows=120))
     roll_back(house.store, house.keys, NAME, "tester", "b is odd", lambda version: None)
     client, done, left = house.mirror._client, 0, 0
-    monkeypatch.setattr("components.register.mirror.SECONDS_STILL", 1.0)
+    monkeypatch.setattr("hardcase.registry.mirror.SECONDS_STILL", 1.0)
     while True:
         client.delete_registered_model(NAME)
         broken = Mirror(house.server)

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from hardcase.audit.links import Link
-from hardcase.audit.provenance import read_provenance
 from hardcase.config import RegisterConfig
-from hardcase.data.digest import path_digest
 from hardcase.errors import HardcaseError, InputError
+from hardcase.provenance.attestations import Link
+from hardcase.provenance.statement import read_provenance
+from hardcase.store.digest import path_digest
 from tests.components.register.conftest import House, evaluated
 
 NAME = RegisterConfig().name
@@ -149,7 +149,7 @@ def _killed(root: Path, fingerprint: str, exact: float) -> None:
 def test_killed_at_random_moments_it_ends_as_one_version_complete(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.register.mirror.SECONDS_STILL", 1.0)
+    monkeypatch.setattr("hardcase.registry.mirror.SECONDS_STILL", 1.0)
     house.launch("a", evaluated(0.6, rows=120))
     _rehearsed(house, "first")  # starts the server that forks
     took = _rehearsed(house, "second")
@@ -231,7 +231,7 @@ def test_first_run_of_all_is_quiet_light_and_leaves_nothing_behind(house: House,
     code = f"""
 import sys
 from pathlib import Path
-from components.register.step import run
+from hardcase.steps.register import run
 assert not {{"mlflow", "torch"}} & set(sys.modules)
 from tests.components.register.conftest import House, evaluated
 House(Path("{fresh}")).launch("a", evaluated())

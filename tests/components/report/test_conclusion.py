@@ -9,14 +9,14 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 
-from components.report.conclusion import UNSTARTED, Conclusion, conclude
-from components.report.notify import notify
-from components.report.summary import StepOutcome, summarise
-from hardcase.audit.links import Link
-from hardcase.audit.records import KILLED, State, StepRecord, write_record
-from hardcase.audit.signing import Keyring, make_key, open_keyring
-from hardcase.data.store import Store, open_store
 from hardcase.errors import HardcaseError
+from hardcase.provenance.attestations import Link
+from hardcase.provenance.signing import Keyring, make_key, open_keyring
+from hardcase.registry.runs import KILLED, State, StepRecord, write_record
+from hardcase.report.conclusion import UNSTARTED, Conclusion, conclude
+from hardcase.report.notify import notify
+from hardcase.report.summary import StepOutcome, summarise
+from hardcase.store.store import Store, open_store
 
 STEPS = ("configure", "ingest", "sft", "register")
 # What the exit handler is told of a run, by how it ended.

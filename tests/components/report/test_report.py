@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.ingest.step import run as ingest
-from components.report.step import run
 from hardcase.config import IngestConfig
 from hardcase.data.snapshot import Snapshot
+from hardcase.report.page import run
+from hardcase.steps.ingest import run as ingest
 
 
 @pytest.fixture(scope="module")

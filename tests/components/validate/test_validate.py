@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.validate.step import flattened, run
 from hardcase.config import ValidateConfig
-from hardcase.data.digest import canonical_json
 from hardcase.data.snapshot import SCHEMA, SPLITS, Snapshot
-from hardcase.data.store import open_store
 from hardcase.errors import InputError
+from hardcase.steps.validate import flattened, run
+from hardcase.store.digest import canonical_json
+from hardcase.store.store import open_store
 from hardcase.task.sample import ASPECTS
 
 Row = dict[str, Any]
@@ -239,7 +239,7 @@ def refuse(*_):
     raise AssertionError("network")
 
 socket.socket.connect = refuse
-from components.validate.step import run
+from hardcase.steps.validate import run
 assert "great_expectations" not in sys.modules
 from hardcase.config import ValidateConfig
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from hardcase.audit.dossier import DossierFacts, _plain, dossier
+from hardcase.registry.dossier import DossierFacts, _plain, dossier
 
 SCORE = {
     "overall": 70.25,

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardcase.audit.ledger import (
+from hardcase.errors import InputError
+from hardcase.provenance.signing import DistrustError, Keyring, make_key, open_keyring
+from hardcase.registry.ledger import (
     Ledger,
     Move,
     Version,
@@ -19,9 +21,7 @@ from hardcase.audit.ledger import (
     roll_back,
     split_spec,
 )
-from hardcase.audit.signing import DistrustError, Keyring, make_key, open_keyring
-from hardcase.data.store import Store, open_store
-from hardcase.errors import InputError
+from hardcase.store.store import Store, open_store
 
 NAME = "m"
 

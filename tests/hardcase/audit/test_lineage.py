@@ -17,8 +17,8 @@ from uuid import UUID
 import pytest
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
 
-from hardcase.audit import lineage
-from hardcase.audit.lineage import default_environment, emit, run_id
+from hardcase.provenance import openlineage as lineage
+from hardcase.provenance.openlineage import default_environment, emit, run_id
 
 A = "a" * 64
 

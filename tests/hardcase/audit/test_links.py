@@ -8,11 +8,11 @@ from google.protobuf.json_format import ParseDict
 from in_toto_attestation.predicates.link.v0 import link_pb2
 from in_toto_attestation.v1.statement import Statement
 
-from hardcase.audit.links import Link, follow, gaps, open_link
-from hardcase.audit.provenance import FILE, FOLDER
-from hardcase.audit.signing import STATEMENT, DistrustError, Keyring, make_key, open_keyring
-from hardcase.data.store import object_name, open_store
 from hardcase.errors import HardcaseError
+from hardcase.provenance.attestations import Link, follow, gaps, open_link
+from hardcase.provenance.signing import STATEMENT, DistrustError, Keyring, make_key, open_keyring
+from hardcase.provenance.statement import FILE, FOLDER
+from hardcase.store.store import object_name, open_store
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 FIRST = Link("ingest", {}, {"snapshot": A}, {"code": "1", "config": {}}, {"run": "r1"})

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hardcase.audit.products import check_product, fetch_product, keep_product
-from hardcase.audit.provenance import FILE, FOLDER, SNAPSHOT
-from hardcase.data.digest import path_digest
-from hardcase.data.store import Store, object_name, open_store
 from hardcase.errors import HardcaseError
+from hardcase.provenance.products import check_product, fetch_product, keep_product
+from hardcase.provenance.statement import FILE, FOLDER, SNAPSHOT
+from hardcase.store.digest import path_digest
+from hardcase.store.store import Store, object_name, open_store
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from google.protobuf.json_format import ParseDict
 from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1.statement import Statement
 
-from hardcase.audit.provenance import FOLDER, SNAPSHOT, Provenance, Resource, listed, named, read_provenance
-from hardcase.audit.signing import DistrustError
 from hardcase.errors import HardcaseError
+from hardcase.provenance.signing import DistrustError
+from hardcase.provenance.statement import FOLDER, SNAPSHOT, Provenance, Resource, listed, named, read_provenance
 
 MADE = Provenance(
     subject="a" * 64,

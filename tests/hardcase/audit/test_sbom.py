@@ -10,7 +10,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from hardcase.audit.sbom import packages, sbom
+from hardcase.provenance.sbom import packages, sbom
 
 
 def content(bom: bytes) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def test_names_what_is_installed_and_is_valid() -> None:
 
 
 def test_another_process_comes_to_the_same_bytes() -> None:
-    told = "import sys; from hardcase.audit.sbom import sbom; sys.stdout.buffer.write(sbom())"
+    told = "import sys; from hardcase.provenance.sbom import sbom; sys.stdout.buffer.write(sbom())"
     runs = [
         subprocess.run([sys.executable, "-c", told], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True)
         for seed in "12"

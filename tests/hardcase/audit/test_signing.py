@@ -14,9 +14,17 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from moto.kms.utils import ECDSAPrivateKey
 
-from hardcase.audit.signing import STATEMENT, DistrustError, Keyring, make_key, open_keyring, public_keys, stored_keys
-from hardcase.data.store import open_store
 from hardcase.errors import InputError
+from hardcase.provenance.signing import (
+    STATEMENT,
+    DistrustError,
+    Keyring,
+    make_key,
+    open_keyring,
+    public_keys,
+    stored_keys,
+)
+from hardcase.store.store import open_store
 from tests.s3 import moto_bucket
 
 SAID = {"_type": STATEMENT, "subject": [], "predicateType": "urn:x", "predicate": {"n": 1}}

@@ -4,7 +4,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from hardcase.data.cache import ObjectCache
+from hardcase.store.cache import ObjectCache
 
 
 def names(folder: Path) -> set[str]:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from components.ingest.step import run as ingest
 from hardcase.config import IngestConfig
 from hardcase.data.completions import merge_completions, read_completions, write_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import HardcaseError
+from hardcase.steps.ingest import run as ingest
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from hardcase.data import control
-from hardcase.data.control import histories, history, retain
-from hardcase.data.store import open_store
 from hardcase.errors import HardcaseError, InputError
+from hardcase.store import control
+from hardcase.store.control import histories, history, retain
+from hardcase.store.store import open_store
 from tests.s3 import moto_bucket
 
 URI, NAME = "s3://locked/team a", "models/m/ledger/1.json"

@@ -9,10 +9,10 @@ from pathlib import Path
 import boto3
 import pytest
 
-from hardcase.data.conformance import check_store, refused
-from hardcase.data.digest import path_digest
-from hardcase.data.store import open_store
 from hardcase.errors import HardcaseError, InputError
+from hardcase.store.conformance import check_store, refused
+from hardcase.store.digest import path_digest
+from hardcase.store.store import open_store
 from tests.s3 import moto_bucket, sloppy_endpoint
 
 URI = "s3://models/team a/hardcase"

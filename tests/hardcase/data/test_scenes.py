@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hardcase.data.digest import path_digest
 from hardcase.data.scenes import (
     AGAINST_ORIGINAL,
     COMMON,
@@ -17,6 +16,7 @@ from hardcase.data.scenes import (
     draw_scene,
     write_source,
 )
+from hardcase.store.digest import path_digest
 from hardcase.task.sample import ASPECTS, LETTERS
 
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hardcase.data.digest import bytes_digest, canonical_json
 from hardcase.data.snapshot import SCHEMA, Snapshot
-from hardcase.data.store import local_path, open_store
 from hardcase.errors import HardcaseError, InputError
+from hardcase.store.digest import bytes_digest, canonical_json
+from hardcase.store.store import local_path, open_store
 
 
 def row(number: int, split: str) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hardcase.data.cache import ObjectCache
-from hardcase.data.conformance import check_store
-from hardcase.data.digest import path_digest
-from hardcase.data.store import Store, local_path, object_name, open_store, split_s3, write_whole
 from hardcase.errors import HardcaseError, InputError
+from hardcase.store.cache import ObjectCache
+from hardcase.store.conformance import check_store
+from hardcase.store.digest import path_digest
+from hardcase.store.store import Store, local_path, object_name, open_store, split_s3, write_whole
 
 
 @pytest.fixture

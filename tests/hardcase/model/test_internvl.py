@@ -10,10 +10,10 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from hardcase.config import ModelConfig
-from hardcase.data.digest import path_digest
 from hardcase.errors import InputError
 from hardcase.model.internvl import load_model, save_model, start_model
 from hardcase.model.rollout import prompt_inputs
+from hardcase.store.digest import path_digest
 from hardcase.task.sample import Sample
 
 Build = Callable[[], tuple[PreTrainedModel, ProcessorMixin]]

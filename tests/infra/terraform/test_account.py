@@ -18,8 +18,8 @@ import pytest
 import yaml
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
-from hardcase.audit.signing import open_keyring
-from hardcase.data.store import open_store
+from hardcase.provenance.signing import open_keyring
+from hardcase.store.store import open_store
 from tests.infra.terraform.evaluating import allowed
 from tests.infra.terraform.recording import Request, recording
 from tests.infra.terraform.running import (

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hardcase.data.store import Store, open_store
+from hardcase.store.store import Store, open_store
 
 PORT = 9109
 RUNS = 100  # the newest; older ones are Prometheus's to remember

@@ -1,0 +1,110 @@
+"""What changed between two versions of a model: data, configuration, code, environment, scores."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from hardcase.audit.examine import Audit
+from hardcase.data.snapshot import Snapshot
+from hardcase.errors import HardcaseError
+from hardcase.provenance.sbom import packages
+from hardcase.provenance.statement import Provenance
+from hardcase.store.digest import bytes_digest, canonical_json
+from hardcase.store.store import Store
+
+Changes = dict[str, Any]
+
+
+def differences(store: Store, before: Audit, after: Audit) -> dict[str, Any]:
+    """Compare two versions.
+
+    Args:
+        store: of both.
+        before: audit of the earlier one.
+        after: audit of the later one.
+
+    Returns:
+        `facts` (model, commit, seed, source, base model), `config`, `packages`, `scores`: by key, before and after,
+        where they differ; `data`: ids of rows `added`, `removed`, `changed` (same id and aspect, other pictures,
+        answer, reasoning or split); `code`: files likewise.
+
+    Raises:
+        HardcaseError: one of them is not whole.
+    """
+    for audit in (before, after):
+        if audit.first:
+            raise HardcaseError(f"{audit.tree.what}: cannot be compared: {audit.first.problem}")
+    first, second = (_present(audit.provenance) for audit in (before, after))
+    return {
+        "facts": _changed(_facts(first), _facts(second)),
+        "data": _split(_rows(store, first), _rows(store, second)),
+        "config": _changed(_flat(first.parameters["config"]), _flat(second.parameters["config"])),
+        "code": _split(_listing(store, first), _listing(store, second)),
+        "packages": _changed(*(packages(store.get_object(each.byproducts["sbom"].digest)) for each in (first, second))),
+        "scores": _changed(_scores(store, first), _scores(store, second)),
+    }
+
+
+def _present(provenance: Provenance | None) -> Provenance:
+    assert provenance is not None
+    return provenance
+
+
+def _facts(provenance: Provenance) -> dict[str, Any]:
+    resources = provenance.dependencies
+    base = resources.get("base_model")
+    return {
+        "model": provenance.subject,
+        "commit": resources["git commit"].notes.get("commit", ""),
+        "seed": provenance.parameters["seed"],
+        "source": provenance.parameters["source"],
+        "base_model": base.digest if base else "",
+    }
+
+
+def _rows(store: Store, provenance: Provenance) -> dict[str, str]:
+    """Digest of each row's content, by id and aspect."""
+    digest = provenance.dependencies["snapshot"].digest
+    table: pa.Table = Snapshot(digest, json.loads(store.get_object(digest)), store).table()
+    rows = table.select(["id", "aspect", "answer", "reasoning", "split", "images"]).to_pylist()
+    return {
+        f"{row['id']} ({row['aspect']})": bytes_digest(
+            canonical_json(
+                {**row, "answer": sorted(row["answer"]), "images": [image["sha256"] for image in row["images"]]}
+            )
+        )
+        for row in rows
+    }
+
+
+def _listing(store: Store, provenance: Provenance) -> dict[str, str]:
+    found: dict[str, str] = json.loads(store.get_object(provenance.dependencies["code"].digest))
+    return found
+
+
+def _scores(store: Store, provenance: Provenance) -> dict[str, Any]:
+    final = json.loads(store.get_object(provenance.byproducts["scores"].digest))["grpo"]
+    return {key: value for key, value in _flat(final).items() if isinstance(value, int | float)}
+
+
+def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Leaves by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return found
+
+
+def _split(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, list[str]]:
+    return {
+        "added": sorted(set(after) - set(before)),
+        "removed": sorted(set(before) - set(after)),
+        "changed": sorted(key for key in set(before) & set(after) if before[key] != after[key]),
+    }
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Changes:
+    keys = sorted({*before, *after})
+    return {key: [before.get(key), after.get(key)] for key in keys if before.get(key) != after.get(key)}

@@ -1,0 +1,70 @@
+"""What `hardcase audit` and `hardcase rollback` do on a machine: its store, its keys, its MLflow."""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hardcase.audit.compare import differences
+from hardcase.audit.examine import Audit, examine
+from hardcase.errors import HardcaseError, InputError
+from hardcase.registry.ledger import Ledger, Version, publish_dossier, read_ledger, roll_back, split_spec
+from hardcase.registry.mirror import Mirror, UnshownError
+from hardcase.runners.display import showing
+from hardcase.runners.home import Home, name_of_user
+from hardcase.store.store import open_store
+
+logger = logging.getLogger(__name__)
+
+
+def audited(spec: str, home: Home, keys: Sequence[Path]) -> Audit:
+    """Audit a version in the home's store, and compare what MLflow shows, if it can be asked."""
+    mirror = Mirror(home.tracking_uri)
+
+    def shown(ledger: Ledger) -> Sequence[str]:
+        try:
+            return mirror.differences(ledger)
+        except UnshownError as error:
+            logger.warning("what MLflow shows was not compared: %s", error)
+            return []
+
+    with showing("audit"):
+        return examine(open_store(home.store, near=False), spec, home.verifier(keys), shown)
+
+
+def compared(name: str, first: str, second: str, home: Home, keys: Sequence[Path]) -> dict[str, Any]:
+    """What changed from one version of a model to another, both audited first."""
+    audits = [audited(f"{name}:{number.lstrip('v:')}", home, keys) for number in (first, second)]
+    return differences(open_store(home.store), *audits)
+
+
+def rebuild(spec: str, home: Home) -> None:
+    """Write what only shows the ledger anew from it: MLflow's entries and the published dossiers."""
+    store, keys = open_store(home.store), home.verifier()
+    ledger = read_ledger(store, split_spec(spec), keys)
+    if not ledger.moves:
+        raise InputError(f"model {spec!r}: not registered in {store.uri}")
+    for version in ledger.versions.values():
+        publish_dossier(store, ledger.name, version)
+    Mirror(home.tracking_uri).show(partial(read_ledger, store, ledger.name, keys), store.uri)
+
+
+def rolled_back(name: str, home: Home, why: str) -> Version:
+    """Let the champion before this one serve again, once it is found whole."""
+    store, keys, name = open_store(home.store, near=False), home.keyring(), split_spec(name)
+
+    def whole(version: Version) -> None:
+        found = examine(store, f"{name}:{version.number}", keys)
+        if found.first:
+            raise HardcaseError(f"{name}:{version.number} cannot serve again: {found.first.problem}")
+
+    who = name_of_user()
+    with showing("rollback"):
+        mirror = Mirror(home.tracking_uri)
+        version = roll_back(store, keys, name, who, why, whole)
+        try:
+            mirror.show(partial(read_ledger, store, name, keys), store.uri)
+        except UnshownError as error:
+            logger.warning("rolled back, but MLflow does not show it: %s", error)
+    return version

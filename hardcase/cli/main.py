@@ -1,0 +1,359 @@
+"""The command line. Results go to standard output, everything else to standard error; exit codes as in the README."""
+
+import json
+import logging
+import os
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from hardcase.cli import show
+from hardcase.cli.console import AsJson, StoreUri, errors, reported
+from hardcase.cli.launch import launch
+from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
+from hardcase.data.listing import source_digest
+from hardcase.errors import InputError
+from hardcase.registry.ledger import fetch_model
+from hardcase.registry.runs import stored_runs, write_run
+from hardcase.runners.home import QUIET, Home
+from hardcase.store.store import local_path, open_store, write_whole
+
+app = typer.Typer(
+    help="Retrain a small vision-language model that screens generated images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+ProfileName = Annotated[str, typer.Option("--profile", help="Name in profiles/, or path of a YAML file.")]
+OfStore = Annotated[str | None, typer.Option("--store", help="Of the runs recorded there, wherever they ran.")]
+ModelSpec = Annotated[str, typer.Option("--model", help="Folder, NAME@ALIAS or NAME:VERSION.")]
+
+
+def main() -> None:
+    """Entry point."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    os.environ.update(QUIET)
+    app()
+
+
+def absolute(source: str) -> str:
+    """A path given relative to here, made independent of here; a URI as it is."""
+    return source if "://" in source or source.startswith("snapshot:") else str(Path(source).absolute())
+
+
+def configured(profile: str, source: str | None, seed: int | None, settings: list[str]) -> Profile:
+    """The profile with what the command line says otherwise."""
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {setting}: not of the form section.key=value")
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {setting}: the value is not YAML; quote it") from error
+    if seed is not None:
+        overrides["seed"] = seed
+    if source is not None:
+        overrides["source"] = source
+    loaded = load_profile(profile, overrides)
+    return loaded.model_copy(update={"source": absolute(loaded.source)})
+
+
+@app.command()
+def run(
+    profile: ProfileName = "tiny",
+    source: Annotated[str | None, typer.Option(help="Where the samples are; the profile's by default.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A key of the profile: sft.steps=100.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.")] = None,
+    store: StoreUri = None,
+    containers: Annotated[
+        bool, typer.Option("--containers", help="Each step in a container of its image; `make images` builds them.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Retrain end to end; what was done before is not done again."""
+    with reported(as_json):
+        chosen = configured(profile, source, seed, settings or [])
+        from hardcase.runners.local import run as run_locally
+
+        outcome = run_locally(chosen, Path(profile).stem, Home.here(store), containers)
+    if as_json:
+        typer.echo(json.dumps(outcome.summary))
+    else:
+        show.run_result(outcome.summary)
+    if outcome.summary["error"]:
+        errors.print("error:", " ".join(str(outcome.summary["error"]["message"]).split()))
+    elif outcome.exit_code:
+        errors.print("error: held by the gate:", "; ".join(outcome.summary["gate"]["reasons"]))
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Option(help="Where the samples are.")],
+    profile: ProfileName = "tiny",
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read a source into a snapshot, and nothing more."""
+    with reported(as_json):
+        chosen = configured(profile, source, None, [])
+        home = Home.here(store)
+        with home.locked():
+            folder, result = ingested(chosen.source, chosen.ingest, home, Path(profile).stem)
+    show.ingested({**result, "quarantine": str(folder / "quarantine.parquet")}, as_json)
+
+
+def ingested(source: str, config: IngestConfig, home: Home, profile: str) -> tuple[Path, dict[str, Any]]:
+    """Do the step `ingest` alone, in a run folder of its own: `manifest.json` and `quarantine.parquet`."""
+    from hardcase.runners.display import showing
+    from hardcase.steps.ingest import run as ingest_step
+    from hardcase.store.digest import bytes_digest
+
+    identity = f"{source}\n{source_digest(source, home.root)}\n{config.model_dump_json()}"
+    folder = home.new_run(bytes_digest(identity.encode()), newest=False)
+    with showing("ingest"), tempfile.TemporaryDirectory(dir=folder) as scratch:
+        done = ingest_step(
+            source, home.store, config, folder / "manifest.json", folder / "quarantine.parquet", Path(scratch)
+        )
+    result = {"snapshot": done.snapshot_id, "accepted": done.accepted, "quarantined": dict(done.quarantined)}
+    summary = {"run_id": folder.name, "profile": profile, "status": "ingested", **result}
+    write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+    write_run(open_store(home.store), folder.name, summary)
+    return folder, result
+
+
+@app.command(name="source-digest")
+def digest_source(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="URI, folder or manifest.")], as_json: AsJson = False
+) -> None:
+    """Say what a source holds without reading it: another digest, other data; none where its URI says it all."""
+    with reported(as_json):
+        named = absolute(source)
+        by_path = named.startswith("file://") or ("://" not in named and not named.startswith("snapshot:"))
+        if by_path and not local_path(named).exists():
+            raise InputError(f"source {source}: nothing lies there; name a folder, a manifest or a URI")
+        digest = source_digest(named, Home.here().root)
+    typer.echo(json.dumps({"source": named, "digest": digest}) if as_json else digest)
+
+
+@app.command()
+def runs(store: OfStore = None, as_json: AsJson = False) -> None:
+    """List the runs, the newest first: those of this machine's home, or those recorded in a store."""
+    with reported(as_json):
+        show.runs(stored_runs(open_store(store, near=False)) if store else Home.here().summaries(), as_json)
+
+
+@app.command()
+def report(
+    run_id: Annotated[str, typer.Argument(metavar="RUN|latest")] = "latest",
+    store: OfStore = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print where the report of a run is; one from a store is written to report-RUN.html in this folder."""
+    with reported(as_json):
+        page = fetched_report(run_id, store) if store else Home.here().run_folder(run_id) / "report.html"
+        if not page.is_file():
+            raise InputError(f"run {run_id!r}: it has no report; `hardcase runs` says how it ended")
+    typer.echo(json.dumps({"report": str(page)}) if as_json else page)
+
+
+def fetched_report(run_id: str, uri: str) -> Path:
+    """Write the report of a run that is recorded in a store into this folder."""
+    store = open_store(uri)
+    known = {run["run_id"]: run for run in stored_runs(store)}
+    run = next(iter(known.values()), None) if run_id == "latest" else known.get(run_id)
+    if run is None:
+        raise InputError(f"run {run_id!r}: not recorded in {store.uri}; `hardcase runs --store {uri}` lists them")
+    if not (digest := run.get("report")):
+        raise InputError(f"run {run['run_id']!r}: it has no report; it is {run['status']}")
+    page = Path(f"report-{run['run_id']}.html").absolute()
+    write_whole(page, store.get_object(digest))
+    return page
+
+
+@app.command()
+def evaluate(
+    model: ModelSpec,
+    data: Annotated[str, typer.Option(help="URI of samples with answers.")],
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on data: the rows marked `eval`, or all when none is marked."""
+    with reported(as_json), tempfile.TemporaryDirectory() as scratch:
+        home = Home.of_latest(store)
+        folder = model_folder(model, home, Path(scratch))
+        from hardcase.runners.display import showing
+        from hardcase.steps.answer import run as answer_step
+        from hardcase.steps.evaluate import run as evaluate_step
+
+        with home.locked():
+            place, result = ingested(absolute(data), IngestConfig(eval_share=1.0), home, "evaluate")
+        manifest, config, answers = place / "manifest.json", EvaluateConfig(), Path(scratch) / "answers"
+        with showing("evaluate"):
+            answer_step(manifest, home.store, folder, config, 0, "1/1", Path(scratch) / "kept", answers)
+            evaluate_step(manifest, home.store, answers, Path(scratch) / "none", config, 0, place)
+        scores = json.loads((place / "scores").read_text(encoding="utf-8"))
+    found = {**result, "scores": {"chance": scores["chance"], "model": scores["grpo"]}, "samples": scores["samples"]}
+    show.scored({**found, "evaluation": str(place / "evaluation")}, as_json)
+
+
+@app.command()
+def screen(
+    model: ModelSpec,
+    images: Annotated[list[Path], typer.Argument(metavar="ORIGINAL A B C D", help="Five picture files.")],
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which of four generated images show a flaw, aspect by aspect."""
+    with reported(as_json), tempfile.TemporaryDirectory() as scratch:
+        if len(images) != 5:
+            raise InputError(f"{len(images)} pictures given; name the original and four candidates")
+        for path in images:
+            if not path.is_file():
+                raise InputError(f"{path}: no such file; name five pictures")
+        folder = model_folder(model, Home.of_latest(store), Path(scratch))
+        from hardcase.serving.screening import screened
+
+        answers = screened(folder, [path.read_bytes() for path in images])
+    show.screened(answers, as_json)
+
+
+def model_folder(spec: str, home: Home, scratch: Path) -> Path:
+    """The model's folder: the one named, or a copy of the registered one."""
+    if Path(spec).is_dir():
+        return Path(spec)
+    folder = scratch / "model"
+    fetch_model(open_store(home.store), home.verifier(), spec, folder)
+    return folder
+
+
+@app.command()
+def audit(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="NAME (its champion), NAME@ALIAS or NAME:VERSION.")],
+    store: StoreUri = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Public key to trust, in PEM, instead of this machine's.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the graph as a picture there.")] = None,
+    diff: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="V1 V2", help="Say what changed between versions.")
+    ] = None,
+    replay: Annotated[bool, typer.Option("--replay", help="Run the recorded steps again and compare digests.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Write MLflow's entries anew from the store first.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove what a model was made of: rehash everything, verify every signature; exit 1 at a broken link."""
+    from hardcase.cli import auditing
+    from hardcase.registry.ledger import split_spec
+
+    with reported(as_json):
+        home = Home.of_latest(store)
+        if rebuild:
+            auditing.rebuild(model, home)
+        if diff is not None:
+            show.changed(auditing.compared(split_spec(model), *diff, home, key or []), *diff, as_json)
+            return
+        found = auditing.audited(model, home, key or [])
+        if html is not None:
+            from hardcase.audit.page import page
+
+            write_whole(html, page(found).encode())
+        again = {}
+        if replay and not found.first:
+            from hardcase.runners.replay import replayed
+
+            again = replayed(found, home)
+        show.audited(found, again, as_json)
+        broken = (
+            [found.first.problem]
+            if found.first
+            else [
+                f"replay: {name} is {new[:12]}, recorded was {recorded[:12]}"
+                for name, (recorded, new) in again.items()
+                if recorded != new
+            ]
+        )
+    if broken:
+        errors.print("error: broken:", " ".join(broken[0].split()))
+        raise typer.Exit(1)
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="NAME of the registered model.")],
+    why: Annotated[str, typer.Option(help="Goes into the signed record.")] = "rolled back by hand",
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let the champion before this one serve again."""
+    from hardcase.cli.auditing import rolled_back
+    from hardcase.registry.ledger import split_spec
+
+    with reported(as_json):
+        version = rolled_back(model, Home.of_latest(store), why)
+    name = split_spec(model)
+    fact = {"name": name, "version": version.number, "alias": "champion", "digest": version.digest}
+    typer.echo(json.dumps(fact) if as_json else f"{name}@champion is :{version.number} again, digest {version.digest}")
+
+
+stores = typer.Typer(help="The object store.", no_args_is_help=True)
+app.add_typer(stores, name="store")
+
+
+@stores.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List them; nothing is ever removed.")] = False,
+    older_than: Annotated[float, typer.Option(min=0, help="Days; what is younger may be of a run at work.")] = 7,
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """List objects that no model version and no kept run can reach."""
+    with reported(as_json):
+        if not dry_run:
+            raise InputError(
+                "store gc: it only lists, so that nothing is lost: say --dry-run, and remove what it lists"
+            )
+        from hardcase.registry.retention import loose_objects
+
+        home = Home.of_latest(store)
+        opened = open_store(home.store, near=False)
+        found = loose_objects(opened, home.verifier(), timedelta(days=older_than))
+    show.loose(found, as_json)
+
+
+@stores.command()
+def check(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="A folder or s3://bucket/prefix.")], as_json: AsJson = False
+) -> None:
+    """Try what we rely on in a store, and refuse one that fails."""
+    with reported(as_json):
+        from hardcase.store.conformance import check_store, refused
+
+        found = check_store(uri)
+        show.checked(found, as_json)
+        refused(uri, found)
+
+
+@app.command(name="compile")
+def compile_pipeline(
+    check: Annotated[bool, typer.Option(help="Only compare with the committed files.")] = False,
+) -> None:
+    """Write the pipelines as Kubeflow takes them, `pipelines/retraining.yaml` and `evaluation.yaml`."""
+    from pipelines import compile as kubeflow
+
+    with reported():
+        if check:
+            kubeflow.check()
+        else:
+            kubeflow.write()
+
+
+app.command()(launch)

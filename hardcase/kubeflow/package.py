@@ -1,0 +1,253 @@
+"""A compiled pipeline as it is sent to Kubeflow: its images, its version, and what its parameters may be.
+
+Everything is read from the YAML itself, the pipeline spec of KFP and behind it the settings for Kubernetes.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from google.protobuf.json_format import ParseDict, ParseError
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+
+from hardcase.errors import InputError
+
+HERE: Final = Path(__file__).parents[1] / "compiled"
+PINNED: Final = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
+REFERENCE: Final = re.compile(r"[A-Za-z0-9][\w.:/-]*(@sha256:[0-9a-f]{64})?")
+IMAGE_VARIABLE: Final = "HARDCASE_IMAGE"
+WORDS: Final = {
+    "STRING": "text",
+    "NUMBER_INTEGER": "a whole number",
+    "NUMBER_DOUBLE": "a number",
+    "BOOLEAN": "true or false",
+    "LIST": "a list in JSON",
+    "STRUCT": "an object in JSON",
+}
+
+
+@dataclass(frozen=True)
+class Package:
+    """A compiled pipeline.
+
+    Attributes:
+        name: of the pipeline in Kubeflow.
+        content: the YAML.
+        inputs: of the pipeline's parameters, by name, as the spec defines them.
+        images: of each executor.
+        description: what it does and what its parameters mean.
+    """
+
+    name: str
+    content: bytes
+    inputs: Mapping[str, Mapping[str, Any]]
+    images: Mapping[str, str]
+    description: str = ""
+
+    @property
+    def version(self) -> str:
+        """Name of the version that has this content; Airflow's side names it alike."""
+        return f"{self.name}-{hashlib.sha256(self.content).hexdigest()[:12]}"
+
+    @property
+    def loose(self) -> list[str]:
+        """Images that are not pinned by digest."""
+        return sorted({image for image in self.images.values() if not PINNED.fullmatch(image)})
+
+
+def load_package(pipeline: str) -> Package:
+    """The compiled pipeline of that name beside this file, or in that YAML file.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(pipeline) if pipeline.endswith((".yaml", ".yml")) else HERE / f"{pipeline}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in HERE.glob("*.yaml")))
+        raise InputError(f"--pipeline {pipeline}: no such pipeline; there are {known}, or name a compiled YAML file")
+    return _package(path.read_bytes(), str(path))
+
+
+def _package(content: bytes, where: str) -> Package:
+    spec = _documents(content, where)[0]
+    return Package(
+        name=spec["pipelineInfo"]["name"],
+        content=content,
+        inputs=spec["root"].get("inputDefinitions", {}).get("parameters", {}),
+        images={name: container["image"] for name, container in _containers(spec).items()},
+        description=spec["pipelineInfo"].get("description", ""),
+    )
+
+
+def _documents(content: bytes, where: str) -> list[dict[str, Any]]:
+    """Return the documents of a compiled pipeline.
+
+    Kubeflow's server reads a file that is no YAML for ever, and burns a processor until it is started anew
+    (kubeflow/pipelines 2.17.0, backend/src/apiserver/template/template.go:75), so nothing else is ever sent.
+    """
+    try:
+        documents = list(yaml.load_all(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{where}: not YAML ({error}); `hardcase compile` writes the pipeline") from error
+    try:
+        first, *others = documents
+        if not {"pipelineInfo", "root", "deploymentSpec"} <= set(first):
+            raise ValueError("it has no pipelineInfo, root and deploymentSpec")
+        ParseDict(first, PipelineSpec())
+        if len(others) > 1 or any(set(other) != {"platforms"} for other in others):
+            raise ValueError("behind it stands something else than settings for Kubernetes")
+    except (ValueError, TypeError, ParseError) as error:
+        raise InputError(f"{where}: not a compiled pipeline ({error}); `hardcase compile` writes one") from error
+    return documents
+
+
+def list_steps(spec: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the steps of a pipeline in the order in which they run, those of nested pipelines in their place.
+
+    Args:
+        spec: as it was compiled, or as Kubeflow shows it in a version: with settings for Kubernetes, one level down.
+
+    Returns:
+        Of each step whether it runs however the others end, as an exit handler does.
+    """
+    spec = spec.get("pipeline_spec") or spec
+    components = spec.get("components") or {}
+
+    def walk(component: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+        tasks = component["dag"]["tasks"]
+        graph = {name: task.get("dependentTasks", ()) for name, task in tasks.items()}
+        for name in TopologicalSorter(graph).static_order():
+            inner = components.get(tasks[name]["componentRef"]["name"], {})
+            if "dag" in inner:
+                yield from walk(inner)
+            else:
+                yield name, "triggerPolicy" in tasks[name]
+
+    return dict(walk(spec["root"]))
+
+
+def _containers(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    executors = spec["deploymentSpec"].get("executors", {})
+    return {name: executor["container"] for name, executor in executors.items() if "container" in executor}
+
+
+def with_images(package: Package, replacements: Sequence[str]) -> Package:
+    """The package with other images; each executor whose image is pinned is told which one it runs in.
+
+    The signed record of a step names that image (`HARDCASE_IMAGE`), so it is said only where a digest proves it.
+
+    Args:
+        package: the compiled pipeline.
+        replacements: of the form `IMAGE=REFERENCE`, IMAGE one that the pipeline names.
+
+    Raises:
+        InputError: not of that form, not an image of the pipeline, or not a reference.
+    """
+    chosen = dict[str, str]()
+    for replacement in replacements:
+        old, equals, new = replacement.partition("=")
+        if not equals or not REFERENCE.fullmatch(new):
+            raise InputError(f"--image {replacement}: not of the form IMAGE=REPOSITORY@sha256:DIGEST")
+        if old not in package.images.values():
+            there = ", ".join(sorted(set(package.images.values())))
+            raise InputError(f"--image {replacement}: the pipeline has no image {old!r}; it has {there}")
+        chosen[old] = new
+    documents = _documents(package.content, package.name)
+    before = json.dumps(documents)
+    for container in _containers(documents[0]).values():
+        container["image"] = image = chosen.get(container["image"], container["image"])
+        if PINNED.fullmatch(image):
+            others = [each for each in container.get("env", []) if each["name"] != IMAGE_VARIABLE]
+            container["env"] = [*others, {"name": IMAGE_VARIABLE, "value": image}]
+    if json.dumps(documents) == before:
+        return package
+    return _package(yaml.safe_dump_all(documents, sort_keys=True).encode(), package.name)
+
+
+def typed(package: Package, given: Sequence[str]) -> dict[str, Any]:
+    """The values of a launch, typed as the pipeline defines them.
+
+    Args:
+        package: the compiled pipeline.
+        given: of the form `name=value`.
+
+    Raises:
+        InputError: a parameter that there is not, one that is missing, or a value that it does not take.
+    """
+    values = dict[str, Any]()
+    for setting in given:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"-p {setting}: not of the form name=value")
+        if name not in package.inputs:
+            raise InputError(f"pipeline {package.name} takes no parameter {name!r}; {_offered(package)}")
+        if name in values:
+            raise InputError(f"parameter {name!r}: given twice; say it once")
+        values[name] = _value(name, text, package.inputs[name])
+    needed = {
+        name for name, about in package.inputs.items() if not ("defaultValue" in about or about.get("isOptional"))
+    }
+    if missing := sorted(needed - set(values)):
+        raise InputError(f"pipeline {package.name} needs {', '.join(missing)}: say -p name=value; {_offered(package)}")
+    return values
+
+
+def _offered(package: Package) -> str:
+    told = [f"{name} ({_kind(about)}{_default(about)})" for name, about in sorted(package.inputs.items())]
+    return f"it takes {'; '.join(told) or 'none'}"
+
+
+def _kind(about: Mapping[str, Any]) -> str:
+    if literals := about.get("literals"):
+        return "one of " + ", ".join(str(each) for each in literals)
+    kind = str(about["parameterType"])
+    return WORDS.get(kind, kind)
+
+
+def _default(about: Mapping[str, Any]) -> str:
+    if "defaultValue" not in about:
+        return ""
+    value = about["defaultValue"]  # protobuf has no whole numbers
+    return f", by default {json.dumps(int(value) if about['parameterType'] == 'NUMBER_INTEGER' else value)}"
+
+
+def _value(name: str, text: str, about: Mapping[str, Any]) -> Any:
+    kind, literals = about["parameterType"], about.get("literals") or []
+    try:
+        value = READERS[kind](text) if kind in READERS else text
+    except (KeyError, ValueError) as error:
+        raise InputError(f"parameter {name!r}: {text!r} is not {WORDS[kind]}") from error
+    if literals and value not in literals:
+        raise InputError(f"parameter {name!r}: {text!r} is not {_kind(about)}")
+    return value
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError
+    return value
+
+
+def _json(kind: type) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        if not isinstance(value := json.loads(text), kind):
+            raise ValueError
+        return value
+
+    return read
+
+
+READERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "NUMBER_INTEGER": int,
+    "NUMBER_DOUBLE": _number,
+    "BOOLEAN": lambda text: {"true": True, "false": False}[text.lower()],
+    "LIST": _json(list),
+    "STRUCT": _json(dict),
+}

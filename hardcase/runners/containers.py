@@ -1,0 +1,166 @@
+"""The steps of a local run in containers, through the Docker API of Docker or podman.
+
+The runner is `kfp.local`'s, with the part that runs a container replaced: upstream lets the engine remove a container
+at its end, and takes one that is gone when asked for as one that succeeded (kubeflow/pipelines #13332). Here it goes
+only after its exit code was read. It sees the network only if something that the run needs lies there, and of this
+machine the run's home and the places that the run names, each where it lies here.
+"""
+
+import codecs
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import ContainerError, DockerException, NotFound
+from docker.types import Mount
+from kfp import local
+from kfp.local import docker_task_handler
+from requests import RequestException
+
+from hardcase.config import Profile
+from hardcase.errors import InputError
+from hardcase.provenance.code import code_digest
+from hardcase.runners.home import Home
+from hardcase.runtime.running import LIGHT_IMAGE, TRAIN_IMAGE
+from hardcase.store.store import local_path
+
+LABEL = "hardcase.home"
+PASSED = ("AWS_", "DO_NOT_TRACK", "HARDCASE_", "HF_", "MLFLOW_", "OMP_", "OPENLINEAGE_", "TOKENIZERS_")
+# The launcher's number means nothing to a container, and the image knows better of which commit it is.
+WITHHELD = ("HARDCASE_LAUNCHER_PID", "HARDCASE_COMMIT", "HARDCASE_CLEAN", "HARDCASE_HOME")
+DIGEST = ("python3", "-c", "from hardcase.provenance.code import code_digest; print(code_digest())")
+FAILURES = (DockerException, RequestException)
+
+
+def check(home: Home) -> None:
+    """Find the engine and the images ready; remove what a launcher that was killed left running for this home.
+
+    Raises:
+        InputError: no engine answers, an image is missing or holds other code than this, or this is root.
+    """
+    if os.getuid() == 0:
+        raise InputError("containers run as you do, and none may run as root: start this as another user")
+    try:
+        with closing(docker.from_env()) as client:
+            for orphan in client.containers.list(all=True, filters={"label": f"{LABEL}={home.root}"}):
+                orphan.remove(v=True, force=True)
+            for image in (LIGHT_IMAGE, TRAIN_IMAGE):
+                _check_image(client, image)
+    except FAILURES as error:
+        place = os.environ.get("DOCKER_HOST") or "its default socket"
+        raise InputError(
+            f"no container engine answers at {place} ({error}); start Docker, or `podman system service` with "
+            "DOCKER_HOST naming its socket"
+        ) from error
+
+
+def _check_image(client: docker.DockerClient, image: str) -> None:
+    try:
+        # A volume of the image's own would be left behind: docker-py removes the container without it.
+        limits = {"network_mode": "none", "tmpfs": {"/cache": ""}}
+        told = client.containers.run(client.images.get(image), list(DIGEST), remove=True, **limits)
+    except NotFound as error:
+        raise InputError(f"image {image}: the container engine has none; run `make images`") from error
+    except ContainerError as error:
+        raise InputError(f"image {image}: cannot say what code it holds; run `make images`") from error
+    if (held := told.decode().strip()) != code_digest():
+        raise InputError(f"image {image}: holds code {held[:12]}, not this ({code_digest()[:12]}); run `make images`")
+
+
+@contextmanager
+def runner(profile: Profile, home: Home) -> Iterator[local.DockerRunner]:
+    """What runs each step in a container, with the environment that is set here now."""
+    with closing(docker.from_env()) as client:
+        about = client.info()
+    # The engine of a user maps that user to its root, who has no more rights here than the user has.
+    rootless = about.get("Rootless") or "name=rootless" in about.get("SecurityOptions", ())
+    upstream = docker_task_handler.run_docker_container
+    docker_task_handler.run_docker_container = run_container
+    try:
+        yield local.DockerRunner(
+            environment=_environment(home),
+            mounts=_mounts(profile, home),
+            network_mode="host" if _far(profile, home) else "none",
+            user="0:0" if rootless else f"{os.getuid()}:{os.getgid()}",
+            read_only=True,
+            tmpfs={"/tmp": "exec,mode=1777"},  # noqa: S108
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges", "label=disable"],  # SELinux would want the user's files relabelled
+            shm_size="1g",
+            labels={LABEL: str(home.root)},
+        )
+    finally:
+        docker_task_handler.run_docker_container = upstream
+
+
+def run_container(
+    client: docker.DockerClient, image: str, command: list[str], volumes: Mapping[str, Any], **options: Any
+) -> int:
+    """Run a container to its end, its output on standard output.
+
+    Args:
+        client: of the engine.
+        image: is there.
+        command: to run.
+        volumes: what upstream would mount; all of it lies in the home.
+        options: as `docker`'s `containers.create` takes them.
+
+    Returns:
+        The container's exit code; 1 if the engine failed or lost it.
+    """
+    try:
+        found = client.images.get(image)
+        options["environment"] |= {"HARDCASE_IMAGE": (found.attrs.get("RepoDigests") or [found.id])[0]}
+        container = client.containers.create(found, command, **options)
+        try:
+            container.start()
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            for chunk in container.logs(stream=True, follow=True):
+                sys.stdout.write(decoder.decode(chunk))
+            code = int(container.wait()["StatusCode"])
+        finally:
+            container.remove(v=True, force=True)
+    except FAILURES as error:
+        sys.stdout.write(f"the container engine failed: {error}\n")
+        return 1
+    if code:
+        sys.stdout.write(f"the container of {image} ended with exit code {code}\n")
+    return code
+
+
+def _environment(home: Home) -> dict[str, str]:
+    told = {name: value for name, value in os.environ.items() if name.startswith(PASSED) and name not in WITHHELD}
+    return {"HARDCASE_CACHE": str(home.root / "near"), **told, "USER": os.environ["HARDCASE_WHO"]}
+
+
+def _mounts(profile: Profile, home: Home) -> list[Mount]:
+    """The home, and store, registry or cache beside it, to write; what else the run names, to read."""
+    registry = Path(home.tracking_uri.removeprefix("sqlite:///")).parent
+    written = {home.root, *_local(home.store, os.environ.get("HARDCASE_CACHE", ""), str(registry))}
+    trusted = os.environ.get("HARDCASE_TRUSTED_KEYS", "").split(os.pathsep)
+    named = (profile.source, profile.model.checkpoint or "", os.environ.get("HARDCASE_SIGNING_KEY", ""))
+    # What lies in a place that is mounted to write is there with it.
+    places = {path for path in {*written, *_local(*named, *trusted)} if not written & set(path.parents)}
+    return [Mount(str(path), str(path), "bind", read_only=path not in written) for path in sorted(places)]
+
+
+def _local(*places: str) -> Iterator[Path]:
+    """Those that are here; of a file, its folder."""
+    for place in places:
+        with suppress(InputError):
+            path = local_path(place)
+            if path.exists():
+                yield path if path.is_dir() else path.parent
+
+
+def _far(profile: Profile, home: Home) -> bool:
+    """Whether a step will have to ask another machine."""
+    checkpoint = profile.model.checkpoint
+    lineage = [value for name, value in os.environ.items() if name.startswith("OPENLINEAGE")]
+    named = (profile.source, home.store, home.tracking_uri, os.environ.get("HARDCASE_SIGNING_KEY", ""), *lineage)
+    hub = checkpoint is not None and not Path(checkpoint).exists()
+    return hub or any(place.startswith(("s3://", "http://", "https://", "awskms:")) for place in named)

@@ -1,0 +1,180 @@
+"""`$HARDCASE_HOME`: where the store, the runs, the cache and the registry of one machine lie."""
+
+import fcntl
+import getpass
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hardcase.errors import InputError
+from hardcase.provenance.signing import SIGNING_FILE, Keyring, make_key, open_keyring, public_keys, stored_keys
+from hardcase.store.store import open_store
+
+logger = logging.getLogger(__name__)
+# No telemetry, no bars but ours.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def name_of_user() -> str:
+    """Return who acts: `HARDCASE_WHO`, or the user of this process, by number where that has no name."""
+    if who := os.environ.get("HARDCASE_WHO"):
+        return who
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # Python 3.13 raises the latter
+        return f"uid {os.getuid()}"
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder and what lies where in it.
+
+    Attributes:
+        root: the folder.
+        place: URI of the object store, if it lies elsewhere.
+    """
+
+    root: Path
+    place: str = ""
+
+    @classmethod
+    def here(cls, store: str | None = None) -> "Home":
+        """Of `$HARDCASE_HOME`, `./.hardcase` by default; the store named, or of `$HARDCASE_STORE`, or in the folder."""
+        root = Path(os.environ.get("HARDCASE_HOME") or ".hardcase").absolute()
+        return cls(root, store or os.environ.get("HARDCASE_STORE") or "")
+
+    @classmethod
+    def of_latest(cls, store: str | None = None) -> "Home":
+        """The same for those who only read: unless a store is named, that of the latest run."""
+        home = cls.here(store)
+        summary = home.root / "latest" / "summary.json"
+        if home.place or not summary.is_file():
+            return home
+        place = json.loads(summary.read_text(encoding="utf-8")).get("store", "")
+        return cls(home.root, place if place.startswith("s3://") else "")
+
+    @property
+    def store(self) -> str:
+        """URI of the object store."""
+        return self.place or (self.root / "store").as_uri()
+
+    @property
+    def tracking_uri(self) -> str:
+        """URI of MLflow's server, in its own variable, or of a database in the folder."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def keys(self) -> Path:
+        """The signing key that is made at the first run, and the public keys of others who are trusted."""
+        return self.root / "keys"
+
+    def signing_environment(self) -> dict[str, str]:
+        """What tells a step whom to sign as and whom to trust; the key is made if there is none."""
+        if not (signing := os.environ.get("HARDCASE_SIGNING_KEY")):
+            make_key(self.keys)
+            signing = str(self.keys / SIGNING_FILE)
+        places = [
+            *filter(None, [os.environ.get("HARDCASE_TRUSTED_KEYS")]),
+            *([str(self.keys)] if self.keys.is_dir() else []),
+        ]
+        return {"HARDCASE_SIGNING_KEY": signing, "HARDCASE_TRUSTED_KEYS": os.pathsep.join(places)}
+
+    def keyring(self) -> Keyring:
+        """To sign with."""
+        environment = self.signing_environment()
+        trusted = environment["HARDCASE_TRUSTED_KEYS"].split(os.pathsep)
+        return open_keyring(environment["HARDCASE_SIGNING_KEY"], [Path(place) for place in trusted if place])
+
+    def verifier(self, named: Sequence[Path] = ()) -> Keyring:
+        """To verify with: the keys named, or those that this machine trusts, or, where it knows none, the store's."""
+        if named:
+            return Keyring(public_keys(named))
+        if os.environ.get("HARDCASE_SIGNING_KEY") or (self.keys / SIGNING_FILE).is_file():
+            return self.keyring()
+        trusted = (os.environ.get("HARDCASE_TRUSTED_KEYS") or "").split(os.pathsep)
+        if found := public_keys(
+            [Path(place) for place in [*trusted, str(self.keys)] if place and Path(place).exists()]
+        ):
+            return Keyring(found)
+        found = stored_keys(open_store(self.store))
+        if found:
+            logger.warning(
+                "no key of this machine's own: trusting %s, found in the store; put the right one into %s",
+                ", ".join(keyid[:12] for keyid in found),
+                self.keys,
+            )
+        return Keyring(found)
+
+    @property
+    def cache(self) -> Path:
+        """KFP's cache entries."""
+        return self.root / "cache"
+
+    @property
+    def scratch(self) -> Path:
+        """Private folders of steps, with the checkpoints of what was stopped."""
+        return self.root / "scratch"
+
+    @property
+    def runs(self) -> Path:
+        """One folder a run."""
+        return self.root / "runs"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only run; wait for another to end."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.warning("another run works in %s; waiting for it to end", self.root)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def new_run(self, fingerprint: str, newest: bool = True) -> Path:
+        """A fresh run folder, named for the time (UTC) and what is run; if `newest`, `latest` points to it."""
+        while True:
+            folder = self.runs / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{fingerprint[:8]}"
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                time.sleep(0.2)
+        if newest:
+            draft = self.root / ".latest.draft"
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(folder.relative_to(self.root))
+            draft.replace(self.root / "latest")
+        return folder
+
+    def run_folder(self, name: str) -> Path:
+        """The folder of the run `name`, or of `latest`.
+
+        Raises:
+            InputError: there is none.
+        """
+        folder = self.root / "latest" if name == "latest" else self.runs / name
+        if not name or not folder.is_dir():
+            raise InputError(f"run {name!r}: not in {self.runs}; `hardcase runs` lists them")
+        return folder.resolve()
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """Of all runs, the newest first; one that was killed says `unfinished`."""
+        found = []
+        for folder in sorted(self.runs.glob("*/"), reverse=True):
+            path = folder / "summary.json"
+            known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            found.append({"run_id": folder.name, "status": "unfinished", **known})
+        return found

@@ -1,0 +1,105 @@
+"""What passes between steps: the sha256 of a step's signed attestation. All that it names lies in the object store."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from hardcase.errors import HardcaseError
+from hardcase.provenance.attestations import Link, open_link
+from hardcase.provenance.products import fetch_product
+from hardcase.provenance.signing import Keyring, open_keyring
+from hardcase.store.store import Store, object_name
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a step reads.
+
+    Attributes:
+        name: of the product.
+        digest: its sha256.
+        kind: its media type.
+        made_by: sha256 of the attestation of the step that made it.
+    """
+
+    name: str
+    digest: str
+    kind: str
+    made_by: str
+
+
+@dataclass
+class Work:
+    """What a step works with.
+
+    Attributes:
+        folder: private; the same for the same work, empty the first time, gone after success.
+        materials: what the step reads, by name.
+        store: where that lies, and where the products go.
+        attestation: sha256 of what the step signed, once it is done; what it hands on.
+    """
+
+    folder: Path
+    materials: Mapping[str, Material]
+    store: Store
+    attestation: str = ""
+
+    def input(self, name: str) -> Path:
+        """Return the path of a product of an earlier step, fetched and verified.
+
+        Raises:
+            HardcaseError: it is missing or altered.
+        """
+        material = self.materials[name]
+        return fetch_product(self.store, material.digest, material.kind, self.folder / "inputs" / name)
+
+    def output(self, name: str) -> Path:
+        """Return the path at which the step writes one of its products."""
+        return self.outputs / name
+
+    @property
+    def outputs(self) -> Path:
+        """Folder of the products."""
+        return self.folder / "outputs"
+
+
+def open_attestation(digest: str, store: Store, keys: Keyring) -> Link:
+    """Return the link in an attestation, by its sha256.
+
+    Raises:
+        HardcaseError: it is missing or altered.
+        DistrustError: no step that is trusted signed it.
+    """
+    return open_link(store.get_object(digest), keys, object_name(digest))
+
+
+def material_of(name: str, attestation: str, store: Store, keys: Keyring) -> Material:
+    """Return what an attested step made, or itself read, under that name.
+
+    Raises:
+        HardcaseError: the attestation is missing or altered, or the step knows nothing of that name.
+    """
+    link = open_attestation(attestation, store, keys)
+    if name in link.products:
+        return Material(name, link.products[name], link.kind(name), attestation)
+    if name in link.made_by:
+        return Material(name, link.materials[name], link.kind(name), link.made_by[name])
+    raise HardcaseError(f"{object_name(attestation)}: {link.step} made no {name}; run again to make it anew")
+
+
+def keyring() -> Keyring:
+    """What this process signs with and whom it trusts: `HARDCASE_SIGNING_KEY`, and folders in `HARDCASE_TRUSTED_KEYS`.
+
+    Raises:
+        HardcaseError: it was given no key.
+    """
+    if not (signing := os.environ.get("HARDCASE_SIGNING_KEY")):
+        raise HardcaseError("no signing key: set HARDCASE_SIGNING_KEY to a private key in PEM, or awskms:ID")
+    return _keyring(signing, os.environ.get("HARDCASE_TRUSTED_KEYS", ""))
+
+
+@cache
+def _keyring(signing: str, trusted: str) -> Keyring:
+    return open_keyring(signing, [Path(place) for place in trusted.split(os.pathsep) if place])

@@ -1,0 +1,224 @@
+"""A step's work in several processes, on one or more nodes: a training by `accelerate launch`, or answers in shards.
+
+python -m hardcase.runtime.processes JOB          what each process of a training runs
+python -m hardcase.runtime.processes JOB N        what the process of shard N of a job runs, counted from 0
+python -m hardcase.runtime.processes JOB node     what each node of a TrainJob runs: its share of the processes
+"""
+
+import importlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import validate_call
+from pydantic_core import to_jsonable_python
+
+from hardcase.config import PROFILES, TrainConfig
+from hardcase.errors import HardcaseError, error_of
+from hardcase.runtime.nodes import train_on_nodes
+from hardcase.runtime.running import die_with_launcher, die_with_parent, set_up_logging
+from hardcase.store.digest import bytes_digest
+
+DONE, FAILED = "done", "failed.json"
+COMMAND: Final = (sys.executable, "-m", "hardcase.runtime.processes")
+VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+logger = logging.getLogger(__name__)
+
+
+def in_processes(work: Callable[..., None], config: TrainConfig, scratch: Path, **arguments: Any) -> None:
+    """Call `work(config=config, scratch=scratch, **arguments)` in as many processes as `config` says.
+
+    Args:
+        work: a step's `run`; its annotations say how to read the arguments back from JSON.
+        config: of the training.
+        scratch: the step's private folder; where there are several nodes, all see it and every path lies below it.
+        arguments: paths, configuration, plain values.
+
+    Raises:
+        HardcaseError: as the first process that failed raised it.
+    """
+    if config.nodes == config.processes == 1 and not config.zero:
+        work(**arguments, config=config, scratch=scratch)
+        return
+    (scratch / DONE).unlink(missing_ok=True)
+    everything = {**arguments, "config": config, "scratch": scratch}
+    _run(work, everything, [], scratch, config.nodes, config.processes)
+
+
+def in_shards(
+    work: Callable[..., None], shards: int, nodes: int, scratch: Path, written: str, **arguments: Any
+) -> list[Path]:
+    """Call `work(shard="i/n", scratch=..., <written>=..., **arguments)` once a shard, side by side.
+
+    A shard that was finished before the step was stopped is not done again.
+
+    Args:
+        work: a step's `run`; its annotations say how to read the arguments back from JSON.
+        shards: how many.
+        nodes: among how many nodes they are divided; 1 is this machine. Each shard has a GPU to itself.
+        scratch: below the step's private folder; where there are several nodes, all see that, and every path in it.
+        written: the argument that takes the path of a shard's table.
+        arguments: the others: paths, `config`, plain values.
+
+    Returns:
+        The tables, in order.
+
+    Raises:
+        HardcaseError: as the first shard that failed raised it.
+    """
+    own = list[dict[str, Any]]()
+    for number in range(1, shards + 1):
+        folder = scratch / f"shard-{number}-of-{shards}"
+        folder.mkdir(parents=True, exist_ok=True)
+        own.append({"shard": f"{number}/{shards}", "scratch": folder, written: folder / "table.parquet"})
+    # A vLLM engine keeps its share of the GPU as long as its process lives, and a step may need another one next.
+    if shards == 1 and arguments["config"].engine != "vllm":
+        work(**arguments, **own[0])
+    elif left := [each for each in own if not (each["scratch"] / DONE).exists()]:
+        _run(work, arguments, left, scratch, nodes, -(-len(left) // nodes))
+    return [each[written] for each in own]
+
+
+def _run(
+    work: Callable[..., None],
+    arguments: dict[str, Any],
+    shards: list[dict[str, Any]],
+    scratch: Path,
+    nodes: int,
+    processes: int,
+) -> None:
+    """Run a job: a training, or else shards by the arguments that are theirs alone."""
+    job, folders = scratch.absolute() / "job.json", [each["scratch"] for each in shards] or [scratch]
+    for folder in folders:
+        (folder / FAILED).unlink(missing_ok=True)
+    content = {"module": work.__module__, "arguments": _absolute(arguments), "shards": list(map(_absolute, shards))}
+    job.write_text(json.dumps(to_jsonable_python(content)), encoding="utf-8")
+    if nodes > 1:
+        name = f"{work.__module__.split('.')[-2]}-{bytes_digest(bytes(job))[:16]}"
+        ended = train_on_nodes([*COMMAND, str(job), "node"], min(nodes, len(shards) or nodes), processes, name)
+    else:
+        local = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+        code = _share(job, 0, 1, ["--num_machines=1", "--main_process_port=0"], {**os.environ, **local})
+        ended = f"a process ended with {code}; its last lines are in this step's log" if code else ""
+    # A network volume's cache may go on missing a name that was missing a moment ago; a folder is read anew.
+    signs = [path for folder in folders for path in folder.iterdir() if path.name in (DONE, FAILED)]
+    if failed := next((sign for sign in signs if sign.name == FAILED), None):
+        raise error_of(**json.loads(failed.read_text(encoding="utf-8")))
+    if len(signs) < len(folders):
+        raise HardcaseError(ended or "the processes ended without a word; see this step's log")
+    if ended:  # gloo and NCCL now and then abort on threads of theirs while processes take leave of each other
+        logger.warning("all work was done, but %s", ended)
+
+
+def _absolute(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.absolute() if isinstance(value, Path) else value for name, value in arguments.items()}
+
+
+def _share(path: Path, rank: int, nodes: int, machines: list[str], environment: dict[str, str]) -> int:
+    """Run a node's share of a job's processes, and return the exit code of the first that failed."""
+    job = json.loads(path.read_text(encoding="utf-8"))
+    if job["shards"]:
+        return _side_by_side(path, range(len(job["shards"]))[rank::nodes], environment)
+    config = job["arguments"]["config"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *machines]
+    command += [f"--num_processes={config['nodes'] * config['processes']}"]
+    command += [f"--mixed_precision={'bf16' if config['bf16'] else 'no'}"]
+    if config["zero"]:
+        command += ["--use_deepspeed", f"--deepspeed_config_file={PROFILES / 'zero'}{config['zero']}.json"]
+        command.append("--deepspeed_multinode_launcher=standard")
+    else:
+        command.append("--multi_gpu")  # accelerate counts this machine's GPUs, and where it finds one, starts one
+    command += [*COMMAND[1:], str(path)]
+    return subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent).returncode
+
+
+def _side_by_side(job: Path, shards: Sequence[int], environment: dict[str, str]) -> int:
+    """Run shards at once, or as many as there are GPUs; the first that fails ends the others."""
+    import torch
+
+    count = torch.cuda.device_count()
+    gpus = environment.get(VISIBLE, ",".join(map(str, range(count)))).split(",")[:count]
+    free, waiting, at_work = gpus or [""] * len(shards), list(shards), dict["subprocess.Popen[bytes]", str]()
+    try:
+        while waiting or at_work:
+            while waiting and free:
+                own = {VISIBLE: gpu} if (gpu := free.pop(0)) else {}
+                command = [*COMMAND, str(job), str(waiting.pop(0))]
+                at_work[subprocess.Popen(command, env={**environment, **own}, preexec_fn=die_with_parent)] = gpu  # noqa: PLW1509
+            for process in [each for each in at_work if each.poll() is not None]:
+                free.append(at_work.pop(process))
+                if process.returncode:
+                    return process.returncode
+            time.sleep(0.1)
+        return 0
+    finally:
+        for process in at_work:
+            process.kill()
+            process.wait()
+
+
+def node() -> None:
+    """One node of a job: its processes, as Kubeflow Trainer's variables place it among the others."""
+    # The first process of a container ignores what it has no handler for, and Kubernetes waits 30 s before it kills it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    die_with_launcher()
+    job = Path(sys.argv[1])
+    if not job.is_file():
+        sys.exit(f"{job}: this node does not see the step's scratch folder; let the runtime mount its volume there")
+    names = ("NODE_RANK", "NNODES", "MASTER_ADDR", "MASTER_PORT")
+    rank, nodes, address, port = (os.environ[f"PET_{name}"] for name in names)
+    machines = [f"--num_machines={nodes}", f"--machine_rank={rank}"]
+    machines += [f"--main_process_ip={address}", f"--main_process_port={port}"]
+    # torchrun, which accelerate calls, would take these for its own arguments.
+    others = {key: value for key, value in os.environ.items() if not key.startswith("PET_")}
+    sys.exit(_share(job, int(rank), int(nodes), machines, others))
+
+
+def main() -> None:
+    """One process of a job."""
+    die_with_parent()
+    job, shard = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), sys.argv[2:]
+    arguments = {**job["arguments"], **(job["shards"][int(shard[0])] if shard else {})}
+    if (shard or [os.environ.get("RANK", "")]) == ["0"]:
+        set_up_logging()
+    if not shard and arguments["config"]["zero"]:
+        _meet_without_gpus()
+    scratch = Path(arguments["scratch"])
+    try:
+        validate_call(importlib.import_module(job["module"]).run)(**arguments)
+    except HardcaseError as error:
+        logger.exception("failed")
+        said = {"exit_code": error.exit_code, "message": str(error)}
+        (scratch / FAILED).write_text(json.dumps(said), encoding="utf-8")
+        sys.exit(error.exit_code)
+    if shard:
+        (scratch / DONE).touch()
+        return
+    from accelerate import PartialState
+
+    state = PartialState()
+    if state.is_main_process:
+        (scratch / DONE).touch()
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+def _meet_without_gpus() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled for minutes
+        deepspeed.init_distributed("gloo")  # on GPUs accelerate does it; else ZeRO-3 believes that it is alone
+
+
+if __name__ == "__main__":
+    node() if sys.argv[2:] == ["node"] else main()

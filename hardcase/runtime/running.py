@@ -1,0 +1,331 @@
+"""What every step does around its work when it runs in a process of its own, under kfp.local or in a pod.
+
+What a step hands on is one text: the sha256 of its signed attestation, which names what the step made. Attestation and
+products lie in the object store, from where the next step fetches what it needs, verified. Around its work a step
+keeps a private folder from which a stopped step continues, reports its progress and its errors in a form the launcher
+reads, and never outlives the launcher.
+"""
+
+import ctypes
+import fcntl
+import json
+import logging
+import os
+import re
+import select
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from hardcase.errors import HardcaseError, InputError
+from hardcase.provenance.attestations import Link
+from hardcase.provenance.openlineage import emit
+from hardcase.provenance.products import keep_product
+from hardcase.registry.runs import State, StepRecord, read_records, write_record
+from hardcase.runtime.materials import Work, keyring, material_of
+from hardcase.store.digest import bytes_digest, canonical_json
+from hardcase.store.store import Store, open_store
+
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+PROGRESS_MARK = "::progress:: "
+TRAIN_IMAGE = "hardcase/python-train:0.1.0"
+LIGHT_IMAGE = "hardcase/python-light:0.1.0"
+LAST_LINES: Final = 30
+# A pod's variables as files, one each: KFP names every key of a ConfigMap or Secret in the pod's specification, which
+# the workflow keeps six times a step (docs/decisions/0010).
+MOUNTED: Final = tuple(Path("/etc/hardcase", name) for name in ("environment", "credentials", "notify"))
+VARIABLE: Final = re.compile("[A-Z][A-Z0-9_]*")
+# What a container writes there ends the message of its node in Argo (argo-workflows v4.0.5,
+# workflow/controller/operator.go:1505), by which the retry strategy of infra/kubernetes knows a refused input.
+TERMINATION_MESSAGE = Path("/dev/termination-log")
+NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+LONGEST_MESSAGE: Final = 2048  # bytes; the kubelet cuts it at 4096
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Report:
+    """What a step's record will say of it when it ends."""
+
+    record: StepRecord
+    attestation: str = ""
+    materials: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+
+    def ended(self, state: State, **more: Any) -> StepRecord:
+        """Return the record of the step's end."""
+        return replace(
+            self.record,
+            state=state,
+            ended=_now(),
+            attestation=self.attestation,
+            materials=self.materials,
+            left=self.left,
+            **more,
+        )
+
+
+@contextmanager
+def running(
+    step: str,
+    place: Mapping[str, str],
+    inputs: Mapping[str, str],
+    sources: Mapping[str, str] = MappingProxyType({}),
+    **parameters: Any,
+) -> Iterator[Work]:
+    """Surround a step's work, and attest it.
+
+    Args:
+        step: its name.
+        place: `store`, `scratch` and `code`.
+        inputs: by the name of a product, the attestation of the step that made it, or that read it itself; an empty one
+            stands for none.
+        sources: digests of what it takes in from outside, by name; filled in by the work itself.
+        parameters: whatever else makes this work this work (configuration, seed).
+
+    Yields:
+        What the step works with. Whatever lies in its folder `outputs` afterwards is a product. When all is done its
+        `attestation` is set.
+
+    Raises:
+        SystemExit: the work raised a `HardcaseError`; its exit code.
+    """
+    run, read = os.environ.get("HARDCASE_RUN", ""), dict[str, str]()
+    parameters = {"code": place["code"], **parameters}
+    with noted(step) as report:
+        try:
+            store, keys = open_store(place["store"]), keyring()
+            given = {name: attestation for name, attestation in inputs.items() if attestation}
+            materials = {name: material_of(name, attestation, store, keys) for name, attestation in given.items()}
+            report.materials = sorted({material.made_by for material in materials.values()})
+            read = {name: material.digest for name, material in materials.items()}
+            source = dict([parameters["source"]]) if "source" in parameters else {}
+            emit("START", run, step, {**source, **read})
+            work = bytes_digest(canonical_json({"step": step, "inputs": list(read.values()), **parameters}))
+            with _private_folder(Path(place["scratch"]) / f"{step}-{work[:16]}") as folder:
+                shutil.rmtree(folder / "outputs", ignore_errors=True)
+                (folder / "outputs").mkdir()
+                done = Work(folder, materials, store)
+                try:
+                    yield done
+                except InputError:  # what explains the refusal outlives it: the quarantine, failed expectations
+                    report.left = {path.name: keep_product(store, path)[0] for path in _files(folder / "outputs")}
+                    raise
+                kept = {path.name: keep_product(store, path) for path in sorted((folder / "outputs").iterdir())}
+                link = Link(
+                    step,
+                    {**read, **sources},
+                    {name: digest for name, (digest, _) in kept.items()},
+                    parameters,
+                    circumstances(),
+                    {name: material.kind for name, material in materials.items()}
+                    | {name: kind for name, (_, kind) in kept.items()},
+                    {name: material.made_by for name, material in materials.items()},
+                )
+                report.attestation = done.attestation = store.put_object(link.signed(keys))
+            emit("COMPLETE", run, step, {**source, **read}, link.products)
+        except Exception as error:
+            emit("FAIL", run, step, read, error=_said(error))
+            raise
+
+
+@contextmanager
+def noted(step: str) -> Iterator[Report]:
+    """Surround what a process does for a step: its environment, its log, its records and its errors.
+
+    Args:
+        step: its name.
+
+    Yields:
+        What its record will say, filled in by the work.
+
+    Raises:
+        SystemExit: the work raised a `HardcaseError`; its exit code.
+    """
+    load_environment()
+    die_with_launcher()
+    last, report = set_up_logging(), Report(StepRecord(step, "running", started=_now()))
+    try:
+        _refuse_again(step)
+        _leave(report.record)
+        yield report
+    except HardcaseError as error:
+        logger.exception("%s failed", step)
+        _failed(report, str(error), list(last.lines), error.exit_code)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        lines = [*last.lines, *"".join(traceback.format_exception(error)).splitlines()]
+        _failed(report, _said(error), lines[-LAST_LINES:], 1)
+        raise
+    _leave(report.ended("succeeded"))
+
+
+def load_environment() -> None:
+    """Set the variables that a pod finds as files in its mounted ConfigMap and Secrets, unless they are set."""
+    for folder in MOUNTED:
+        for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+            if path.is_file() and VARIABLE.fullmatch(path.name):
+                os.environ.setdefault(path.name, path.read_text(encoding="utf-8").rstrip("\n"))
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, HardcaseError) else "".join(traceback.format_exception_only(error)).strip()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _run_in_store() -> tuple[Store, str] | None:
+    """Where the records of this process's run lie; None on one machine, whose launcher watches its steps itself."""
+    run, store = os.environ.get("HARDCASE_RUN"), os.environ.get("HARDCASE_STORE")
+    return (open_store(store), run) if run and store and "HARDCASE_RUN_DIR" not in os.environ else None
+
+
+def _refuse_again(step: str) -> None:
+    """Refuse at once what was refused before in this run, where an engine tries a step again whatever it failed of."""
+    try:
+        before = read_records(*there).get(step) if (there := _run_in_store()) else None
+    except HardcaseError:
+        logger.exception("whether %s was refused before cannot be read", step)
+        return
+    if before and before.state == "refused":
+        raise InputError(before.message)
+
+
+def _failed(report: Report, message: str, log: list[str], exit_code: int) -> None:
+    state: State = "refused" if exit_code == InputError.exit_code else "failed"
+    record = report.ended(state, message=message, log=log)
+    if folder := os.environ.get("HARDCASE_RUN_DIR"):
+        path = Path(folder) / "errors" / f"{record.step}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(record)), encoding="utf-8")
+    if TERMINATION_MESSAGE.exists():
+        with suppress(OSError):
+            TERMINATION_MESSAGE.write_bytes(f"hardcase: {state}: {message}".encode()[:LONGEST_MESSAGE])
+    _leave(record)
+
+
+def _leave(record: StepRecord) -> None:
+    """Write a record where someone will look for it; that this fails is no error of the step's."""
+    try:
+        if there := _run_in_store():
+            write_record(*there, record)
+    except HardcaseError:
+        logger.exception("no record of %s was written", record.step)
+
+
+def place_of() -> tuple[str, str, str]:
+    """Where this process is to work, by its environment: store, MLflow, scratch folder.
+
+    Raises:
+        InputError: it names no store.
+    """
+    load_environment()
+    if not (store := os.environ.get("HARDCASE_STORE")):
+        raise InputError("no store: set HARDCASE_STORE to a folder or s3://bucket/prefix")
+    scratch = os.environ.get("HARDCASE_SCRATCH", "/scratch")
+    return store, os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{scratch}/mlflow.db", scratch
+
+
+def namespace_of() -> str:
+    """Return the namespace of this pod, or nothing outside a cluster."""
+    return NAMESPACE.read_text(encoding="utf-8").strip() if NAMESPACE.is_file() else ""
+
+
+def circumstances() -> dict[str, str]:
+    """Where and of what this process runs, as far as its environment says."""
+    names = ("run", "who", "commit", "clean", "image")
+    return {name: os.environ[key] for name in names if os.environ.get(key := f"HARDCASE_{name.upper()}")}
+
+
+@contextmanager
+def _private_folder(folder: Path) -> Iterator[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        # The same work of a launcher just killed may still be dying.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield folder
+        shutil.rmtree(folder)
+    finally:
+        os.close(handle)
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent dies."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def die_with_launcher() -> None:
+    """End this process when the one that `HARDCASE_LAUNCHER_PID` names ends; and what it forks, when it ends."""
+    # A worker that outlived its step would hold the lock on the private folder for ever.
+    os.register_at_fork(after_in_child=die_with_parent)
+    if not (launcher := os.environ.get("HARDCASE_LAUNCHER_PID")):
+        return
+    try:
+        handle = os.pidfd_open(int(launcher))
+    except ProcessLookupError:
+        os._exit(1)
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+
+    def watch() -> None:
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
+
+
+class _ProgressLines(logging.Handler):
+    """Progress records as JSON lines on standard output, a few a second."""
+
+    last = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        what, done, total = record.__dict__["what"], record.__dict__["done"], record.__dict__["total"]
+        if done < total and time.monotonic() - self.last < 0.2:
+            return
+        self.last = time.monotonic()
+        sys.stdout.write(PROGRESS_MARK + json.dumps({"what": what, "done": done, "total": total}) + "\n")
+        sys.stdout.flush()
+
+
+class LastLines(logging.Handler):
+    """The last lines of the log, kept in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=LAST_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.extend(self.format(record).splitlines())
+
+
+def set_up_logging() -> LastLines:
+    """Logs and progress to standard output, in the forms that the launcher reads; the last lines of the log."""
+    last = LastLines()
+    handlers = [logging.StreamHandler(sys.stdout), last]
+    logging.basicConfig(handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    for name in ("hardcase", "components"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    progress = logging.getLogger("hardcase.progress")
+    progress.handlers = [_ProgressLines()]
+    progress.propagate = False
+    return last

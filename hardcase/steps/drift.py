@@ -1,0 +1,97 @@
+"""drift: the model's evaluation against the reference's; Evidently draws the page, `decision` says what counts.
+
+The tests are handed to Evidently as methods of its own, so that its page and our JSON say the same.
+"""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from hardcase.config import DriftConfig
+from hardcase.data.evaluations import read
+from hardcase.stats.drift import Verdict, decide
+from hardcase.store.digest import path_digest
+
+COLUMNS: Final = {
+    "partial credit": "dpa",
+    "exact match": "exact",
+    "invalid answers": "invalid",
+    "answer size": "answer_size",
+    "answer letters": "answer",
+    "aspect mix": "aspect",
+}
+UUID: Final = re.compile("[0-9a-f]{8}-?[0-9a-f]{4}(-?[0-9a-f]{4}){2}-?[0-9a-f]{12}")
+NOTHING: Final = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Drift</title></head>
+<body style="font:16px system-ui,sans-serif;margin:2rem"><h1>Drift</h1>
+<p>There is no earlier evaluation to compare with: this is the first model of its name.</p></body></html>
+"""
+
+
+def run(evaluation: Path, reference: Path | None, config: DriftConfig, result: Path, html: Path) -> None:
+    """Compare.
+
+    Args:
+        evaluation: `evaluation.parquet` of the model that is judged.
+        reference: the same of the champion, else of the run before; None when there is none.
+        config: budget of false alarms, and how large a change must be.
+        result: JSON, `drifted`, `reference` (sha256 of its table), `tests`.
+        html: Evidently's page, self-contained.
+
+    Raises:
+        InputError: a table that is no evaluation.
+    """
+    current = read(evaluation, "evaluation")
+    verdicts: list[Verdict] = []
+    page = NOTHING
+    if reference is not None:
+        before = read(reference, "reference")
+        verdicts = decide(before, current, config)
+        page = _page(before, current, verdicts)
+    found = {
+        "drifted": any(verdict.drifted for verdict in verdicts),
+        "reference": path_digest(reference) if reference else None,
+        "tests": [asdict(verdict) for verdict in verdicts],
+    }
+    html.write_text(page, encoding="utf-8")
+    result.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _page(before: pd.DataFrame, current: pd.DataFrame, verdicts: Sequence[Verdict]) -> str:
+    os.environ["DO_NOT_TRACK"] = "1"
+    # Imported here: the package is large, and a first model needs none of it.
+    from evidently import Report
+    from evidently.metrics import ValueDrift
+
+    columns = [COLUMNS[verdict.name] for verdict in verdicts]
+    metrics = [
+        ValueDrift(column=column, method=_method(verdict), threshold=verdict.threshold)
+        for column, verdict in zip(columns, verdicts, strict=True)
+    ]
+    snapshot = Report(metrics).run(current[columns], before[columns])
+    # The ids of its widgets come from clock and chance.
+    numbers, known = count(), dict[str, str]()
+    return UUID.sub(
+        lambda id: known.setdefault(id[0], f"{next(numbers):032x}"),
+        snapshot.get_html_str(as_iframe=False),
+    )
+
+
+def _method(verdict: Verdict) -> str:
+    """Make `verdict` known to Evidently as a statistical test; its name there."""
+    from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
+    from evidently.legacy.core import ColumnType
+
+    def judged(*_: Any) -> tuple[float, bool]:
+        return verdict.p_value, verdict.drifted
+
+    name = f"hardcase {verdict.name}"
+    kinds = [ColumnType.Numerical, ColumnType.Categorical, ColumnType.Text]
+    register_stattest(StatTest(name, f"{verdict.name}: p-value, errors clustered by group", kinds), judged)
+    return name

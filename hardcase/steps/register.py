@@ -1,0 +1,237 @@
+"""register: the gate's verdict on a model, kept as a version with the alias `champion` or `challenger`.
+
+Everything that the model was made of is kept first, then one entry of the ledger makes the version and moves the alias,
+last comes what only shows it. Done again, after a kill at any point or not, it finds what is there and comes to the
+same bytes. A champion made by another run since this one was launched is the one to be judged against.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hardcase.config import RegisterConfig
+from hardcase.errors import HardcaseError, InputError
+from hardcase.provenance.signing import Keyring
+from hardcase.registry.account import Account, Launch, account
+from hardcase.registry.dossier import DossierFacts, dossier
+from hardcase.registry.ledger import (
+    CHALLENGER,
+    CHAMPION,
+    MODELS,
+    Alias,
+    Ledger,
+    Move,
+    Version,
+    append,
+    now_utc,
+    publish_dossier,
+    read_ledger,
+)
+from hardcase.registry.mirror import Mirror, UnshownError
+from hardcase.stats.gate import Decision, decide
+from hardcase.store.control import retain
+from hardcase.store.digest import canonical_json
+from hardcase.store.store import Store, open_store, write_whole
+
+COLUMNS: Final = ["id", "aspect", "group", "truth", "dpa", "exact"]
+logger = logging.getLogger(__name__)
+
+
+def run(
+    attestations: Iterable[str],
+    launch: Launch,
+    keys: Keyring,
+    store: str,
+    tracking_uri: str,
+    config: RegisterConfig,
+    result: Path,
+) -> None:
+    """Register the model, and make it the champion if it passes the gate.
+
+    Args:
+        attestations: sha256 of those of the model, its evaluation and its drift; they lead to all others.
+        launch: what the launcher says of the run.
+        keys: to sign with and to trust.
+        store: URI of the object store.
+        tracking_uri: of MLflow's database or server.
+        config: of the gate; the registered name.
+        result: JSON: `verdict`, `reasons`, `name`, `version`, `alias`, `digest`, `against` (the champion, or null),
+            `differences` (null where nothing was compared).
+
+    Raises:
+        InputError: an input is not in its format.
+        HardcaseError: something cannot be accounted for, the champion's evaluation is lost, or the registry cannot be
+            read.
+    """
+    mirror, kept = Mirror(tracking_uri), open_store(store)
+    made = account(attestations, launch, keys, config, kept)
+    scores, drift = _json(made, "scores"), _json(made, "drift")
+    table = _table(made.read("evaluation"), "of this run")
+    while True:
+        ledger = read_ledger(kept, config.name, keys)
+        done = ledger.judged(made.model, made.evaluation, launch.fingerprint, launch.champion)
+        if done is not None:
+            break
+        champion = _champion(ledger, made)
+        before = _evaluation(kept, ledger, champion) if champion else None
+        against = f"{ledger.name}:{champion.number}" if champion else ""
+        decision = decide(scores, table, before, drift, config, launch.seed, against)
+        version = _version(made, decision, champion, ledger, keys)
+        alias: Alias = CHAMPION if decision.verdict == "promoted" else CHALLENGER
+        who, why = launch.circumstances.get("who", "hardcase"), "; ".join(decision.reasons)
+        move = Move(alias=alias, version=version.number, who=who, when=now_utc(), why=why, made=version)
+        if append(kept, keys, ledger, move):
+            done = version
+            break
+        logger.info("another run registered a version first; judging again")
+    published = publish_dossier(kept, config.name, done)
+    if config.retention_days is not None:
+        for place in [*published, *kept.names(f"{MODELS}/{config.name}/ledger")]:
+            retain(kept.uri, place, config.retention_days)
+    try:
+        mirror.show(partial(read_ledger, kept, config.name, keys), kept.uri)
+    except UnshownError as error:
+        logger.warning("%s:%d is registered, but MLflow does not show it: %s", config.name, done.number, error)
+    _write(done, config.name, json.loads(kept.get_object(done.gate)), result)
+
+
+def _champion(ledger: Ledger, made: Account) -> Version | None:
+    """The one to be judged against: today's, be it another than when the run was launched."""
+    pinned = made.launch.champion
+    if pinned and int(pinned) not in ledger.versions:
+        raise HardcaseError(
+            f"champion {ledger.name}:{pinned} is not in the ledger; bring the store back as it was, or run again"
+        )
+    if made.reference and made.reference not in {version.evaluation for version in ledger.versions.values()}:
+        raise HardcaseError(
+            f"cannot account for the model: drift compared with {made.reference[:12]}, which is no version's "
+            "evaluation; nothing was registered, run again"
+        )
+    if (now := ledger.champion) and str(now.number) != pinned:
+        logger.info(
+            "the champion is %s:%d by now, not %s; judging against it", ledger.name, now.number, pinned or "none"
+        )
+    return now
+
+
+def _evaluation(store: Store, ledger: Ledger, champion: Version) -> pa.Table:
+    try:
+        data = store.get_object(champion.evaluation)
+    except HardcaseError as error:
+        raise HardcaseError(
+            f"champion {ledger.name}:{champion.number}: its evaluation is lost: {error}; bring it back, or "
+            f"`hardcase rollback {ledger.name}` to a version that is whole, and run again"
+        ) from error
+    return _table(data, f"of champion {ledger.name}:{champion.number}")
+
+
+def _version(
+    made: Account,
+    decision: Decision,
+    champion: Version | None,
+    ledger: Ledger,
+    keys: Keyring,
+) -> Version:
+    """Keep the judgement, the signed statement and the dossier; the version that they make."""
+    store = made.store
+    number = len(ledger.versions) + 1
+    against = champion.number if champion else None
+    gate = canonical_json(
+        {
+            "verdict": decision.verdict,
+            "reasons": decision.reasons,
+            "against": against,
+            "differences": decision.differences,
+        }
+    )
+    provenance = made.provenance(ledger.name, champion, store.put_object(gate))
+    statement = keys.sign(provenance.statement(json.loads(store.get_object(made.model))))
+    trained = made.links["grpo"].circumstances
+    files = dossier(
+        DossierFacts(
+            name=ledger.name,
+            version=number,
+            digest=made.model,
+            verdict=decision.verdict,
+            reasons=decision.reasons,
+            differences=decision.differences,
+            against=against,
+            scores=_json(made, "scores"),
+            snapshot=_json(made, "snapshot"),
+            snapshot_id=made.objects["snapshot"].digest,
+            source=made.source,
+            config=made.config,
+            seed=made.launch.seed,
+            commit=trained.get("commit", ""),
+            clean={"yes": True, "no": False}.get(trained.get("clean", "")),
+            code=made.launch.code,
+            run=provenance.run,
+            drift=_json(made, "drift"),
+            mined=_counted(made.read("mined")),
+            evaluation=made.read("evaluation"),
+            statement=statement,
+        )
+    )
+    listing = {name: store.put_object(data) for name, data in files.items()}
+    return Version(
+        number=number,
+        digest=made.model,
+        evaluation=made.evaluation,
+        fingerprint=made.launch.fingerprint,
+        pinned=made.launch.champion,
+        reference=str(against or ""),
+        reference_evaluation=made.reference,
+        verdict=decision.verdict,
+        reasons=decision.reasons,
+        gate=provenance.byproducts["gate"].digest,
+        statement=store.put_object(statement),
+        dossier=store.put_object(canonical_json(listing)),
+    )
+
+
+def _counted(mined: bytes) -> dict[str, int]:
+    rows = pq.read_table(pa.BufferReader(mined), columns=["exact_rate", "hard", "suspect"]).to_pylist()
+    return {
+        "training samples": len(rows),
+        "always solved": sum(row["exact_rate"] == 1 for row in rows),
+        "hard": sum(row["hard"] for row in rows),
+        "suspects": sum(row["suspect"] for row in rows),
+    }
+
+
+def _write(version: Version, name: str, gate: Mapping[str, Any], result: Path) -> None:
+    registered = {
+        "verdict": version.verdict,
+        "reasons": version.reasons,
+        "name": name,
+        "version": version.number,
+        "alias": CHAMPION if version.verdict == "promoted" else CHALLENGER,
+        "digest": version.digest,
+        "against": gate["against"],
+        "differences": gate["differences"],
+    }
+    result.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(result, (json.dumps(registered, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def _json(made: Account, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(made.read(name))
+    except ValueError as error:
+        raise InputError(f"{name}: not JSON ({error}); run the step that makes it again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{name}: not a JSON object; run the step that makes it again")
+    return found
+
+
+def _table(data: bytes, what: str) -> pa.Table:
+    try:
+        return pq.read_table(pa.BufferReader(data), columns=COLUMNS)
+    except pa.ArrowException as error:
+        raise InputError(f"evaluation {what}: not a table of evaluate ({error}); hand in evaluation.parquet") from error

@@ -1,0 +1,267 @@
+"""validate: a Great Expectations suite over the snapshot's table, and its Data Docs.
+
+Ingest refuses rows one by one; the suite judges the set: too few rows, skewed aspects or answers, blank pictures,
+copies, leaks between the splits. It repeats the rules of rows too, since they cost little and guard what comes after.
+Both outputs are a function of the snapshot and the bounds alone.
+"""
+
+import json
+import math
+import shutil
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hardcase.config import ValidateConfig
+from hardcase.data.images import MAX_PIXELS, MAX_RATIO, MAX_SIDE, MIN_SIDE
+from hardcase.data.snapshot import FACTS, SCHEMA, SPLITS, Snapshot
+from hardcase.data.source import MAX_REASONING
+from hardcase.errors import InputError
+from hardcase.report.validation import page
+from hardcase.store.digest import canonical_json
+from hardcase.store.store import write_whole
+from hardcase.task.sample import ASPECTS, LETTERS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ANSWERS: Final = ["none"] + ["".join(letters) for n in (1, 2, 3, 4) for letters in combinations(LETTERS, n)]
+BLANK_STD: Final = 2.0  # of luminance, 0..255: a plain surface with the noise of its JPEG
+EXAMPLES: Final = 5
+
+
+def run(snapshot: Path, store: str, config: ValidateConfig, result: Path, docs: Path) -> None:
+    """Validate a snapshot.
+
+    Args:
+        snapshot: its manifest.
+        store: where its shards are kept.
+        config: bounds.
+        result: JSON, `{"success", "rows", "expectations": [{"type", "column", "success", "observed", "bounds"}]}`.
+        docs: folder of the Data Docs; `index.html`.
+
+    Raises:
+        InputError: an expectation is not met. Both outputs are there.
+    """
+    opened = Snapshot.open(snapshot, store)
+    table = opened.table() if opened.manifest["shards"] else SCHEMA.empty_table()
+    checked = _validated(flattened(table), config)
+    expectations = [_expectation(each) for each in checked.results]
+    failures = [
+        _failure(each, full.expectation_config.meta["mend"])
+        for each, full in zip(expectations, checked.results, strict=True)
+        if not each["success"]
+    ]
+    content = {"success": not failures, "rows": table.num_rows, "expectations": expectations}
+    write_whole(result, canonical_json(content))
+    partial = docs.with_name(docs.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_whole(partial / "index.html", page(checked, opened.id, table.num_rows, failures).encode())
+    shutil.rmtree(docs, ignore_errors=True)
+    partial.replace(docs)
+    if failures:
+        listed = "\n".join(f"- {failure}" for failure in failures)
+        raise InputError(
+            f"snapshot {opened.id[:12]}: {len(failures)} of {len(expectations)} expectations over its {table.num_rows} "
+            f"rows failed:\n{listed}"
+        )
+
+
+def flattened(table: pa.Table) -> "pd.DataFrame":
+    """One row a sample, one column an expectation's matter.
+
+    Shares are means of columns of 0 and 1. A `leaking_…` or `repeated_…` column names the fault, null without one.
+
+    Args:
+        table: of `hardcase.data.snapshot.SCHEMA`, without the pictures' bytes.
+    """
+    rows: pd.DataFrame = table.drop_columns(["images", "answer"]).to_pandas()
+    answers = [answer or [] for answer in table["answer"].to_pylist()]
+    rows["answer"] = ["".join(sorted(answer)) or "none" for answer in answers]
+    rows["answer"] = rows["answer"].where(pc.is_valid(table["answer"]).to_numpy(), None)
+    rows["answer_size"] = [len(answer) for answer in answers]
+    rows["reasoning_length"] = rows["reasoning"].str.len()
+    for letter in LETTERS:
+        rows[f"flaw_{letter}"] = [int(letter in answer) for answer in answers]
+    rows["flaw_none"] = (rows["answer_size"] == 0).astype(int)
+    for aspect in ASPECTS:
+        rows[f"aspect_{aspect}"] = (rows["aspect"] == aspect).astype(int)
+    for split in SPLITS:
+        rows[f"rows_{split}"] = (rows["split"] == split).astype(int)
+
+    lists = table["images"].combine_chunks()
+    pictures = pa.Table.from_struct_array(pc.list_flatten(lists)).to_pandas()
+    pictures["sample"] = pc.list_parent_indices(lists).to_numpy()
+    pictures["place"] = pictures.groupby("sample").cumcount()
+    sides = pictures[["width", "height"]]
+    pictures["shortest"], pictures["longest"] = sides.min(axis=1), sides.max(axis=1)
+    pictures["pixels"] = pictures["width"].astype("int64") * pictures["height"]
+    pictures["ratio"] = pictures["longest"] / pictures["shortest"]
+    pictures["blank"] = pictures["std"] < BLANK_STD
+    of_sample = pictures.groupby("sample")
+    rows["pictures"] = of_sample.size().reindex(rows.index, fill_value=0)
+    rows["side_min"], rows["side_max"] = of_sample["shortest"].min(), of_sample["longest"].max()
+    rows["pixels_max"], rows["ratio_max"] = of_sample["pixels"].max(), of_sample["ratio"].max()
+    for statistic in ("mean", "std"):
+        rows[f"luminance_{statistic}_min"] = of_sample[statistic].min()
+        rows[f"luminance_{statistic}_max"] = of_sample[statistic].max()
+    rows["blank_share"] = of_sample["blank"].mean()
+    originals = pictures[pictures["place"] == 0].set_index("sample")
+    rows["original_sha256"], rows["original_phash"] = originals["sha256"], originals["phash"]
+
+    for name, column in (("group", "group"), ("original", "original_sha256")):
+        leaks = rows.groupby(column)["split"].transform("nunique") > 1
+        rows[f"leaking_{name}"] = rows[column].astype(object).where(leaks, None)
+    candidates = pictures[pictures["place"] > 0]
+    copied = candidates.loc[candidates.duplicated(["sample", "sha256"]), "sample"]
+    rows["repeated_candidate"] = rows["id"].where(rows.index.isin(copied), None)
+    rows["digests"] = of_sample["sha256"].agg(" ".join)
+    rows["repeated_sample"] = rows["id"].where(rows.duplicated(["digests", "aspect"], keep=False), None)
+    return rows.drop(columns="digests")
+
+
+def _suite(config: ValidateConfig) -> list[Any]:
+    from great_expectations import expectations
+
+    gx: Any = expectations
+    rows: dict[str, Any] = {"meta": {"mend": "mend these rows in the source and ingest again"}}
+
+    def between(column: str, low: float | None, high: float | None) -> Any:
+        return gx.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high, **rows)
+
+    def share(column: str, low: float, high: float, keys: str) -> Any:
+        mend = {"mend": f"balance the source, or set {keys}"}
+        return gx.ExpectColumnMeanToBeBetween(column=column, min_value=low, max_value=high, meta=mend)
+
+    def none_of(column: str, mend: str) -> Any:
+        return gx.ExpectColumnValuesToBeNull(column=column, meta={"mend": mend})
+
+    facts = [name for name, _ in FACTS]
+    named = "the first are named here"
+    least = {"train": config.min_train_rows, "eval": config.min_eval_rows}
+    return [
+        *(gx.ExpectColumnToExist(column=column, **rows) for column in facts),
+        *(gx.ExpectColumnValuesToNotBeNull(column=column, **rows) for column in facts if column != "reasoning"),
+        *(gx.ExpectColumnValuesToBeOfType(column=column, type_="str", **rows) for column in ("id", "group")),
+        gx.ExpectColumnValuesToBeOfType(column="row", type_="int64", **rows),
+        gx.ExpectColumnValueLengthsToBeBetween(column="id", min_value=1, max_value=256, **rows),
+        gx.ExpectColumnValuesToBeInSet(column="aspect", value_set=list(ASPECTS), **rows),
+        gx.ExpectColumnValuesToBeInSet(column="split", value_set=list(SPLITS), **rows),
+        gx.ExpectColumnValuesToBeInSet(column="answer", value_set=ANSWERS, **rows),
+        gx.ExpectColumnValuesToMatchRegex(column="original_sha256", regex="^[0-9a-f]{64}$", **rows),
+        gx.ExpectColumnValuesToMatchRegex(column="original_phash", regex="^[0-9a-f]{16}$", **rows),
+        gx.ExpectColumnValuesToBeUnique(column="id", **rows),
+        between("row", 1, None),
+        between("reasoning_length", None, MAX_REASONING),
+        between("pictures", 5, 5),
+        between("side_min", MIN_SIDE, None),
+        between("side_max", None, MAX_SIDE),
+        between("pixels_max", None, MAX_PIXELS),
+        between("ratio_max", None, MAX_RATIO),
+        *(between(f"luminance_{name}", 0, 255) for name in ("mean_min", "mean_max", "std_min", "std_max")),
+        *(
+            gx.ExpectColumnSumToBeBetween(
+                column=f"rows_{split}",
+                min_value=least[split],
+                meta={"mend": f"hand in more {split} rows, or set validate.min_{split}_rows"},
+            )
+            for split in SPLITS
+        ),
+        *(
+            share(
+                f"aspect_{aspect}",
+                config.min_aspect_share,
+                config.max_aspect_share,
+                "validate.min_aspect_share and validate.max_aspect_share",
+            )
+            for aspect in ASPECTS
+        ),
+        *(
+            share(
+                f"flaw_{letter}",
+                config.min_letter_share,
+                config.max_letter_share,
+                "validate.min_letter_share and validate.max_letter_share",
+            )
+            for letter in LETTERS
+        ),
+        share(
+            "flaw_none",
+            config.min_none_share,
+            config.max_none_share,
+            "validate.min_none_share and validate.max_none_share",
+        ),
+        gx.ExpectColumnMeanToBeBetween(
+            column="blank_share",
+            max_value=config.max_blank_share,
+            meta={"mend": "replace blank pictures in the source, or set validate.max_blank_share"},
+        ),
+        none_of("leaking_group", f"give every row of a group one split in the source ({named})"),
+        none_of("leaking_original", f"give rows of one original picture one group and split in the source ({named})"),
+        none_of("repeated_candidate", f"replace candidates that are one file twice in the source (ids: {named})"),
+        none_of("repeated_sample", f"keep one of the rows with the same pictures and aspect (ids: {named})"),
+    ]
+
+
+def _validated(rows: "pd.DataFrame", config: ValidateConfig) -> Any:
+    """The suite's result, its expectations in the order of the suite, its values plain."""
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.enable_analytics(False)
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    asset = context.data_sources.add_pandas("snapshot").add_dataframe_asset("samples")
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": rows})
+    expectations = _suite(config)
+    places = {(each.expectation_type, getattr(each, "column", None)): n for n, each in enumerate(expectations)}
+    checked: Any = batch.validate(
+        gx.ExpectationSuite(name="snapshot", expectations=expectations),
+        result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES},
+    )
+    checked.results.sort(
+        key=lambda each: places[each.expectation_config.type, each.expectation_config.kwargs.get("column")]
+    )
+    for each in checked.results:
+        # The renderers of GX 1.24 stumble over the numbers of NumPy 2.
+        each.result = json.loads(json.dumps(each.to_json_dict()["result"]))
+    return checked
+
+
+def _expectation(checked: Any) -> dict[str, Any]:
+    config, found = checked.expectation_config, checked.result
+    observed = found.get("observed_value")
+    if "unexpected_count" in found:
+        examples = ", ".join(dict.fromkeys(_short(value) for value in found["partial_unexpected_list"]))
+        observed = f"{found['unexpected_count']} of {found['element_count']} unexpected" + f": {examples}" * bool(
+            examples
+        )
+    elif isinstance(observed, float):
+        observed = round(observed, 6) if math.isfinite(observed) else None
+    bounds = {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value
+        for key, value in config.kwargs.items()
+        if key not in {"column", "batch_id"} and value is not None
+    }
+    return {
+        "type": config.type,
+        "column": config.kwargs.get("column"),
+        "success": bool(checked.success),
+        "observed": observed,
+        "bounds": bounds or None,
+    }
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _failure(found: dict[str, Any], mend: str) -> str:
+    bounds = ", ".join(f"{key} {value}" for key, value in (found["bounds"] or {}).items())
+    asked = f" ({bounds})" if bounds else ""
+    return f"{found['column']}: {found['type']}{asked}, observed {found['observed']}; {mend}"
