@@ -8,7 +8,7 @@ AIRFLOW := .venv-airflow
 CHECKOV := .venv-checkov
 READY := .venv/.ready
 ARGS ?=
-# Images: what builds and runs them, what it is told besides, and their bases. Here and there a digest: docs/images.md.
+# Images: what builds and runs them, what it is told besides, and their bases. Here and there a digest: docs/how-to/build-images.md.
 ENGINE ?= podman
 BUILD_FLAGS ?=
 BASE ?= python:3.11-slim-bookworm
@@ -99,7 +99,7 @@ image-locks: $(READY) ## Lock with hashes what the images install, at the versio
 	cp requirements-airflow.lock $(LOCKS)/airflow.lock
 	$(UV_LOCK) $(LOCKS)/airflow.in --output-file $(LOCKS)/airflow.lock
 
-images: $(addprefix image-,$(IMAGES)) ## Build the images, and the bill of materials of each in dist/; docs/images.md
+images: $(addprefix image-,$(IMAGES)) ## Build the images, and the bill of materials of each in dist/; docs/how-to/build-images.md
 
 image-%: BASE_OF = $(if $(filter train,$*),$(TRAIN_BASE),$(BASE))
 image-%: $(READY)
@@ -109,11 +109,11 @@ image-%: $(READY)
 		--build-arg CLEAN=$$(test -z "$$(git status --porcelain)" && echo yes || echo no) .
 	@$(BIN)/python infra/images/examine.py $(ENGINE) $(IMAGE_$*):$(VERSION) dist/$*.cdx.json $(LIMIT_$*)
 
-e2e-images: $(READY) ## Start each image that was built as a strict cluster would, and train in one; docs/images.md
+e2e-images: $(READY) ## Start each image that was built as a strict cluster would, and train in one; docs/how-to/build-images.md
 	@ENGINE=$(ENGINE) VERSION=$(VERSION) $(BIN)/python -m pytest infra/images $(ARGS)
 
 e2e-containers: PROFILE = tiny
-e2e-containers: $(READY) ## `hardcase run` with each step in a container; PROFILE=smoke for seconds; docs/images.md
+e2e-containers: $(READY) ## `hardcase run` with each step in a container; PROFILE=smoke for seconds; docs/how-to/build-images.md
 	@if [ -z "$$DOCKER_HOST" ] && [ "$(ENGINE)" = podman ]; then \
 		folder=$$(mktemp -d) && export DOCKER_HOST=unix://$$folder/podman.sock && \
 		{ podman system service --time=0 $$DOCKER_HOST & service=$$!; } && trap 'kill $$service; rm -r $$folder' EXIT; \

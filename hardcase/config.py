@@ -132,7 +132,7 @@ class TrainConfig(Config):
     workers: int = Field(default=0, ge=0, description="processes that decode pictures")
     threads: int = Field(default=2, ge=1, description="of torch on CPU; fixed, since sums depend on it")
     processes: int = Field(default=1, ge=1, description="that train together on a machine, one a GPU")
-    nodes: int = Field(default=1, ge=1, description="machines of that many processes, by Kubeflow Trainer: docs/gpu.md")
+    nodes: int = Field(default=1, ge=1, description="nodes of that many processes each: docs/how-to/train-on-gpus.md")
     zero: Literal[2, 3] | None = Field(default=None, description="DeepSpeed by profiles/zero2.json or zero3.json")
     lora: LoraConfig | None = None
 

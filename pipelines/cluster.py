@@ -1,8 +1,8 @@
 """The pipelines as a cluster runs them: few parameters, each with a default, and what Kubernetes is asked for.
 
-Names of accounts, secrets, volumes and labels are those of `infra/kubernetes/` (docs/kubernetes.md, "What steps ask
-for"); a test holds the two together. A pod costs ten seconds and whatever a step asks for is kept several times in the
-workflow: one layer, few artifacts and parameters (docs/decisions/0010).
+Names of accounts, secrets, volumes and labels are those of `infra/kubernetes/` (docs/how-to/install-on-kubernetes.md,
+"What steps ask for"); a test compares the two. A pod costs ten seconds, and the workflow keeps several copies of what a
+step asks for: one layer, few artifacts and parameters (docs/decisions/0010).
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ CACHE_SIZE: Final = "32Gi"  # more than $HARDCASE_CACHE_GB and a checkpoint of I
 USER: Final = 10001  # of the images
 MINUTE: Final = 60
 HOUR: Final = 60 * MINUTE
-# Longest a step may take, in seconds: a training of InternVL3-2B on one node is a matter of hours (docs/gpu.md).
+# Longest a step may take, in seconds: training InternVL3-2B on one node takes hours (docs/how-to/train-on-gpus.md).
 TIMEOUTS: Final = {"sft": 24 * HOUR, "grpo": 48 * HOUR, "rollout": 12 * HOUR, "answer": 12 * HOUR}
 WITH_MODEL: Final = tuple(TIMEOUTS)
 RETRIES: Final = 3

@@ -16,7 +16,7 @@ SCHEMA: Final = pa.schema([("row", pa.int64()), ("id", pa.string()), ("reason", 
 
 
 class Reason(StrEnum):
-    """Why a row is bad; `docs/data.md` tells each one's mending."""
+    """Why a row is bad; `docs/how-to/prepare-data.md` tells each one's mending."""
 
     BAD_ROW = "bad_row"
     DUPLICATE_KEY = "duplicate_key"

@@ -253,7 +253,9 @@ def _answered(what: str, error: kfp_server_api.ApiException) -> HardcaseError:
         told = ""
     hint = HINTS.get(status, "a redirect: a login stands before it" if 300 <= status < 400 else "")
     if status == 400 and told == NO_UPLOAD:
-        hint = "the token's account may not upload pipelines; bind its role to it (docs/kubernetes.md)"
+        hint = (
+            "the token's account may not upload pipelines; bind its role to it (docs/how-to/install-on-kubernetes.md)"
+        )
     lasting = next((each for words, each in LASTING.items() if status == 500 and words in str(told)), "")
     # The cause stands at the end of Kubeflow's messages.
     reason = ": ".join(filter(None, [lasting or hint, _shorten(" ".join(str(told).split()))])) or str(error.reason)

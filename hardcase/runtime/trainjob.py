@@ -28,7 +28,7 @@ QUEUE: Final = {"kueue.x-k8s.io/queue-name": "gpu"}
 NODE: Final = "node"  # the replicated job and its container
 INDEX: Final = "batch.kubernetes.io/job-completion-index"
 ENDED: Final = ("Complete", "Failed")
-WITHOUT: Final = "docs/gpu.md says what the cluster needs, HARDCASE_TRAINER=local does without one"
+WITHOUT: Final = "docs/how-to/train-on-gpus.md says what the cluster needs, HARDCASE_TRAINER=local does without one"
 SECONDS_BETWEEN = 2.0
 # How long the cluster's API may be away, and pods of an earlier attempt may take to end.
 SECONDS_AWAY = 300.0

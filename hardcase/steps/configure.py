@@ -12,7 +12,7 @@ from hardcase.registry.ledger import Version, fetch_model, find_version, read_le
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import open_store
 
-# CPUs and GiB of memory that go with each GPU; less than what AWS's instances have of it (docs/kubeflow.md).
+# CPUs and GiB of memory that go with each GPU; less than AWS's instances have (docs/how-to/launch-on-kubeflow.md).
 PER_GPU: Final[dict[GpuMemory, tuple[int, int]]] = {"80gb": (8, 96), "24gb": (3, 12)}
 # Of a pod that trains or answers on CPUs, or waits for its nodes: with what else runs there it fits two CPUs and 8 GiB.
 WITHOUT_GPU: Final = ("1500m", "4Gi")

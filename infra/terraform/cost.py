@@ -1,4 +1,4 @@
-"""The tables of costs in docs/terraform.md, from prices.yaml. Writes them, or says with --check that they are old."""
+"""Write the tables of costs in docs/how-to/provision-aws.md from prices.yaml, or compare them with --check."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "terraform.md"
+PAGE = HERE.parents[1] / "docs" / "how-to" / "provision-aws.md"
 BEGIN, END = "<!-- cost.py writes from here -->", "<!-- to here -->"
 Book = dict[str, Any]
 

@@ -21,7 +21,7 @@ from tests.acceptance.installation import Installation
 pytestmark = pytest.mark.acceptance
 Seen = Callable[[str, object], None]
 NOWHERE = "00000000-0000-0000-0000-000000000000"
-DOCS = "docs/kubernetes.md"
+DOCS = "docs/how-to/install-on-kubernetes.md"
 COMPONENT = "infra/kubernetes/components/kubeflow"
 CORE = "/api/v1/namespaces"
 STEP = {"pods": 1, "requests.cpu": 1.5, "requests.memory": 4 << 30}  # of one step with a model, without GPUs

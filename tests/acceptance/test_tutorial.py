@@ -73,7 +73,7 @@ def test_files_and_sections_are_there() -> None:
 def test_manifests_of_kubeflow_are_those_of_the_other_docs() -> None:
     manifests = [words[-1] for words in commands_of("kubectl") if words[1:3] == ["apply", "-k"]]
     assert len(manifests) == 2
-    other = (REPOSITORY / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    other = (REPOSITORY / "docs" / "how-to" / "install-on-kubernetes.md").read_text(encoding="utf-8")
     assert [path for path in manifests if path not in other] == []
 
 

@@ -54,7 +54,7 @@ def test_pods_can_be_made_while_one_of_kueues_replicas_is_away() -> None:
 
 def test_the_docs_apply_namespaces_before_they_diff_and_crds_before_what_needs_them() -> None:
     """`kubectl diff` fails where a namespace is missing, and Kueue's chart where ServiceMonitor is."""
-    docs = (REPOSITORY / "docs" / "kubernetes.md").read_text()
+    docs = (REPOSITORY / "docs" / "how-to" / "install-on-kubernetes.md").read_text()
     order = [
         "helm upgrade --install prometheus-operator-crds ",
         "helm upgrade --install kubeflow-trainer ",

@@ -129,7 +129,7 @@ def test_kubectl_patch_makes_of_each_object_what_the_component_makes_of_it(
 
 
 def test_the_docs_patch_every_object_that_the_component_patches() -> None:
-    docs = (REPOSITORY / "docs" / "kubernetes.md").read_text()
+    docs = (REPOSITORY / "docs" / "how-to" / "install-on-kubernetes.md").read_text()
     for each in PATCHES:
         about = yaml.safe_load((SETTINGS / each["path"]).read_text())
         command = (

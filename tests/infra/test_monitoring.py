@@ -48,13 +48,14 @@ def test_metrics_of_ours_that_are_asked_for_are_exported_or_recorded() -> None:
 
 
 def test_alerts_say_how_bad_it_is_and_what_to_do_and_the_docs_have_it() -> None:
-    docs = (HERE.parents[1] / "docs" / "kubernetes.md").read_text()
+    docs = (HERE.parents[1] / "docs" / "how-to" / "install-on-kubernetes.md").read_text()
     for group in one("prod", "PrometheusRule", "hardcase")["spec"]["groups"]:
         for rule in group["rules"]:
             if "alert" in rule:
                 assert rule["labels"]["severity"] in ("warning", "critical")
                 assert {"summary", "action"} == set(rule["annotations"])
-                for heading in re.findall(r'docs/kubernetes\.md, "([^"]+)"', rule["annotations"]["action"]):
+                page = r'docs/how-to/install-on-kubernetes\.md, "([^"]+)"'
+                for heading in re.findall(page, rule["annotations"]["action"]):
                     assert heading in docs
 
 

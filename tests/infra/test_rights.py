@@ -77,7 +77,7 @@ def test_no_right_is_given_or_offered_to_a_group() -> None:
     for overlay in OVERLAYS:
         for binding in of(overlay, "RoleBinding"):
             assert {subject["kind"] for subject in binding["subjects"]} == {"ServiceAccount"}, title(binding)
-    docs = (REPOSITORY / "docs" / "kubernetes.md").read_text()
+    docs = (REPOSITORY / "docs" / "how-to" / "install-on-kubernetes.md").read_text()
     assert "--user=" in docs
     assert "--group" not in docs
 

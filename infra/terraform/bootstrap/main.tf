@@ -1,5 +1,5 @@
 # Once an account, before all else: the bucket of states. Its own state stays on the machine that made it; if that is lost,
-# docs/terraform.md says how it is taken over again.
+# docs/how-to/provision-aws.md says how it is taken over again.
 
 terraform {
   required_version = ">= 1.11"

@@ -416,6 +416,6 @@ def test_the_quarantine_is_sorted_counted_and_readable(tmp_path: Path) -> None:
 
 
 def test_the_page_for_users_tells_how_to_mend_every_reason() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "prepare-data.md").read_text(encoding="utf-8")
     table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     assert {reason for reason in Reason if any(f"`{reason}`" in cell for cell in table)} == set(Reason)

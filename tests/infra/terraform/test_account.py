@@ -110,7 +110,7 @@ def resources(module: dict[str, Any]) -> Iterator[tuple[str, Resource]]:
 
 
 def cycle(env: str, folder: Path) -> Account:
-    """Bootstrap, plan, apply, look, destroy, as docs/terraform.md says."""
+    """Bootstrap, plan, apply, look, destroy, as docs/how-to/provision-aws.md says."""
     with moto_server() as address:
         aws = {"AWS_ENDPOINT_URL": address}
         root = copied(folder / "terraform")

@@ -37,7 +37,7 @@ output "karpenter" {
 }
 
 output "secrets" {
-  description = "Secrets to be filled (docs/terraform.md)."
+  description = "Secrets to be filled (docs/how-to/provision-aws.md)."
   value       = module.identity.secret_names
 }
 

@@ -99,7 +99,7 @@ variable "ci_subjects" {
 }
 
 variable "protected" {
-  description = "Refuse to destroy what holds data. To tear down: apply with false first (docs/terraform.md)."
+  description = "Refuse to destroy what holds data. To tear down: apply with false first (docs/how-to/provision-aws.md)."
   type        = bool
   default     = true
 }

@@ -11,7 +11,7 @@ variable "kubernetes_version" {
 
   validation {
     condition     = can(regex("^1\\.(3[3-9]|[4-9][0-9])$", var.kubernetes_version))
-    error_message = "kubernetes_version: give one as EKS names it, 1.33 or newer, such as \"1.34\"; go up one minor version at a time (docs/terraform.md, EKS is upgraded)."
+    error_message = "kubernetes_version: give one as EKS names it, 1.33 or newer, such as \"1.34\"; go up one minor version at a time (docs/how-to/provision-aws.md, EKS is upgraded)."
   }
 }
 

@@ -1,4 +1,4 @@
-# A role for each account in the cluster that asks AWS for something (docs/kubernetes.md, Who may what), by EKS Pod
+# A role for each account in the cluster that asks AWS for something (docs/how-to/install-on-kubernetes.md, Who may what), by EKS Pod
 # Identity: what it may do, to which prefix of the bucket. What is not named here, no pod can do.
 
 data "aws_caller_identity" "this" {}

@@ -1,4 +1,4 @@
-# Secrets without values: people put those in (docs/terraform.md), so that none is ever in a plan or a state.
+# Secrets without values: people put those in (docs/how-to/provision-aws.md), so that none is ever in a plan or a state.
 
 resource "aws_secretsmanager_secret" "this" {
   # checkov:skip=CKV2_AWS_57:values are put in by people; what they open has no rotation that AWS could call

@@ -53,7 +53,7 @@ resource "aws_db_instance" "this" {
   engine         = "postgres"
   engine_version = var.engine_version
   instance_class = var.instance_class
-  # The other database, airflow, is made by hand (docs/terraform.md).
+  # The other database, airflow, is made by hand (docs/how-to/provision-aws.md).
   db_name                       = "mlflow"
   username                      = "administrator"
   manage_master_user_password   = true

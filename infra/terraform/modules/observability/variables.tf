@@ -25,7 +25,7 @@ variable "monthly_budget" {
 
   validation {
     condition     = var.monthly_budget > 0
-    error_message = "monthly_budget: a number of dollars above 0; docs/terraform.md, What it costs, says what to expect."
+    error_message = "monthly_budget: a number of dollars above 0; docs/how-to/provision-aws.md, What it costs, says what to expect."
   }
 }
 

@@ -70,7 +70,7 @@ run "control_plane" {
 run "addons_are_pinned" {
   assert {
     condition     = toset(concat(keys(aws_eks_addon.early), keys(aws_eks_addon.late))) == toset(["vpc-cni", "kube-proxy", "coredns", "eks-pod-identity-agent", "aws-ebs-csi-driver", "aws-efs-csi-driver"])
-    error_message = "What docs/kubernetes.md assumes is there."
+    error_message = "What docs/how-to/install-on-kubernetes.md assumes is there."
   }
   assert {
     condition     = jsondecode(aws_eks_addon.early["vpc-cni"].configuration_values).enableNetworkPolicy == "true"
