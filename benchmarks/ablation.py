@@ -98,7 +98,7 @@ def prepared(job: tuple[Path, int]) -> None:
     if not (folder / "mined").exists():
         rollouts = folder / "rollouts"
         rollout_step(snapshot, store, model, profile.mine, seed, "1/1", scratch, rollouts)
-        mine_step(snapshot, store, [rollouts], profile.mine, folder / "mined.part")
+        mine_step(snapshot, store, rollouts, profile.mine, folder / "mined.part")
         (folder / "mined.part").rename(folder / "mined")
     print(f"{folder.name}: prepared", file=sys.stderr, flush=True)
 
@@ -164,7 +164,8 @@ def measures(dev: bool) -> dict[str, tuple[str, Values]]:
 
 
 def _mean(chosen: npt.NDArray[np.bool_]) -> Values:
-    return chosen / chosen.sum()
+    weights: Values = chosen / chosen.sum()
+    return weights
 
 
 def interval(differences: Values, weights: Values, rng: np.random.Generator) -> dict[str, float]:

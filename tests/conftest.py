@@ -1,13 +1,22 @@
-"""What tests of all rooms use."""
+"""Fixtures and rules of all tests."""
 
 import socket
 
 import pytest
 
+LIMIT_S = 600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test a limit: a test that hangs fails, and the rest runs on."""
+    for item in items:
+        if not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LIMIT_S))
+
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """Return a port of loopback that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     return port

@@ -31,7 +31,8 @@ def ordered(params: Mapping[str, Any], model: str, source: str) -> str:
     from hardcase_provider.registry import resolve_version
 
     context = get_current_context()
-    engine, left = chosen_engine(params["engine"]), {"arguments": ["evaluate", f"--model={model}", f"--data={source}"]}
+    engine = chosen_engine(params["engine"])
+    left: dict[str, Any] = {"arguments": ["evaluate", f"--model={model}", f"--data={source}"]}
     if engine == "kubeflow":
         parameters = {"model": model, "source": source, "profile": params["profile"]}
         day = context["dag_run"].run_after.date().isoformat()  # another day, another look

@@ -165,8 +165,8 @@ class KubeflowRunOperator(BaseOperator):
             return run
         try:
             result = find_result(run["run_id"])
-        except httpx.HTTPError as error:
-            self.log.warning("MLflow cannot be asked how run %s ended: %s", run["run_id"], error)
+        except httpx.HTTPError as outage:
+            self.log.warning("MLflow cannot be asked how run %s ended: %s", run["run_id"], outage)
             result = {}
         error = result.get("error") or run["failure"] or {"step": "", "message": "Kubeflow gives no reason"}
         where = f"at {error['step']}" if error.get("step") else "outside its steps"

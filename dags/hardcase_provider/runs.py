@@ -57,7 +57,7 @@ def step_states(run: Mapping[str, Any], steps: Sequence[str]) -> dict[str, str]:
     """
     states: dict[str, str] = {}
     for node in sorted(_nodes(run), key=lambda node: str(node.get("start_time") or "")):
-        name, state = node.get("display_name"), node.get("state")
+        name, state = str(node.get("display_name")), node.get("state")
         if name in steps and state and not (run.get("state") in ENDED and state in UNFINISHED):
             states[name] = state  # the last to start wins: a group that is tried again makes its nodes anew
     return {step: states[step] for step in steps if step in states}

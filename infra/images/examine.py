@@ -57,7 +57,7 @@ def main(engine: str, image: str, out: str, limit: str = "") -> None:
     own["Name"], _, own["Version"] = image.rpartition("/")[2].partition(":")
     for package in packages:
         own["Requires-Dist"] = package["Name"]
-    written = bill([own, *packages], own["Name"], debian)  # type: ignore[arg-type]
+    written = bill([own, *packages], own["Name"], debian)  # type: ignore[list-item]
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_bytes(written)
     inspect = [engine, "image", "inspect", "--format", "{{.Size}}", image]

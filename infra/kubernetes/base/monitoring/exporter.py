@@ -10,7 +10,7 @@ import logging
 import os
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -142,9 +142,12 @@ class Answer(BaseHTTPRequestHandler):
     states: ClassVar[dict[str, str]] = {}
 
     def do_GET(self) -> None:
-        body = {"/health": lambda: "ok\n", "/metrics": lambda: page(os.environ, self.states)}.get(self.path)
-        data = body().encode() if body else b"no such page\n"
-        self.send_response(200 if body else 404)
+        pages: dict[str, Callable[[], str]] = {
+            "/health": lambda: "ok\n",
+            "/metrics": lambda: page(os.environ, self.states),
+        }
+        data = pages[self.path]().encode() if self.path in pages else b"no such page\n"
+        self.send_response(200 if self.path in pages else 404)
         self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
