@@ -13,13 +13,13 @@ class InputError(HardcaseError):
     exit_code = 2
 
 
-class GateHeld(HardcaseError):
-    """A gate held the result back; everything was kept."""
+class GateRejected(HardcaseError):
+    """The gate rejected a model; everything that the run made is stored."""
 
     exit_code = 3
 
 
 def error_of(exit_code: int, message: str) -> HardcaseError:
     """The error that ends with this exit code."""
-    kinds = {kind.exit_code: kind for kind in (HardcaseError, InputError, GateHeld)}
+    kinds = {kind.exit_code: kind for kind in (HardcaseError, InputError, GateRejected)}
     return kinds[exit_code](message)

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from hardcase.audit.examine import Audit
+from hardcase.data.scores import read_scores
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import HardcaseError
 from hardcase.provenance.sbom import packages
@@ -85,7 +86,7 @@ def _listing(store: Store, provenance: Provenance) -> dict[str, str]:
 
 
 def _scores(store: Store, provenance: Provenance) -> dict[str, Any]:
-    final = json.loads(store.get_object(provenance.byproducts["scores"].digest))["grpo"]
+    final = read_scores(store.get_object(provenance.byproducts["scores"].digest))["final"]
     return {key: value for key, value in _flat(final).items() if isinstance(value, int | float)}
 
 

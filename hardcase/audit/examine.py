@@ -26,6 +26,7 @@ from hardcase.registry.ledger import (
     entry_name,
     models,
     read_ledger,
+    read_verdict,
     split_spec,
 )
 from hardcase.store.control import histories
@@ -322,7 +323,7 @@ def _misjudged(provenance: Provenance, version: Version, store: Store) -> Iterat
         gate = json.loads(store.get_object(version.gate))
     except HardcaseError:
         return  # said already
-    if (gate["verdict"], gate["reasons"]) != (version.verdict, version.reasons):
+    if (read_verdict(gate["verdict"]), gate["reasons"]) != (version.verdict, version.reasons):
         yield "the gate's record does not say what the ledger says"
 
 

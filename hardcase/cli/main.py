@@ -89,7 +89,7 @@ def run(
     if outcome.summary["error"]:
         errors.print("error:", " ".join(str(outcome.summary["error"]["message"]).split()))
     elif outcome.exit_code:
-        errors.print("error: held by the gate:", "; ".join(outcome.summary["gate"]["reasons"]))
+        errors.print("error: rejected by the gate:", "; ".join(outcome.summary["gate"]["reasons"]))
     raise typer.Exit(outcome.exit_code)
 
 
@@ -199,7 +199,7 @@ def evaluate(
             answer_step(manifest, home.store, folder, config, 0, "1/1", Path(scratch) / "kept", answers)
             evaluate_step(manifest, home.store, answers, Path(scratch) / "none", config, 0, place)
         scores = json.loads((place / "scores").read_text(encoding="utf-8"))
-    found = {**result, "scores": {"chance": scores["chance"], "model": scores["grpo"]}, "samples": scores["samples"]}
+    found = {**result, "scores": {"chance": scores["chance"], "model": scores["final"]}, "samples": scores["samples"]}
     show.scored({**found, "evaluation": str(place / "evaluation")}, as_json)
 
 

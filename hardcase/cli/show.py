@@ -12,12 +12,13 @@ from rich.tree import Tree
 
 from hardcase.audit.examine import Audit, Finding
 from hardcase.audit.examine import as_json as audit_as_json
+from hardcase.data.scores import upgrade_scores
 from hardcase.registry.retention import Loose
 from hardcase.store.conformance import Check
 from hardcase.task.prompt import ASPECT_NAMES
 
 SHOWN = 10
-COLUMNS = {"chance": "chance", "sft": "SFT", "grpo": "final", "model": "model"}
+COLUMNS = {"chance": "chance", "sft": "SFT", "final": "final", "model": "model"}
 
 
 def run_result(summary: Mapping[str, Any]) -> None:
@@ -80,7 +81,7 @@ def runs(summaries: Sequence[Mapping[str, Any]], as_json: bool) -> None:
             summary["run_id"],
             summary.get("profile", ""),
             summary["status"],
-            f"{scores['grpo']['exact_match']:.3f}" if scores else "",
+            f"{upgrade_scores(scores)['final']['exact_match']:.3f}" if scores else "",
             f"{model['name']} v{model['version']}" if model else "",
         )
     Console(emoji=False).print(table)

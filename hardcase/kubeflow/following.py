@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from hardcase.errors import GateHeld, HardcaseError, InputError
+from hardcase.errors import GateRejected, HardcaseError, InputError
 from hardcase.kubeflow.client import Refused, Unreachable
 from hardcase.kubeflow.progress import NOT_REACHED, UNKNOWN, Step, find_failure, is_frozen, list_progress, read_outcome
 from hardcase.kubeflow.sending import ENDED, Kubeflow, is_cancelled
@@ -152,7 +152,7 @@ class Account:
         """Raise what became of a run, unless it succeeded and the gate let its model pass."""
         if run.state == "SUCCEEDED":
             if (gate := outcome.get("gate")) and gate["verdict"] != "promoted":
-                raise GateHeld(f"held by the gate: {'; '.join(gate['reasons'])}")
+                raise GateRejected(f"rejected by the gate: {'; '.join(gate['reasons'])}")
             return
         if self._cancelled or outcome.get("status") == "cancelled":
             at = next((f" at {step.name}" for step in steps if step.state == "cancelled"), "")

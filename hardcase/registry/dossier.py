@@ -30,7 +30,7 @@ MEANS_SOMETHING: Final = re.compile(
     r"|^[-+=]"  # lists, rules, headings
 )
 NUMBERED: Final = re.compile(r"^(\d+)([.)])(?=\s|$)")
-COLUMNS: Final = {"chance": "chance", "sft": "SFT alone", "grpo": "this model"}
+COLUMNS: Final = {"chance": "chance", "sft": "SFT alone", "final": "this model"}
 SETTINGS: Final = {
     "sft": ("steps", "batch_size", "learning_rate", "processes", "zero", "lora"),
     "mine": ("k", "temperature", "hard_below"),
@@ -46,7 +46,7 @@ class DossierFacts:
         name: of the registered model.
         version: number.
         digest: of the model's folder.
-        verdict: `promoted` or `held`.
+        verdict: `promoted` or `rejected`.
         reasons: the gate's.
         differences: to the champion, as the gate found them; None where nothing was compared.
         against: number of that champion.
@@ -132,7 +132,7 @@ def _base(config: Mapping[str, Any]) -> str | None:
 def _results(facts: DossierFacts) -> list[Any] | None:
     from huggingface_hub import EvalResult
 
-    final = facts.scores.get("grpo") or {}
+    final = facts.scores.get("final") or {}
     values: dict[str, Any] = {
         "overall partial credit": final.get("overall"),
         "exact match": final.get("exact_match"),

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from hardcase.config import RegisterConfig
 from hardcase.data.weights import refuse_pickles
@@ -37,6 +37,11 @@ SPEC: Final = re.compile(
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def read_verdict(verdict: Any) -> Any:
+    """Return the gate's verdict in today's word: signed records of format 1 say `held` for `rejected`."""
+    return "rejected" if verdict == "held" else verdict
 
 
 class Version(_Record):
@@ -64,7 +69,7 @@ class Version(_Record):
     pinned: str
     reference: str
     reference_evaluation: str
-    verdict: Literal["promoted", "held"]
+    verdict: Annotated[Literal["promoted", "rejected"], BeforeValidator(read_verdict)]
     reasons: list[str]
     gate: str
     statement: str
@@ -128,9 +133,9 @@ class Ledger:
     @property
     def aliases(self) -> dict[str, int]:
         """Where they point."""
-        held = [move.version for move in self.moves if move.alias == CHALLENGER]
+        challengers = [move.version for move in self.moves if move.alias == CHALLENGER]
         places: dict[str, int] = {CHAMPION: self.champion.number} if self.champion else {}
-        return places | ({CHALLENGER: held[-1]} if held else {})
+        return places | ({CHALLENGER: challengers[-1]} if challengers else {})
 
     def find(self, spec: str) -> Version:
         """The version that `NAME`, `NAME@ALIAS` or `NAME:VERSION` names; the champion if neither is said.
@@ -333,7 +338,7 @@ def entry_name(name: str, sequence: int) -> str:
 
 
 def _follows(ledger: Ledger, move: Move) -> bool:
-    """Whether it makes the next version, promoted or held, or goes back to an earlier champion."""
+    """Whether it makes the next version, promoted or rejected, or goes back to an earlier champion."""
     if move.made is None:
         return move.alias == CHAMPION and move.version in [version.number for version in ledger.champions[:-1]]
     alias = CHAMPION if move.made.verdict == "promoted" else CHALLENGER

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from hardcase.errors import HardcaseError, InputError
-from hardcase.registry.ledger import CHALLENGER, CHAMPION, Ledger, Version
+from hardcase.registry.ledger import CHALLENGER, CHAMPION, Ledger, Version, read_verdict
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -318,7 +318,7 @@ def _tags(version: Version) -> dict[str, str]:
 
 def _foreign(ledger: Ledger, number: int, source: str, tags: Mapping[str, str]) -> bool:
     """Whether a version is not the ledger's: it says otherwise, or says less and was made elsewhere."""
-    said = {key: value for key, value in tags.items() if key in TAGS}
+    said = {key: read_verdict(value) if key == "verdict" else value for key, value in tags.items() if key in TAGS}
     right = _tags(ledger.versions[number]) if number in ledger.versions else {}
     if source == _source(ledger):
         return not said.items() <= right.items()

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from hardcase.task.prompt import ASPECT_NAMES
 
-COLOURS = {"chance": "#9aa3ad", "sft": "#d08a2e", "grpo": "#2f6fb5"}
-NAMES = {"chance": "chance", "sft": "SFT", "grpo": "final"}
+COLOURS = {"chance": "#9aa3ad", "sft": "#d08a2e", "final": "#2f6fb5"}
+NAMES = {"chance": "chance", "sft": "SFT", "final": "final"}
 
 
 def scores_figure(scores: Mapping[str, Any]) -> str:
@@ -51,7 +51,7 @@ def training_figure(log: Sequence[Mapping[str, Any]], curves: Mapping[str, str])
         axes.plot(steps, values, color=COLOURS["chance"], linewidth=0.5)
         # One batch is small: what shows where training goes is the mean of the last twenty.
         means = [sum(values[max(0, at - 19) : at + 1]) / min(20, at + 1) for at in range(len(values))]
-        axes.plot(steps, means, color=COLOURS["grpo"])
+        axes.plot(steps, means, color=COLOURS["final"])
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)

@@ -91,7 +91,7 @@ def summarise(
     )
     status = "cancelled" if cancelled else "failed" if error else "evaluated" if evaluated else "running"
     if registered and not error:
-        status = "succeeded" if registered["verdict"] == "promoted" else "held"
+        status = "succeeded" if registered["verdict"] == "promoted" else "rejected"
     return {
         "format": FORMAT,
         "run_id": run_id,
@@ -101,7 +101,7 @@ def summarise(
         "error": dict(error) if error else None,
         "snapshot": path_digest(artifacts["snapshot"]) if "snapshot" in artifacts else None,
         "steps": {step: vars(outcome) for step, outcome in steps.items()},
-        "scores": {key: scores.get(key) for key in ("chance", "sft", "grpo")} if scores else None,
+        "scores": {key: scores.get(key) for key in ("chance", "sft", "final")} if scores else None,
         "gain": scores.get("gain") if scores else None,
         "drift": {key: drift[key] for key in ("drifted", "tests")} if drift else None,
         "gate": {key: registered[key] for key in ("verdict", "reasons")} if registered else None,
@@ -120,7 +120,7 @@ def show_summary(summary: Mapping[str, Any], tracking_uri: str) -> None:
         result["error"] = {**error, "message": error["message"][:LONGEST_TEXT]}
     if gate := summary["gate"]:
         result["gate"] = {**gate, "reasons": [reason[:LONGEST_TEXT] for reason in gate["reasons"][:MOST_REASONS]]}
-    final = (summary["scores"] or {}).get("grpo") or {}
+    final = (summary["scores"] or {}).get("final") or {}
     metrics = {name: final[name] for name in ("overall", "exact_match") if name in final}
     tags = {"status": summary["status"], "profile": str(summary["profile"])}
     show_run(tracking_uri, EXPERIMENT, summary["run_id"], summary["run_id"], result, tags, metrics)

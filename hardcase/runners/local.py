@@ -116,7 +116,7 @@ def _run(
             stored = {**summary, "report": kept.put_object(Path(page).read_bytes()) if page else None}
             write_run(kept, folder.name, stored)
         emit("FAIL" if error else "COMPLETE", folder.name, error=error["message"] if error else "")
-    exit_code = error["exit_code"] if error else 3 if summary["status"] == "held" else 0
+    exit_code = error["exit_code"] if error else 3 if summary["status"] == "rejected" else 0
     return Outcome(folder, summary, exit_code)
 
 

@@ -31,7 +31,7 @@ def show_scores(metrics: Metrics, confusion: Any, scores: Path, evaluation: Path
         evaluation: the table.
     """
     found = json.loads(scores.read_text(encoding="utf-8"))
-    parts = {"final": found["grpo"], "sft": found["sft"], "chance": found["chance"]}
+    parts = {"final": found["final"], "sft": found["sft"], "chance": found["chance"]}
     known = {part: each for part, each in parts.items() if each}
     numbers = {f"{part} {name}": each[name] for part, each in known.items() for name in ("overall", "exact_match")}
     for name, number in numbers.items():

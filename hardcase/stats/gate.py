@@ -28,12 +28,12 @@ class Decision:
     """The gate's verdict.
 
     Attributes:
-        verdict: `held` if anything speaks against the model.
-        reasons: sentences; of a held model what speaks against it, else what speaks for it.
+        verdict: `rejected` if anything speaks against the model.
+        reasons: sentences; of a rejected model what speaks against it, else what speaks for it.
         differences: new minus champion, in the shape of `paired_difference`, and on what; None if nothing was compared.
     """
 
-    verdict: Literal["promoted", "held"]
+    verdict: Literal["promoted", "rejected"]
     reasons: list[str]
     differences: dict[str, Any] | None = None
 
@@ -63,7 +63,7 @@ def decide(
     """
     rows = evaluation.select(["id", "aspect", "group", "truth", "dpa", "exact"]).to_pylist()
     if flaws := [*_not_finite(scores), *_unfit(rows, config.min_rows)]:
-        return Decision("held", flaws)
+        return Decision("rejected", flaws)
     if champion is None:
         return Decision("promoted", [f"the first champion: all metrics finite on {len(rows)} rows"])
     before = champion.select(["id", "aspect", "group", "truth", "dpa", "exact"]).to_pylist()
@@ -72,17 +72,17 @@ def decide(
     here, there = ({row["aspect"] for row in table} for table in (rows, before))
     flaws += [f"{ASPECT_NAMES[a]}: no rows, while {name} was judged on it" for a in ASPECTS if a in there - here]
     if not here & there:
-        return Decision("held", flaws)
+        return Decision("rejected", flaws)
     differences = _differences(before, rows, config, seed)
     worse, level = _worse(differences, name)
-    return Decision("held" if flaws or worse else "promoted", [*flaws, *worse] or level, differences)
+    return Decision("rejected" if flaws or worse else "promoted", [*flaws, *worse] or level, differences)
 
 
 def _not_finite(scores: Mapping[str, Any]) -> list[str]:
     flaws = [f"scores: {path} is {value}, not finite" for path, value in _leaves(scores) if not math.isfinite(value)]
-    final = scores.get("grpo") or {}
+    final = scores.get("final") or {}
     missing = [key for key in ("overall", "exact_match") if not isinstance(final.get(key), int | float)]
-    return flaws + [f"scores: grpo.{key} is missing" for key in missing]
+    return flaws + [f"scores: final.{key} is missing" for key in missing]
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, float]]:

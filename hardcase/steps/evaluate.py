@@ -1,6 +1,5 @@
 """evaluate: scores of the answers on the untouched split, the SFT model's beside the final one's, with intervals."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 
 from hardcase.config import EvaluateConfig
 from hardcase.data.completions import read_completions
+from hardcase.data.scores import write_scores
 from hardcase.data.snapshot import Snapshot
 from hardcase.task.answer import parse_answer
 from hardcase.task.reward import DEFAULT_KIND, dpa
@@ -57,7 +57,7 @@ def run(
         "groups": len(set(groups)),
         "reward": DEFAULT_KIND,
         "chance": chance(truths, aspects, groups, DEFAULT_KIND, config.resamples, seed),
-        "grpo": score(aspects, *_values(final), groups, config.resamples, seed),
+        "final": score(aspects, *_values(final), groups, config.resamples, seed),
         "sft": None,
         "gain": None,
     }
@@ -66,7 +66,7 @@ def run(
         pq.write_table(first, folder / "baseline")
         report["sft"] = score(aspects, *_values(first), groups, config.resamples, seed)
         report["gain"] = paired_difference(_values(first), _values(final), aspects, groups, config.resamples, seed)
-    (folder / "scores").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_scores(report, folder / "scores")
 
 
 def _judge(answers: Path, facts: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -54,7 +54,7 @@ def run(
         "source": source,
         "snapshot": path_digest(snapshot),
         "samples": found["samples"],
-        "scores": {"chance": found["chance"], "model": found["grpo"]},
+        "scores": {"chance": found["chance"], "model": found["final"]},
         "drift": {"drifted": drifted["drifted"], "reference": drifted["reference"], "tests": drifted["tests"]},
         "evaluation": kept.put_object(evaluation.read_bytes()),
     }

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hardcase.config import RegisterConfig
+from hardcase.data.scores import read_scores
 from hardcase.errors import HardcaseError, InputError
 from hardcase.provenance.signing import Keyring
 from hardcase.registry.account import Account, Launch, account
@@ -71,7 +72,7 @@ def run(
     """
     mirror, kept = Mirror(tracking_uri), open_store(store)
     made = account(attestations, launch, keys, config, kept)
-    scores, drift = _json(made, "scores"), _json(made, "drift")
+    scores, drift = read_scores(made.read("scores")), _json(made, "drift")
     table = _table(made.read("evaluation"), "of this run")
     while True:
         ledger = read_ledger(kept, config.name, keys)
@@ -162,7 +163,7 @@ def _version(
             reasons=decision.reasons,
             differences=decision.differences,
             against=against,
-            scores=_json(made, "scores"),
+            scores=read_scores(made.read("scores")),
             snapshot=_json(made, "snapshot"),
             snapshot_id=made.objects["snapshot"].digest,
             source=made.source,

@@ -140,17 +140,17 @@ def record(environment: dict[str, str], run: str, status: str) -> Path:
 
 
 def test_runs_and_scores_are_exported(environment: dict[str, str]) -> None:
-    for version, overall in (("1", 60.5), ("2", 64.0)):
+    for version, key, overall in (("1", "grpo", 60.5), ("2", "final", 64.0)):
         folder = Path(environment["HARDCASE_STORE"], "models", "image-screener", version)
         folder.mkdir(parents=True)
-        (folder / "scores.json").write_text(json.dumps({"grpo": {"overall": overall, "exact_match": 0.5}, "sft": None}))
+        (folder / "scores.json").write_text(json.dumps({key: {"overall": overall, "exact_match": 0.5}, "sft": None}))
     lines = page(environment)
     name = f'run="{FAILED["run_id"]}",name="a \\"b\\""'
     assert f'hardcase_run_info{{{name},state="FAILED"}} 1' in lines
     assert f"hardcase_run_seconds{{{name}}} 60.0" in lines
     timed = {line.partition('run="')[2].partition('"')[0] for line in lines if line.startswith("hardcase_run_seconds{")}
     assert timed == {run["run_id"] for run in (SUCCEEDED, FAILED, STOPPED)}
-    assert 'hardcase_model_score{model="image-screener",version="2",stage="grpo",score="overall"} 64.0' in lines
+    assert 'hardcase_model_score{model="image-screener",version="2",stage="final",score="overall"} 64.0' in lines
     assert 'hardcase_model_version{model="image-screener"} 2' in lines
     sources = {line for line in lines if line.startswith("hardcase_source_up{")}
     assert sources == {f'hardcase_source_up{{source="{source}"}} 1' for source in ("kubeflow", "records", "store")}
@@ -173,7 +173,7 @@ def test_a_stopped_run_is_no_failed_run(environment: dict[str, str]) -> None:
         ("failed", "FAILED"),
         ("cancelled", "CANCELED"),
         ("succeeded", "SUCCEEDED"),
-        ("held", "SUCCEEDED"),
+        ("rejected", "SUCCEEDED"),
         ("evaluated", "SUCCEEDED"),
     ],
 )

@@ -136,7 +136,7 @@ def test_one_click_trains_in_shards_registers_and_reports_and_a_second_comes_fro
     matrix = json.loads(cluster.shown("evaluate/confusion"))
     record = cluster.record("run-1")
     assert record["status"] == "succeeded" and record["error"] is None
-    assert record["scores"].keys() == {"chance", "sft", "grpo"} and sum(map(sum, matrix)) > 0
+    assert record["scores"].keys() == {"chance", "sft", "final"} and sum(map(sum, matrix)) > 0
     assert {step: each["status"] for step, each in record["steps"].items()} == dict.fromkeys(
         ["configure", *STEPS], "succeeded"
     )

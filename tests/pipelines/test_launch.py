@@ -263,13 +263,13 @@ MODEL = {"name": "image-screener", "version": 4, "alias": "challenger", "digest"
 
 def outcome(verdict="promoted", **more):
     """Record of a run, as `conclude` writes it."""
-    gate = {"verdict": verdict, "reasons": ["worse than the champion"] if verdict == "held" else []}
+    gate = {"verdict": verdict, "reasons": ["worse than the champion"] if verdict == "rejected" else []}
     return {"status": "succeeded", "error": None, "model": MODEL, "gate": gate, "snapshot": None, **more}
 
 
 @pytest.mark.parametrize("where", ["store", "mlflow"])
-@pytest.mark.parametrize(("verdict", "code"), [("held", 3), ("promoted", 0)])
-def test_gate_that_held_the_model_is_exit_code_3(kubeflow, launch, tmp_path, verdict, code, where):
+@pytest.mark.parametrize(("verdict", "code"), [("rejected", 3), ("promoted", 0)])
+def test_gate_that_rejected_the_model_is_exit_code_3(kubeflow, launch, tmp_path, verdict, code, where):
     store, registry = str(tmp_path / "store"), f"sqlite:///{tmp_path}/mlflow.db"
     if where == "store":
         write_run(open_store(store), "run-0", outcome(verdict))
@@ -282,7 +282,7 @@ def test_gate_that_held_the_model_is_exit_code_3(kubeflow, launch, tmp_path, ver
     told = json.loads(done.stdout)
     assert (told["gate"]["verdict"], told["model"], told["notes"]) == (verdict, MODEL, [])
     if code:
-        assert one_line(done) == "error: held by the gate: worse than the champion"
+        assert one_line(done) == "error: rejected by the gate: worse than the champion"
 
 
 def test_promoted_version_is_named(kubeflow, launch, tmp_path):
@@ -297,8 +297,8 @@ def test_version_of_another_run_says_nothing_of_this_one(kubeflow, launch, tmp_p
     registry = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(registry)
     client.create_registered_model("image-screener")
-    client.create_model_version("image-screener", source="file:///model", tags={"verdict": "held"})
-    show_run(registry, EXPERIMENT, "run-9", "run-9", outcome("held"), {}, {})
+    client.create_model_version("image-screener", source="file:///model", tags={"verdict": "rejected"})
+    show_run(registry, EXPERIMENT, "run-9", "run-9", outcome("rejected"), {}, {})
     ending(kubeflow, "SUCCEEDED", created_at="2020-01-01T00:00:00Z", finished_at="2040-01-01T00:00:00Z")
     done = launch("--json", "--mlflow", registry)
     told = json.loads(done.stdout)

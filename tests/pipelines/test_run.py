@@ -26,7 +26,7 @@ def test_summary_has_the_shape_that_users_read(machine, first):
     assert first["profile"] == "smoke"
     assert {name: step["status"] for name, step in first["steps"].items()} == dict.fromkeys(STEPS, "succeeded")
     assert not any(step["cached"] for step in first["steps"].values())
-    for score in (first["scores"]["chance"], first["scores"]["sft"], first["scores"]["grpo"]):
+    for score in (first["scores"]["chance"], first["scores"]["sft"], first["scores"]["final"]):
         assert 0 <= score["overall"] <= 100
         assert 0 <= score["exact_match"] <= 1
         assert all(value is None or 0 <= value <= 100 for value in score["by_aspect"].values())

@@ -39,7 +39,7 @@ from hardcase.task.sample import ASPECTS
 
 CONFIG = RegisterConfig(resamples=400)
 NAME = CONFIG.name
-SCORES = {"grpo": {"overall": 70.0, "exact_match": 0.7}}
+SCORES = {"final": {"overall": 70.0, "exact_match": 0.7}}
 DRIFT = {"drifted": False, "reference": None, "tests": []}
 
 

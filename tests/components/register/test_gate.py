@@ -11,7 +11,7 @@ from hardcase.stats.gate import Decision, decide
 from hardcase.task.sample import ASPECTS
 
 CONFIG = RegisterConfig(resamples=500)
-SCORES = {"grpo": {"overall": 70.0, "exact_match": 0.7, "by_aspect": {ASPECTS[0]: None}}, "sft": None, "gain": None}
+SCORES = {"final": {"overall": 70.0, "exact_match": 0.7, "by_aspect": {ASPECTS[0]: None}}, "sft": None, "gain": None}
 CALM: dict[str, Any] = {"drifted": False, "reference": None, "tests": []}
 
 
@@ -42,9 +42,9 @@ def test_equal_or_better_model_is_promoted_with_the_difference(evaluated: Any, e
     assert "against champion m:1 on 400 shared samples in 100 groups" in decision.reasons[0]
 
 
-def test_model_worse_overall_is_held_with_numbers(evaluated: Any) -> None:
+def test_model_worse_overall_is_rejected_with_numbers(evaluated: Any) -> None:
     decision = judged(evaluated(0.6), evaluated(0.7))
-    assert decision.verdict == "held"
+    assert decision.verdict == "rejected"
     assert decision.reasons[0].startswith("overall -")
     assert "significantly worse" in decision.reasons[0]
 
@@ -52,39 +52,39 @@ def test_model_worse_overall_is_held_with_numbers(evaluated: Any) -> None:
 def test_gain_elsewhere_does_not_buy_one_aspect_worse(evaluated: Any) -> None:
     better = dict.fromkeys(ASPECTS, 0.9)
     decision = judged(evaluated({**better, ASPECTS[1]: 0.4}), evaluated(0.7))
-    assert decision.verdict == "held"
+    assert decision.verdict == "rejected"
     assert [reason.split(" -")[0] for reason in decision.reasons] == ["physical shadow"]
 
 
-def test_par_retrains_with_another_seed_are_rarely_held(evaluated: Any) -> None:
+def test_par_retrains_with_another_seed_are_rarely_rejected(evaluated: Any) -> None:
     verdicts = [
         judged(evaluated(0.7, draw=draw, luck=0.4), evaluated(0.7, draw=draw), resamples=200).verdict
         for draw in range(40)
     ]
-    assert verdicts.count("held") <= 6
+    assert verdicts.count("rejected") <= 6
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("path", ["overall", "exact_match", "intervals"])
 def test_metric_that_is_not_finite_holds_even_the_first_model(evaluated: Any, value: float, path: str) -> None:
-    final = {**SCORES["grpo"], "intervals": {"overall": [1.0, 2.0]}}  # type: ignore[dict-item]
+    final = {**SCORES["final"], "intervals": {"overall": [1.0, 2.0]}}  # type: ignore[dict-item]
     final[path] = {"overall": [value, 2.0]} if path == "intervals" else value
-    decision = judged(evaluated(), None, {**SCORES, "grpo": final})
-    assert decision.verdict == "held"
-    assert f"grpo.{path}" in decision.reasons[0]
+    decision = judged(evaluated(), None, {**SCORES, "final": final})
+    assert decision.verdict == "rejected"
+    assert f"final.{path}" in decision.reasons[0]
 
 
 def test_scores_without_the_models_own_hold(evaluated: Any) -> None:
-    assert judged(evaluated(), None, {"grpo": {"overall": None}}).reasons == [
-        "scores: grpo.overall is missing",
-        "scores: grpo.exact_match is missing",
+    assert judged(evaluated(), None, {"final": {"overall": None}}).reasons == [
+        "scores: final.overall is missing",
+        "scores: final.exact_match is missing",
     ]
 
 
 @pytest.mark.parametrize("rows", [0, 96])
 def test_too_few_rows_hold(evaluated: Any, rows: int) -> None:
     decision = judged(evaluated(rows=rows), evaluated())
-    assert decision == Decision("held", [f"{rows} evaluation rows, fewer than the 100 wanted"])
+    assert decision == Decision("rejected", [f"{rows} evaluation rows, fewer than the 100 wanted"])
 
 
 def test_row_without_a_score_holds(evaluated: Any) -> None:
@@ -101,7 +101,7 @@ def test_new_data_is_compared_unpaired_and_says_so(evaluated: Any) -> None:
     assert "400 other samples" in par.reasons[0]
     assert par.differences is not None
     assert not par.differences["paired"]
-    assert judged(evaluated(0.5, draw=1, prefix="t"), evaluated(0.7)).verdict == "held"
+    assert judged(evaluated(0.5, draw=1, prefix="t"), evaluated(0.7)).verdict == "rejected"
 
 
 def test_unpaired_interval_is_as_wide_as_drawing_both_tables_again(evaluated: Any) -> None:
@@ -129,15 +129,15 @@ def test_aspect_that_is_no_longer_judged_holds(evaluated: Any) -> None:
     table = evaluated()
     without = table.filter(pc.not_equal(table["aspect"], ASPECTS[2]))
     decision = judged(without, table)
-    assert decision.verdict == "held"
+    assert decision.verdict == "rejected"
     assert decision.reasons == ["placement layout: no rows, while champion m:1 was judged on it"]
 
 
 @pytest.mark.parametrize(
     ("drift", "verdict"),
     [
-        (alarm("partial credit"), "held"),
-        (alarm("invalid answers"), "held"),
+        (alarm("partial credit"), "rejected"),
+        (alarm("invalid answers"), "rejected"),
         (alarm("exact match", drifted=False), "promoted"),
         (alarm("aspect mix"), "promoted"),
     ],
@@ -145,7 +145,7 @@ def test_aspect_that_is_no_longer_judged_holds(evaluated: Any) -> None:
 def test_only_an_alarm_that_says_worse_holds(evaluated: Any, drift: dict[str, Any], verdict: str) -> None:
     decision = judged(evaluated(), evaluated(), drift=drift)
     assert decision.verdict == verdict
-    if verdict == "held":
+    if verdict == "rejected":
         assert decision.reasons == [f"drift: {drift['tests'][0]['name']} went from 0.700 to 0.500 (p = 0.0001)"]
 
 

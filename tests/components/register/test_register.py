@@ -19,6 +19,8 @@ from hardcase.config import RegisterConfig
 from hardcase.errors import HardcaseError, InputError
 from hardcase.provenance.attestations import Link
 from hardcase.provenance.statement import read_provenance
+from hardcase.stats.gate import Decision
+from hardcase.steps import register
 from hardcase.store.digest import path_digest
 from tests.components.register.conftest import House, evaluated
 
@@ -97,7 +99,7 @@ def test_better_model_replaces_the_champion(house: House) -> None:
 def test_worse_model_is_kept_as_challenger_with_the_reasons(house: House) -> None:
     house.launch("a", evaluated(0.7))
     found = house.launch("b", evaluated(0.5))
-    assert (found["verdict"], found["alias"], found["version"]) == ("held", "challenger", 2)
+    assert (found["verdict"], found["alias"], found["version"]) == ("rejected", "challenger", 2)
     aliases, tags = house.state()
     assert aliases == {"champion": 1, "challenger": 2}
     assert json.loads(tags[2]["reasons"]) == found["reasons"]
@@ -105,9 +107,21 @@ def test_worse_model_is_kept_as_challenger_with_the_reasons(house: House) -> Non
     assert house.audited(2) == []
 
 
+def test_model_that_the_gate_of_format_1_held_stays_a_clean_challenger(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gate record and MLflow's tags say `held` for ever; they agree with the ledger."""
+    monkeypatch.setattr(register, "decide", lambda *_: Decision("held", ["worse"]))  # type: ignore[arg-type]
+    house.launch("a", evaluated())
+    house.mirror._client.set_model_version_tag(NAME, "1", "verdict", "held")
+    assert json.loads(house.store.get_object(house.ledger.versions[1].gate))["verdict"] == "held"
+    assert house.audited(1) == []
+    assert house.ledger.versions[1].verdict == "rejected"
+
+
 def test_scores_that_are_not_finite_never_reach_champion(house: House) -> None:
-    found = house.launch("a", evaluated(), scores={"grpo": {"overall": float("nan"), "exact_match": 0.5}})
-    assert found["reasons"] == ["scores: grpo.overall is nan, not finite"]
+    found = house.launch("a", evaluated(), scores={"final": {"overall": float("nan"), "exact_match": 0.5}})
+    assert found["reasons"] == ["scores: final.overall is nan, not finite"]
     assert house.state()[0] == {"challenger": 1}
     assert house.audited(1) == []
 
@@ -125,7 +139,7 @@ def test_old_model_judged_against_a_new_champion_is_a_new_version(house: House) 
     house.launch("a", evaluated(0.7))
     house.launch("b", evaluated(0.8))
     found = house.launch("a", evaluated(0.7))
-    assert (found["verdict"], found["version"], found["against"]) == ("held", 3, 2)
+    assert (found["verdict"], found["version"], found["against"]) == ("rejected", 3, 2)
     assert house.state()[0] == {"champion": 2, "challenger": 3}
 
 
@@ -134,7 +148,7 @@ def test_champion_of_another_run_since_the_launch_is_the_one_to_beat(house: Hous
     pin = house.ledger.pin("b")
     house.launch("c", evaluated(0.9))
     found = house.launch("b", evaluated(0.8), pin=pin)
-    assert (found["verdict"], found["against"], found["version"]) == ("held", 2, 3)
+    assert (found["verdict"], found["against"], found["version"]) == ("rejected", 2, 3)
     version = house.ledger.versions[3]
     assert (version.pinned, version.reference) == ("1", "2")
     assert house.launch("b", evaluated(0.8), pin=pin)["version"] == 3

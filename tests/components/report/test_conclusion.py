@@ -155,19 +155,20 @@ def test_a_pod_that_never_began_is_the_first_step_that_was_not_reached(run: Run)
 def test_what_was_made_before_a_failure_is_on_the_page(run: Run) -> None:
     run.done("configure")
     run.attest("ingest")
-    scores = {"chance": None, "sft": None, "grpo": {"overall": 70.5, "exact_match": 0.75}}
+    scores = {"chance": None, "sft": None, "final": {"overall": 70.5, "exact_match": 0.75}}
     run.done("sft", scores=scores)
     run.record("register", "failed", message="cannot account for the model", materials=[run.last])
     ended = run.concluded("container_failed")
-    assert "| grpo | 70.5 | 0.750 |" in ended.markdown
+    assert "| final | 70.5 | 0.750 |" in ended.markdown
     assert "cannot account for the model" in (run.folder / "page.html").read_text(), "though these scores are too few"
 
 
-def test_a_held_model_is_said_to_be_held() -> None:
+def test_a_rejected_model_is_said_to_be_rejected() -> None:
     model = {name: REGISTRATION[name] for name in ("name", "version", "alias", "digest")}
-    known = {"status": "held", "error": None, "model": model, "gate": {"verdict": "held", "reasons": ["no better"]}}
+    gate = {"verdict": "rejected", "reasons": ["no better"]}
+    known = {"status": "rejected", "error": None, "model": model, "gate": gate}
     ended = replace(ENDED, summary={**ENDED.summary, **known})
-    assert ended.headline == "Run run-1 succeeded: screener:3 was held by the gate: no better"
+    assert ended.headline == "Run run-1 succeeded: screener:3 was rejected by the gate: no better"
 
 
 def test_a_webhook_that_fails_is_named_without_its_address(unused_port: int) -> None:

@@ -26,7 +26,7 @@ FACTS = DossierFacts(
     reasons=["overall +2.0 against champion image-screener:2"],
     differences=None,
     against=2,
-    scores={"samples": 400, "groups": 100, "chance": SCORE, "sft": SCORE, "grpo": SCORE},
+    scores={"samples": 400, "groups": 100, "chance": SCORE, "sft": SCORE, "final": SCORE},
     snapshot={"splits": {"train": 1200, "eval": 400}},
     snapshot_id="5" * 64,
     source="s3://bucket/samples",
@@ -147,8 +147,8 @@ def test_summary_says_what_was_decided_why_and_on_what() -> None:
 def test_scores_that_are_no_numbers_are_shown_as_missing(bad: float | None) -> None:
     nothing = {"overall": bad, "exact_match": bad, "by_aspect": {"physical_shadow": bad}, "intervals": None}
     found = {"overall": {"value": bad, "low": bad, "high": bad}, "by_aspect": {}, "paired": True, "samples": 4}
-    files = dossier(replace(FACTS, scores={"sft": None, "grpo": nothing}, differences=found, verdict="held"))
-    assert json.loads(files["scores.json"])["grpo"]["overall"] is None
+    files = dossier(replace(FACTS, scores={"sft": None, "final": nothing}, differences=found, verdict="rejected"))
+    assert json.loads(files["scores.json"])["final"]["overall"] is None
     assert json.loads(files["gate.json"])["differences"]["overall"]["value"] is None
     for name in ("README.md", "summary.md"):
         assert "| overall (0–100) | – |" in files[name].decode()

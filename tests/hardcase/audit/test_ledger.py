@@ -21,6 +21,7 @@ from hardcase.registry.ledger import (
     roll_back,
     split_spec,
 )
+from hardcase.store.digest import bytes_digest
 from hardcase.store.store import Store, open_store
 
 NAME = "m"
@@ -68,14 +69,14 @@ def written(store: Store, keys: Keyring, *moves: Move) -> Ledger:
 
 
 def test_aliases_follow_the_moves(store: Store, keys: Keyring) -> None:
-    ledger = written(store, keys, made(1), made(2), made(3, "held"), made(4), back(2))
+    ledger = written(store, keys, made(1), made(2), made(3, "rejected"), made(4), back(2))
     assert ledger.aliases == {"champion": 2, "challenger": 3}
     assert [each.number for each in ledger.champions] == [1, 2]
     assert written(store, keys, made(5), back(2), back(1)).aliases["champion"] == 1
     assert models(store) == [NAME]
 
 
-@given(st.lists(st.sampled_from(["promoted", "held", "back"]), max_size=12))
+@given(st.lists(st.sampled_from(["promoted", "rejected", "back"]), max_size=12))
 @settings(deadline=None)
 def test_rolling_back_walks_the_champions_in_reverse(actions: list[str]) -> None:
     moves: list[Move] = []
@@ -107,6 +108,21 @@ def test_move_against_the_rules_is_no_entry_whoever_signed_it(store: Store, keys
     assert append(store, keys, lawless, move)
     with pytest.raises(DistrustError, match=r"000002\.dsse\.json: moves champion to version \d against the rules"):
         read_ledger(store, NAME, keys)
+
+
+def test_entry_of_format_1_that_held_a_model_reads_as_rejected(store: Store, keys: Keyring) -> None:
+    """It is never written anew: the next entry names its bytes as they were signed."""
+    entry = f"models/{NAME}/ledger/000001.dsse.json"
+    append(store, keys, read_ledger(store, NAME, keys), made(1, "rejected"))
+    statement = keys.opened(store.get_named(entry) or b"", entry)
+    statement["predicate"]["made"]["verdict"] = "held"
+    old = open_store(f"{store.uri}-of-format-1")
+    old.put_named(entry, keys.sign(statement))
+    assert written(old, keys, made(2)).digests[0] == bytes_digest(old.get_named(entry) or b"")
+    assert {n: each.verdict for n, each in read_ledger(old, NAME, keys).versions.items()} == {
+        1: "rejected",
+        2: "promoted",
+    }
 
 
 def test_entry_removed_from_the_middle_is_missed(store: Store, keys: Keyring, tmp_path: Path) -> None:
@@ -147,16 +163,16 @@ def test_next_run_is_measured_against_the_champion_and_pins_the_same_ever_after(
     assert second.pin("f3") == ("2", version(2).evaluation)
 
 
-def test_held_run_done_again_pins_the_same_until_the_champion_changes() -> None:
+def test_rejected_run_done_again_pins_the_same_until_the_champion_changes() -> None:
     judged = {"reference": "1", "reference_evaluation": version(1).evaluation}
-    moves = [made(1), made(2, "held", **judged)]
+    moves = [made(1), made(2, "rejected", **judged)]
     assert Ledger(NAME, moves).pin("f2") == ("1", version(1).evaluation)
     assert Ledger(NAME, [*moves, made(3)]).pin("f2") == ("3", version(3).evaluation)
 
 
 def test_without_a_champion_the_newest_other_version_is_the_reference() -> None:
-    second = made(2, "held", reference_evaluation=version(1).evaluation)
-    ledger = Ledger(NAME, [made(1, "held"), second])
+    second = made(2, "rejected", reference_evaluation=version(1).evaluation)
+    ledger = Ledger(NAME, [made(1, "rejected"), second])
     assert ledger.pin("f3") == ("", version(2).evaluation)
     assert ledger.pin("f2") == ("", version(1).evaluation)
     assert ledger.pin("f1") == ("", "")
@@ -189,7 +205,7 @@ def test_unknown_model_is_refused_naming_what_exists(
 
 
 def test_name_alone_is_the_champion(store: Store, keys: Keyring) -> None:
-    written(store, keys, made(1), made(2), made(3, "held"))
+    written(store, keys, made(1), made(2), made(3, "rejected"))
     assert find_version(store, keys, NAME).number == 2
     assert [split_spec(spec) for spec in (NAME, "m:1", "m@champion")] == [NAME] * 3
 

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hardcase.data.scores import read_scores
 from hardcase.store.store import Store, open_store
 
 PORT = 9109
@@ -80,7 +81,7 @@ def scores(store: Store) -> Iterator[Sample]:
             continue
         model, version = parts[1], parts[2]
         newest[model] = max(newest.get(model, 0), int(version))
-        for stage, found in json.loads(store.get_named(place) or b"{}").items():
+        for stage, found in read_scores(store.get_named(place) or b"{}").items():
             for score in ("overall", "exact_match"):
                 # Beside the stages stand numbers, of samples and the like.
                 if isinstance(found, dict) and isinstance(value := found.get(score), int | float):
