@@ -1,6 +1,6 @@
 """The configuration: frozen, strict, one class a step; a profile is a YAML file of them.
 
-Every field says its default and where it comes from. Unknown keys are refused.
+Every field has a description; docs/reference/configuration.md is generated from them. Unknown keys are refused.
 """
 
 from pathlib import Path
@@ -23,49 +23,67 @@ class Config(BaseModel):
 
 
 class IngestConfig(Config):
-    """From a user's source to a snapshot (`formats.md`)."""
+    """Turn a source into a snapshot. The rules of a source are in docs/reference/formats.md."""
 
-    max_bad_share: float = Field(default=0.05, ge=0, le=1)
-    eval_share: float = Field(default=0.25, ge=0, le=1)
-    group_distance: int = Field(default=4, ge=0, le=64, description="Hamming distance of 64-bit perceptual hashes")
-    shard_bytes: int = Field(default=64 * 2**20, gt=0, le=2**30)
+    max_bad_share: float = Field(
+        default=0.05, ge=0, le=1, description="Largest share of rows that may be quarantined; above it the run ends."
+    )
+    eval_share: float = Field(
+        default=0.25, ge=0, le=1, description="Share of groups drawn for evaluation where no row names its split."
+    )
+    group_distance: int = Field(
+        default=4,
+        ge=0,
+        le=64,
+        description="Hamming distance of 64-bit perceptual hashes up to which originals form one group.",
+    )
+    shard_bytes: int = Field(
+        default=64 * 2**20,
+        gt=0,
+        le=2**30,
+        description="Size in bytes at which a Parquet shard of the snapshot is closed.",
+    )
 
 
 class ValidateConfig(Config):
-    """Bounds of the expectation suite over the snapshot's table."""
+    """Bounds of the expectation suite over the snapshot's table. A snapshot outside them ends the run."""
 
-    min_train_rows: int = Field(default=100, ge=1)
-    min_eval_rows: int = Field(default=50, ge=1)
-    min_aspect_share: float = Field(default=0.05, ge=0, le=1, description="least share of rows of each aspect")
-    max_aspect_share: float = Field(default=0.6, ge=0, le=1)
-    min_none_share: float = Field(default=0.0, ge=0, le=1, description="least share of rows without a flaw")
-    max_none_share: float = Field(default=0.6, ge=0, le=1)
-    min_letter_share: float = Field(default=0.1, ge=0, le=1, description="least share of rows that flag each letter")
-    max_letter_share: float = Field(default=0.9, ge=0, le=1)
-    max_blank_share: float = Field(default=0.01, ge=0, le=1, description="most pictures of next to no contrast")
+    min_train_rows: int = Field(default=100, ge=1, description="Least number of training rows.")
+    min_eval_rows: int = Field(default=50, ge=1, description="Least number of evaluation rows.")
+    min_aspect_share: float = Field(default=0.05, ge=0, le=1, description="Least share of rows of each aspect.")
+    max_aspect_share: float = Field(default=0.6, ge=0, le=1, description="Largest share of rows of each aspect.")
+    min_none_share: float = Field(default=0.0, ge=0, le=1, description="Least share of rows without a flaw.")
+    max_none_share: float = Field(default=0.6, ge=0, le=1, description="Largest share of rows without a flaw.")
+    min_letter_share: float = Field(default=0.1, ge=0, le=1, description="Least share of rows that flag each letter.")
+    max_letter_share: float = Field(default=0.9, ge=0, le=1, description="Largest share of rows that flag each letter.")
+    max_blank_share: float = Field(
+        default=0.01, ge=0, le=1, description="Largest share of images with next to no contrast."
+    )
 
 
 class TinyModelConfig(Config):
-    """A small InternVL of the stock classes, built from nothing (sizes found in `findings.md`)."""
+    """A small InternVL of the stock classes, built from nothing. The sizes are those of docs/decisions/0004."""
 
-    image_size: int = 48
-    patch_size: int = 8
-    vision_hidden: int = 64
-    vision_layers: int = 2
-    text_hidden: int = 64
-    text_layers: int = 3
-    heads: int = 4
+    image_size: int = Field(default=48, description="Side of an image, in pixels.")
+    patch_size: int = Field(default=8, description="Side of a patch, in pixels; it divides `image_size`.")
+    vision_hidden: int = Field(default=64, description="Width of the vision encoder.")
+    vision_layers: int = Field(default=2, description="Layers of the vision encoder.")
+    text_hidden: int = Field(default=64, description="Width of the language model.")
+    text_layers: int = Field(default=3, description="Layers of the language model.")
+    heads: int = Field(default=4, description="Attention heads of both.")
 
 
 class ModelConfig(Config):
-    """Where SFT starts: a checkpoint (folder or hub id), or a tiny model built from nothing."""
+    """Where SFT starts: a checkpoint, or a tiny model built from nothing. Exactly one of the two is named."""
 
-    checkpoint: str | None = None
-    revision: str | None = None
+    checkpoint: str | None = Field(default=None, description="Folder or Hugging Face id of an InternVL checkpoint.")
+    revision: str | None = Field(default=None, description="Commit of the Hugging Face repository.")
     max_tiles: int | None = Field(
-        default=None, ge=1, description="of a checkpoint's image processor: most tiles a picture; its own if unset"
+        default=None,
+        ge=1,
+        description="Most tiles an image is cut into. Unset, the checkpoint's own image processor decides.",
     )
-    tiny: TinyModelConfig | None = None
+    tiny: TinyModelConfig | None = Field(default=None, description="Sizes of a model built from nothing.")
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelConfig":
@@ -75,78 +93,98 @@ class ModelConfig(Config):
 
 
 class EvaluateConfig(Config):
-    """Greedy answers on the untouched split, scores with bootstrap intervals."""
+    """Answer the untouched split greedily and score the answers."""
 
-    engine: EngineKind = "transformers"
-    batch_size: int = Field(default=64, ge=1)
-    max_new_tokens: int = Field(default=64, ge=1)
-    threads: int = Field(default=2, ge=1)
-    resamples: int = Field(default=2000, ge=100, description="bootstrap resamples over groups")
+    engine: EngineKind = Field(default="transformers", description="Engine that generates the answers.")
+    batch_size: int = Field(default=64, ge=1, description="Samples answered at a time.")
+    max_new_tokens: int = Field(
+        default=64, ge=1, description="Most tokens of an answer; a longer one is cut and scores 0."
+    )
+    threads: int = Field(default=2, ge=1, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
+    resamples: int = Field(default=2000, ge=100, description="Bootstrap resamples over groups, for the intervals.")
 
 
 class DriftConfig(Config):
-    """Drift of per-sample scores and answers against the reference; calibrated in docs/decisions/0002."""
+    """Compare per-sample scores and answers with the reference. Calibrated in docs/decisions/0002."""
 
-    alpha: float = Field(default=0.01, gt=0, lt=1, description="budget of false alarms, over all tests together")
-    min_drop: float = Field(default=0.03, ge=0, le=1, description="least fall of a score, or rise of invalid answers")
-    min_shift: float = Field(default=0.05, ge=0, le=1, description="least change of a category's share")
+    alpha: float = Field(default=0.01, gt=0, lt=1, description="Probability of a false alarm, over all tests together.")
+    min_drop: float = Field(
+        default=0.03, ge=0, le=1, description="Least fall of a score, or rise of invalid answers, that counts as drift."
+    )
+    min_shift: float = Field(
+        default=0.05, ge=0, le=1, description="Least change of a category's share that counts as drift."
+    )
 
 
 class RegisterConfig(Config):
-    """The gate before the alias `champion`; its reading is docs/decisions/0003."""
+    """The gate before the alias `champion`. Its rules are in docs/decisions/0003."""
 
     NAME: ClassVar[str] = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
-    name: str = Field(default="image-screener", pattern=f"^{NAME}$")
-    min_rows: int = Field(default=100, ge=1, description="least evaluation rows, and least shared with the champion's")
-    alpha: float = Field(default=0.05, gt=0, lt=1, description="of the overall interval, and of the four aspects'")
-    resamples: int = Field(default=2000, ge=100, description="bootstrap resamples over groups")
+    name: str = Field(default="image-screener", pattern=f"^{NAME}$", description="Name of the registered model.")
+    min_rows: int = Field(
+        default=100, ge=1, description="Least evaluation rows, and least rows shared with the champion's evaluation."
+    )
+    alpha: float = Field(
+        default=0.05, gt=0, lt=1, description="Significance of the overall interval and of the four aspects' intervals."
+    )
+    resamples: int = Field(default=2000, ge=100, description="Bootstrap resamples over groups.")
     retention_days: int | None = Field(
-        default=None, ge=1, description="Object Lock of ledger and dossier, on a bucket that has it"
+        default=None, ge=1, description="Days of Object Lock on ledger and dossier, in a bucket that supports it."
     )
 
 
 class LoraConfig(Config):
-    """Low-rank adapters (arXiv 2106.09685) in place of full training; merged into the model when it ends."""
+    """Low-rank adapters (arXiv 2106.09685) instead of full training. They are merged into the model when it ends."""
 
-    rank: int = Field(default=64, ge=1)
-    alpha: int = Field(default=128, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    rank: int = Field(default=64, ge=1, description="Rank of an adapter.")
+    alpha: int = Field(default=128, ge=1, description="Scale of an adapter's output: alpha / rank.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on an adapter's input.")
     targets: str = Field(
-        default=r".*language_model.*_proj", description="pattern of the names of layers that get an adapter"
+        default=r".*language_model.*_proj", description="Regular expression of the names of layers that get an adapter."
     )
 
 
 class TrainConfig(Config):
-    """What every phase of training has; AdamW with betas .9 and .98, gradients clipped at 1."""
+    """Settings of every phase of training. AdamW with betas .9 and .98, gradients clipped at 1."""
 
-    steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1, description="rows a device and step: samples in SFT, completions in GRPO")
-    accumulation: int = Field(default=1, ge=1)
-    learning_rate: float = Field(gt=0, description="falls linearly to 0")
-    warmup_steps: int = Field(default=0, ge=0, description="steps over which the learning rate rises")
-    weight_decay: float = Field(default=0.0, ge=0)
-    save_steps: int = Field(default=100, ge=1, description="steps between checkpoints")
-    bf16: bool = False
-    gradient_checkpointing: bool = False
-    workers: int = Field(default=0, ge=0, description="processes that decode pictures")
-    threads: int = Field(default=2, ge=1, description="of torch on CPU; fixed, since sums depend on it")
-    processes: int = Field(default=1, ge=1, description="that train together on a machine, one a GPU")
-    nodes: int = Field(default=1, ge=1, description="nodes of that many processes each: docs/how-to/train-on-gpus.md")
-    zero: Literal[2, 3] | None = Field(default=None, description="DeepSpeed by profiles/zero2.json or zero3.json")
-    lora: LoraConfig | None = None
+    steps: int = Field(ge=1, description="Optimizer steps.")
+    batch_size: int = Field(ge=1, description="Rows a device and step: samples in SFT, completions in GRPO.")
+    accumulation: int = Field(default=1, ge=1, description="Forward and backward passes an optimizer step.")
+    learning_rate: float = Field(gt=0, description="Peak learning rate. It falls linearly to 0.")
+    warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
+    save_steps: int = Field(default=100, ge=1, description="Steps between checkpoints.")
+    bf16: bool = Field(default=False, description="Compute in bfloat16.")
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute activations again in the backward pass, to save memory."
+    )
+    workers: int = Field(default=0, ge=0, description="Processes that decode images.")
+    threads: int = Field(default=2, ge=1, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
+    processes: int = Field(default=1, ge=1, description="Processes that train together on a machine, one for each GPU.")
+    nodes: int = Field(
+        default=1, ge=1, description="Machines of `processes` processes each, started by Kubeflow Trainer."
+    )
+    zero: Literal[2, 3] | None = Field(
+        default=None, description="Stage of DeepSpeed ZeRO (arXiv 1910.02054), from profiles/zero2.json or zero3.json."
+    )
+    lora: LoraConfig | None = Field(default=None, description="Train low-rank adapters instead of all weights.")
 
     @property
     def dtype(self) -> str:
-        """Of the weights while they are trained: bfloat16 where something else keeps what an update adds to them."""
+        """Return the type of weights during training: bfloat16 where another copy accumulates the updates."""
         return "bfloat16" if self.bf16 and (self.zero or self.lora) else "float32"
 
 
 class SftConfig(TrainConfig):
     """Supervised fine-tuning on the annotated samples."""
 
-    warm_up: TrainConfig | None = Field(default=None, description="captions of one picture, for a model from nothing")
-    reading: TrainConfig | None = Field(default=None, description="then what five pictures show, without a verdict")
+    warm_up: TrainConfig | None = Field(
+        default=None, description="First phase of a model built from nothing: captions of one image."
+    )
+    reading: TrainConfig | None = Field(
+        default=None, description="Second phase of a model built from nothing: descriptions of five images, no verdict."
+    )
 
     @model_validator(mode="after")
     def _phases_in_one_process(self) -> "SftConfig":
@@ -162,64 +200,79 @@ class SftConfig(TrainConfig):
 
 
 class SampleConfig(Config):
-    """How completions are drawn."""
+    """How completions are sampled."""
 
-    temperature: float = Field(default=1.0, gt=0)
-    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=1.0, gt=0, description="Sampling temperature.")
+    max_new_tokens: int = Field(default=64, ge=1, description="Most tokens of a completion.")
 
 
 class MineConfig(SampleConfig):
-    """Hard-case mining: k rollouts a training sample by the SFT model."""
+    """Hard-case mining (arXiv 2511.10055): k rollouts of each training sample by the SFT model."""
 
-    engine: EngineKind = "transformers"
-    k: int = Field(default=8, ge=2)
-    batch_size: int = Field(default=16, ge=1, description="prompts at a time")
-    threads: int = Field(default=2, ge=1)
-    hard_below: float = Field(default=0.5, gt=0, le=1, description="hard: solved in less than this share of rollouts")
+    engine: EngineKind = Field(default="transformers", description="Engine that generates the rollouts.")
+    k: int = Field(default=8, ge=2, description="Rollouts of each sample.")
+    batch_size: int = Field(default=16, ge=1, description="Prompts at a time.")
+    threads: int = Field(default=2, ge=1, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
+    hard_below: float = Field(
+        default=0.5, gt=0, le=1, description="A sample is hard when less than this share of its rollouts is right."
+    )
 
 
 class GrpoConfig(TrainConfig, SampleConfig):
     """HCM-GRPO (arXiv 2511.10055) on TRL's GRPO (arXiv 2402.03300)."""
 
-    engine: EngineKind = Field(default="transformers", description="of the rollouts; vllm shares the GPU with training")
-    vllm_memory: float = Field(default=0.3, gt=0, lt=1, description="share of the GPU that vllm takes")
-    generations: int = Field(default=8, ge=2, description="G, completions a prompt")
-    updates: int = Field(default=1, ge=1, description="passes over the same rollouts")
-    reward: RewardKind = Field(default="exact", description="what measured best: docs/decisions/0007")
-    partial_credit: float = Field(default=0.25, ge=0, le=1, description="worth of a wrong answer's share of the reward")
-    hard_share: float = Field(
-        default=0.0, ge=0, le=1, description="of the draws that go to hard cases; the rest is drawn alike from all"
+    engine: EngineKind = Field(
+        default="transformers", description="Engine that generates the rollouts. vLLM shares the GPU with training."
     )
-    suspects: bool = Field(default=True, description="whether what was never solved is drawn among the rest")
-    most_draws: int | None = Field(default=None, ge=1, description="of one case, while there are enough others")
-    rounds: int = Field(default=1, ge=1, description="of mining; the first is the step `mine`, later ones in between")
-    hard_below: float = Field(default=0.5, gt=0, le=1, description="as in `mine`, for later rounds")
-    beta: float = Field(default=0.0, ge=0, description="weight of the KL term; 0 needs no reference model")
+    vllm_memory: float = Field(default=0.3, gt=0, lt=1, description="Share of the GPU's memory that vLLM takes.")
+    generations: int = Field(default=8, ge=2, description="Completions of each prompt: the group size G.")
+    updates: int = Field(default=1, ge=1, description="Optimizer passes over the same rollouts.")
+    reward: RewardKind = Field(
+        default="exact",
+        description="Reward of an answer: docs/decisions/0001. `exact` measured best: docs/decisions/0007.",
+    )
+    partial_credit: float = Field(
+        default=0.25, ge=0, le=1, description="Weight of partial credit in the reward of a wrong answer."
+    )
+    hard_share: float = Field(
+        default=0.0, ge=0, le=1, description="Share of draws from the hard cases. The rest is uniform over all samples."
+    )
+    suspects: bool = Field(default=True, description="Draw samples that no rollout solved among the rest.")
+    most_draws: int | None = Field(
+        default=None, ge=1, description="Most draws of one sample while enough others remain. Unset, no limit."
+    )
+    rounds: int = Field(
+        default=1,
+        ge=1,
+        description="Rounds of mining. The step `mine` is the first; later ones happen during training.",
+    )
+    hard_below: float = Field(default=0.5, gt=0, le=1, description="As in `mine`, for the later rounds.")
+    beta: float = Field(default=0.0, ge=0, description="Weight of the KL term. 0 needs no reference model.")
 
 
 class ClusterConfig(Config):
-    """What pods of a cluster get, and among how many work is divided; on one machine it counts for nothing."""
+    """Resources of a cluster and how work is divided. A run on one machine ignores it."""
 
-    gpu_memory: GpuMemory | None = Field(default=None, description="of each GPU; none: no GPUs")
-    rollout_shards: int = Field(default=1, ge=1, le=256, description="pods that divide mining's rollouts")
-    answer_shards: int = Field(default=1, ge=1, le=256, description="pods that divide the answers to evaluate")
+    gpu_memory: GpuMemory | None = Field(default=None, description="Memory of each GPU. Unset, steps get no GPU.")
+    rollout_shards: int = Field(default=1, ge=1, le=256, description="Pods that share the rollouts of mining.")
+    answer_shards: int = Field(default=1, ge=1, le=256, description="Pods that share the answers to evaluate.")
 
 
 class Profile(Config):
-    """One way to retrain: every step's configuration."""
+    """One way to retrain: the configuration of every step."""
 
-    seed: int = Field(default=0, ge=0)
-    source: str
-    ingest: IngestConfig = IngestConfig()
-    validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
-    model: ModelConfig
-    sft: SftConfig
-    mine: MineConfig = MineConfig()
-    grpo: GrpoConfig
-    evaluate: EvaluateConfig = EvaluateConfig()
-    drift: DriftConfig = DriftConfig()
-    registration: RegisterConfig = Field(default=RegisterConfig(), alias="register")
-    cluster: ClusterConfig = ClusterConfig()
+    seed: int = Field(default=0, ge=0, description="Seed of everything that is random.")
+    source: str = Field(description="URI or path of the samples.")
+    ingest: IngestConfig = Field(default=IngestConfig(), description="Step `ingest`.")
+    validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate", description="Step `validate`.")
+    model: ModelConfig = Field(description="Model that SFT starts from.")
+    sft: SftConfig = Field(description="Step `sft`.")
+    mine: MineConfig = Field(default=MineConfig(), description="Steps `rollout` and `mine`.")
+    grpo: GrpoConfig = Field(description="Step `grpo`.")
+    evaluate: EvaluateConfig = Field(default=EvaluateConfig(), description="Steps `answer` and `evaluate`.")
+    drift: DriftConfig = Field(default=DriftConfig(), description="Step `drift`.")
+    registration: RegisterConfig = Field(default=RegisterConfig(), alias="register", description="Step `register`.")
+    cluster: ClusterConfig = Field(default=ClusterConfig(), description="Resources and division of work on a cluster.")
 
 
 PROFILES = Path(__file__).parent / "profiles"
@@ -242,7 +295,7 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
-        raise InputError(f"profile {path}: not YAML: {str(error).splitlines()[0]}; mend the file") from error
+        raise InputError(f"profile {path}: not YAML: {str(error).splitlines()[0]}; fix the file") from error
     for dotted, value in (overrides or {}).items():
         *parents, leaf = dotted.split(".")
         node = tree
@@ -256,4 +309,4 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"profile {path}: {where}: {first['msg']}; mend this key in the file or by --set") from error
+        raise InputError(f"profile {path}: {where}: {first['msg']}; fix this key in the file or by --set") from error
