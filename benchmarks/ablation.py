@@ -34,12 +34,12 @@ from matplotlib import pyplot as plt
 
 from hardcase.config import load_profile
 from hardcase.data.cases import read_cases
-from hardcase.data.scenes import TAIL_SHARE, draw_scene, encode
+from hardcase.data.scenes import TAIL_SHARE, draw_scene, encode_image
 from hardcase.data.snapshot import Snapshot
-from hardcase.model.engine import LocalEngine, answers
-from hardcase.model.grpo import improve
-from hardcase.model.internvl import load_model, set_up_torch, start_model
-from hardcase.model.sft import fine_tune, known_texts
+from hardcase.model.engine import LocalEngine, generate_answers
+from hardcase.model.grpo import train_grpo
+from hardcase.model.internvl import load_initial_model, load_model, set_up_torch
+from hardcase.model.sft import collect_vocabulary_texts, fine_tune
 from hardcase.steps.ingest import run as ingest_step
 from hardcase.steps.mine import run as mine_step
 from hardcase.steps.rollout import run as rollout_step
@@ -76,7 +76,7 @@ def fresh(dev: bool) -> list[Sample]:
     for index in range(POOL + MORE_TAIL):
         tail = index >= POOL or rng.random() < TAIL_SHARE
         scene = draw_scene(rng, tail=tail)
-        images = tuple(encode(image, ".jpg" if place else ".png") for place, image in enumerate(scene.images))
+        images = tuple(encode_image(image, ".jpg" if place else ".png") for place, image in enumerate(scene.images))
         name = f"{'tail' if tail else 'bulk'}-{index}"
         drawn.append(Sample(name, scene.aspect, frozenset(scene.truth), None, name, images))
     return drawn
@@ -111,18 +111,18 @@ def trained(job: tuple[Path, Path, str, int, int, bool]) -> None:
     pool = Snapshot.open(start / "snapshot", (start / "store").absolute().as_uri()).load("train")
     model, processor = load_model(start / "sft")
     if arm == "base":
-        model, processor = start_model(profile.model, known_texts(pool, warm_up=True), profile.seed)
+        model, processor = load_initial_model(profile.model, collect_vocabulary_texts(pool, warm_up=True), profile.seed)
     log: list[dict[str, Any]] = []
     began, changes = time.process_time(), ARMS[arm]
     with tempfile.TemporaryDirectory() as folder:
         if changes is not None:
             config = profile.grpo.model_copy(update={"threads": 1, "steps": steps, **changes})
-            log = improve(model, processor, pool, read_cases(start / "mined"), config, seed, Path(folder))
+            log = train_grpo(model, processor, pool, read_cases(start / "mined"), config, seed, Path(folder))
         elif arm not in UNTRAINED:
             more = profile.sft.model_copy(update={**MORE_SFT, "steps": round(steps * SFT_STEPS_A_GRPO_STEP)})
             log = fine_tune(model, processor, pool, more, seed, Path(folder))
     seconds, samples = time.process_time() - began, fresh(dev)
-    texts = answers(
+    texts = generate_answers(
         LocalEngine(model, processor),
         samples,
         copies=1,

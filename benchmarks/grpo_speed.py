@@ -44,12 +44,12 @@ def measured(size: str, what: str, prompts: int, kind: str, side: int = 448, gen
     from trl import GRPOConfig, GRPOTrainer
 
     from hardcase.config import TinyModelConfig
-    from hardcase.data.scenes import draw_scene, encode
+    from hardcase.data.scenes import draw_scene, encode_image
     from hardcase.model.engine import LocalEngine
     from hardcase.model.internvl import build_tiny, set_up_torch
-    from hardcase.model.rollout import prompt_inputs
-    from hardcase.model.rows import lazy_rows, prompt_row
-    from hardcase.model.sft import known_texts
+    from hardcase.model.rollout import build_prompt_inputs
+    from hardcase.model.rows import build_lazy_dataset, build_prompt_row
+    from hardcase.model.sft import collect_vocabulary_texts
     from hardcase.model.trainer import HCMGRPOTrainer
     from hardcase.task.reward import dpa_reward
     from hardcase.task.sample import Sample
@@ -59,7 +59,7 @@ def measured(size: str, what: str, prompts: int, kind: str, side: int = 448, gen
     samples = []
     for index in range(max(prompts, 2) * 5):
         scene = draw_scene(rng)
-        images = tuple(encode(image, ".png") for image in scene.images)
+        images = tuple(encode_image(image, ".png") for image in scene.images)
         samples.append(Sample(str(index), scene.aspect, frozenset(scene.truth), scene.reasoning, "", images))
     pictures = {"image_size": side, "patch_size": 14}
     shapes: dict[str, dict[str, int]] = {
@@ -68,9 +68,9 @@ def measured(size: str, what: str, prompts: int, kind: str, side: int = 448, gen
         | {"vision_hidden": 128, "vision_layers": 2, "text_hidden": 256, "text_layers": 6, "heads": 4},
         "mid": pictures | {"vision_hidden": 256, "vision_layers": 6, "text_hidden": 512, "text_layers": 8, "heads": 8},
     }
-    model, processor = build_tiny(TinyModelConfig(**shapes[size]), known_texts(samples, warm_up=True), 0)
+    model, processor = build_tiny(TinyModelConfig(**shapes[size]), collect_vocabulary_texts(samples, warm_up=True), 0)
     if what == "mining":
-        return _seconds(_mining(kind, LocalEngine(model, processor), samples[:prompts], prompt_inputs))
+        return _seconds(_mining(kind, LocalEngine(model, processor), samples[:prompts], build_prompt_inputs))
     with tempfile.TemporaryDirectory() as folder:
         arguments = GRPOConfig(
             output_dir=folder,
@@ -90,14 +90,14 @@ def measured(size: str, what: str, prompts: int, kind: str, side: int = 448, gen
             model,
             dpa_reward,
             args=arguments,
-            train_dataset=lazy_rows(len(samples), lambda index: prompt_row(samples[index])),
+            train_dataset=build_lazy_dataset(len(samples), lambda index: build_prompt_row(samples[index])),
             processing_class=processor,
         )
         if what == "step":
             return _seconds(trainer.train)
         trainer.model.train()
         trainer.current_gradient_accumulation_steps = 1
-        rows = [prompt_row(sample) for sample in samples[:prompts] for _ in range(generations)]
+        rows = [build_prompt_row(sample) for sample in samples[:prompts] for _ in range(generations)]
         if what == "generation":
             spent: list[float] = []
             whole = trainer._generate_single_turn
@@ -117,12 +117,12 @@ def measured(size: str, what: str, prompts: int, kind: str, side: int = 448, gen
         return peak / 2**20 if what == "memory" else spent_here
 
 
-def _mining(kind: str, engine: Any, samples: list[Any], prompt_inputs: Any) -> Any:
+def _mining(kind: str, engine: Any, samples: list[Any], build_prompt_inputs: Any) -> Any:
     if kind == "ours":
         return lambda: engine.complete(samples, G, COMPLETION["mid"], temperature=1.0, seed=0)
 
     def stock() -> None:
-        inputs = prompt_inputs(engine.processor, samples, engine.model.device)
+        inputs = build_prompt_inputs(engine.processor, samples, engine.model.device)
         engine.model.eval().generate(
             **inputs, do_sample=True, top_k=0, num_return_sequences=G, max_new_tokens=COMPLETION["mid"]
         )

@@ -82,7 +82,7 @@ def s3_turn(source: Path, scratch: Path, kinds: list[str]) -> Turn:
         reset_server()
         back = scratch / f"{kind}-back"
         if kind == "store":
-            store, kept = open_store(f"s3://{BUCKET}/hardcase", near=False), []
+            store, kept = open_store(f"s3://{BUCKET}/hardcase", cached=False), []
             put: Callable[[], Any] = lambda: kept.append(store.put_folder(source))  # noqa: B023, E731
             get: Callable[[], Any] = lambda: store.get_folder(kept[0], back)  # noqa: B023, E731
         else:

@@ -19,7 +19,7 @@ class GateRejected(HardcaseError):
     exit_code = 3
 
 
-def error_of(exit_code: int, message: str) -> HardcaseError:
+def build_error(exit_code: int, message: str) -> HardcaseError:
     """The error that ends with this exit code."""
     kinds = {kind.exit_code: kind for kind in (HardcaseError, InputError, GateRejected)}
     return kinds[exit_code](message)

@@ -68,7 +68,7 @@ def _facts(provenance: Provenance) -> dict[str, Any]:
 def _rows(store: Store, provenance: Provenance) -> dict[str, str]:
     """Digest of each row's content, by id and aspect."""
     digest = provenance.dependencies["snapshot"].digest
-    table: pa.Table = Snapshot(digest, json.loads(store.get_object(digest)), store).table()
+    table: pa.Table = Snapshot(digest, json.loads(store.get_object(digest)), store).read_table()
     rows = table.select(["id", "aspect", "answer", "reasoning", "split", "images"]).to_pylist()
     return {
         f"{row['id']} ({row['aspect']})": bytes_digest(

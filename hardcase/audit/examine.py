@@ -29,7 +29,7 @@ from hardcase.registry.ledger import (
     read_verdict,
     split_spec,
 )
-from hardcase.store.control import histories
+from hardcase.store.control import list_all_versions
 from hardcase.store.digest import bytes_digest
 from hardcase.store.store import Store, object_name
 
@@ -148,7 +148,7 @@ def _history(found: Audit, entries: Finding, store: Store) -> None:
             entry_name(ledger.name, place),
         )
     _rewritten(entries, ledger.name, store)
-    versions = {name.split("/")[2] for name in store.names(f"models/{ledger.name}")} - {"ledger"}
+    versions = {name.split("/")[2] for name in store.list_names(f"models/{ledger.name}")} - {"ledger"}
     for stray in sorted(versions - {str(number) for number in ledger.versions}):
         entries.add(
             "dossier without a version",
@@ -161,7 +161,7 @@ def _rewritten(entries: Finding, name: str, store: Store) -> None:
     """Names are written once; a versioned bucket remembers which were written again or deleted."""
     for folder in (f"{MODELS}/{name}", KEYS):
         try:
-            done = histories(store.uri, folder) or {}
+            done = list_all_versions(store.uri, folder) or {}
         except HardcaseError as error:
             entries.add(f"whether names in {folder} were written again was not looked at: {error}")
             continue
@@ -234,7 +234,7 @@ def _published(name: str, version: Version, dossier: Finding, store: Store) -> N
         listing = json.loads(store.get_object(version.dossier))
     except (HardcaseError, ValueError):
         return  # said already
-    there = set(store.names(f"models/{name}/{version.number}"))
+    there = set(store.list_names(f"models/{name}/{version.number}"))
     for file, digest in listing.items():
         place = dossier_name(name, version.number, file)
         data = store.get_named(place)

@@ -30,7 +30,7 @@ def audited(spec: str, home: Home, keys: Sequence[Path]) -> Audit:
             return []
 
     with showing("audit"):
-        return examine(open_store(home.store, near=False), spec, home.verifier(keys), shown)
+        return examine(open_store(home.store, cached=False), spec, home.verifier(keys), shown)
 
 
 def compared(name: str, first: str, second: str, home: Home, keys: Sequence[Path]) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def rebuild(spec: str, home: Home) -> None:
 
 def rolled_back(name: str, home: Home, why: str) -> Version:
     """Let the champion before this one serve again, once it is found whole."""
-    store, keys, name = open_store(home.store, near=False), home.keyring(), split_spec(name)
+    store, keys, name = open_store(home.store, cached=False), home.keyring(), split_spec(name)
 
     def whole(version: Version) -> None:
         found = examine(store, f"{name}:{version.number}", keys)

@@ -20,7 +20,7 @@ from hardcase.errors import InputError
 from hardcase.registry.ledger import fetch_model
 from hardcase.registry.runs import stored_runs, write_run
 from hardcase.runners.home import QUIET, Home
-from hardcase.store.store import local_path, open_store, write_whole
+from hardcase.store.store import open_store, parse_local_path, write_atomically
 
 app = typer.Typer(
     help="Retrain a small vision-language model that screens generated images.",
@@ -123,7 +123,7 @@ def ingested(source: str, config: IngestConfig, home: Home, profile: str) -> tup
         )
     result = {"snapshot": done.snapshot_id, "accepted": done.accepted, "quarantined": dict(done.quarantined)}
     summary = {"run_id": folder.name, "profile": profile, "status": "ingested", **result}
-    write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
     write_run(open_store(home.store), folder.name, summary)
     return folder, result
 
@@ -136,7 +136,7 @@ def digest_source(
     with reported(as_json):
         named = absolute(source)
         by_path = named.startswith("file://") or ("://" not in named and not named.startswith("snapshot:"))
-        if by_path and not local_path(named).exists():
+        if by_path and not parse_local_path(named).exists():
             raise InputError(f"source {source}: nothing lies there; name a folder, a manifest or a URI")
         digest = source_digest(named, Home.here().root)
     typer.echo(json.dumps({"source": named, "digest": digest}) if as_json else digest)
@@ -146,7 +146,7 @@ def digest_source(
 def runs(store: OfStore = None, as_json: AsJson = False) -> None:
     """List the runs, the newest first: those of this machine's home, or those recorded in a store."""
     with reported(as_json):
-        show.runs(stored_runs(open_store(store, near=False)) if store else Home.here().summaries(), as_json)
+        show.runs(stored_runs(open_store(store, cached=False)) if store else Home.here().summaries(), as_json)
 
 
 @app.command()
@@ -173,7 +173,7 @@ def fetched_report(run_id: str, uri: str) -> Path:
     if not (digest := run.get("report")):
         raise InputError(f"run {run['run_id']!r}: it has no report; it is {run['status']}")
     page = Path(f"report-{run['run_id']}.html").absolute()
-    write_whole(page, store.get_object(digest))
+    write_atomically(page, store.get_object(digest))
     return page
 
 
@@ -218,9 +218,9 @@ def screen(
             if not path.is_file():
                 raise InputError(f"{path}: no such file; name five pictures")
         folder = model_folder(model, Home.of_latest(store), Path(scratch))
-        from hardcase.serving.screening import screened
+        from hardcase.serving.screening import screen_images
 
-        answers = screened(folder, [path.read_bytes() for path in images])
+        answers = screen_images(folder, [path.read_bytes() for path in images])
     show.screened(answers, as_json)
 
 
@@ -265,7 +265,7 @@ def audit(
         if html is not None:
             from hardcase.audit.page import page
 
-            write_whole(html, page(found).encode())
+            write_atomically(html, page(found).encode())
         again = {}
         if replay and not found.first:
             from hardcase.runners.replay import replayed
@@ -324,7 +324,7 @@ def gc(
         from hardcase.registry.retention import loose_objects
 
         home = Home.of_latest(store)
-        opened = open_store(home.store, near=False)
+        opened = open_store(home.store, cached=False)
         found = loose_objects(opened, home.verifier(), timedelta(days=older_than))
     show.loose(found, as_json)
 
@@ -335,11 +335,11 @@ def check(
 ) -> None:
     """Try what we rely on in a store, and refuse one that fails."""
     with reported(as_json):
-        from hardcase.store.conformance import check_store, refused
+        from hardcase.store.conformance import check_store, require_conformance
 
         found = check_store(uri)
         show.checked(found, as_json)
-        refused(uri, found)
+        require_conformance(uri, found)
 
 
 @app.command(name="compile")

@@ -15,7 +15,7 @@ from hardcase.store.digest import bytes_digest
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class RowSummary:
     """What is kept of a row between the two passes over its pictures.
 
     Attributes:
@@ -42,16 +42,16 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Assignment:
     """Where an accepted row goes."""
 
     split: str
     group: str
 
 
-def accept(
-    facts: Sequence[Facts], eval_share: float, group_distance: int, *, split_named: bool, group_named: bool
-) -> tuple[dict[int, Place], list[BadRow]]:
+def accept_rows(
+    facts: Sequence[RowSummary], eval_share: float, group_distance: int, *, split_named: bool, group_named: bool
+) -> tuple[dict[int, Assignment], list[BadRow]]:
     """Sort rows into places and quarantine.
 
     Args:
@@ -68,10 +68,10 @@ def accept(
     """
     bad: dict[int, BadRow] = {}
 
-    def put_out(each: Facts, reason: Reason, detail: str) -> None:
+    def put_out(each: RowSummary, reason: Reason, detail: str) -> None:
         bad[each.row] = BadRow(each.row, each.id, reason, detail)
 
-    def left() -> list[Facts]:
+    def left() -> list[RowSummary]:
         return [each for each in facts if each.row not in bad]
 
     for each in facts:
@@ -102,23 +102,25 @@ def accept(
         chosen = _evaluated(set(names), eval_share)
         sides = ["eval" if name in chosen else "train" for name in names]
     places = {
-        each.row: Place(side, name) for each, side, name in zip(rest, sides, names, strict=True) if each.row not in bad
+        each.row: Assignment(side, name)
+        for each, side, name in zip(rest, sides, names, strict=True)
+        if each.row not in bad
     }
     return places, list(bad.values())
 
 
-def _by(facts: Iterable[Facts], field: str) -> list[list[Facts]]:
-    found: dict[Hashable, list[Facts]] = defaultdict(list)
+def _by(facts: Iterable[RowSummary], field: str) -> list[list[RowSummary]]:
+    found: dict[Hashable, list[RowSummary]] = defaultdict(list)
     for each in facts:
         found[getattr(each, field)].append(each)
     return [same for same in found.values() if len(same) > 1]
 
 
-def _numbers(facts: Sequence[Facts]) -> str:
+def _numbers(facts: Sequence[RowSummary]) -> str:
     return ", ".join(str(each.row) for each in facts[:5]) + (", …" if len(facts) > 5 else "")
 
 
-def _groups(facts: Sequence[Facts], distance: int | None) -> list[str]:
+def _groups(facts: Sequence[RowSummary], distance: int | None) -> list[str]:
     """Each row's group: the smallest name in its connected component, a name being the row's own or its original's."""
     edges: list[npt.NDArray[np.int64]] = [np.empty((0, 2), dtype=np.int64)]
     for key in ("group", "original"):

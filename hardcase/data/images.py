@@ -43,7 +43,7 @@ class BadImage(Exception):
         self.reason, self.detail = reason, detail
 
 
-def inspect(data: bytes, suffix: str | None = None) -> tuple[Image.Image, str]:
+def inspect_image(data: bytes, suffix: str | None = None) -> tuple[Image.Image, str]:
     """Check a picture by every rule and decode it.
 
     Args:
@@ -80,13 +80,13 @@ def inspect(data: bytes, suffix: str | None = None) -> tuple[Image.Image, str]:
         raise BadImage("corrupt", f"{type(error).__name__}: {error}"[:200]) from error
 
 
-def decode(data: bytes) -> Image.Image:
+def decode_image(data: bytes) -> Image.Image:
     """Upright RGB pixels.
 
     Raises:
         BadImage: a rule is broken.
     """
-    return inspect(data)[0]
+    return inspect_image(data)[0]
 
 
 def _kind(data: bytes) -> str:

@@ -4,8 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from hardcase.data.remote import remote_digest
-from hardcase.store.store import local_path
+from hardcase.data.remote import digest_remote_source
+from hardcase.store.store import parse_local_path
 
 
 def source_digest(source: str, apart: Path | None = None) -> str:
@@ -16,12 +16,12 @@ def source_digest(source: str, apart: Path | None = None) -> str:
         apart: a folder that is left out where it lies inside the source.
     """
     if source.startswith("s3://"):
-        return remote_digest(source)
+        return digest_remote_source(source)
     if source.startswith("snapshot:"):  # its id says it
         return ""
     if "://" in source and not source.startswith("file://"):
         return ""
-    path = local_path(source)
+    path = parse_local_path(source)
     if not path.exists():
         return ""
     folder = path if path.is_dir() else path.parent

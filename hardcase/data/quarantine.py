@@ -10,7 +10,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hardcase.store.store import write_whole
+from hardcase.store.store import write_atomically
 
 SCHEMA: Final = pa.schema([("row", pa.int64()), ("id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
@@ -66,5 +66,5 @@ def write_quarantine(bad: Sequence[BadRow], path: Path) -> dict[str, int]:
     rows = sorted(bad, key=lambda each: each.row)
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([asdict(each) for each in rows], SCHEMA), buffer)
-    write_whole(path, buffer.getvalue().to_pybytes())
+    write_atomically(path, buffer.getvalue().to_pybytes())
     return dict(sorted(Counter(str(each.reason) for each in rows).items()))

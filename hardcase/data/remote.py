@@ -10,7 +10,7 @@ from obstore.exceptions import BaseError
 from hardcase.errors import InputError
 from hardcase.progress import track
 from hardcase.store.digest import bytes_digest, canonical_json
-from hardcase.store.store import open_objects, write_whole
+from hardcase.store.store import open_objects, write_atomically
 
 AT_ONCE: Final = 16
 MANIFEST: Final = (".jsonl", ".parquet")
@@ -40,7 +40,7 @@ def fetch_source(uri: str, folder: Path) -> Path:
             raise InputError(f"source {uri}: the key {entry['path']!r} cannot be a file's name; rename it")
         if not (path.is_file() and path.stat().st_size == entry["size"]):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, bytes(obstore.get(objects, entry["path"]).bytes()))
+            write_atomically(path, bytes(obstore.get(objects, entry["path"]).bytes()))
 
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -51,7 +51,7 @@ def fetch_source(uri: str, folder: Path) -> Path:
     return folder / manifest if manifest else folder
 
 
-def remote_digest(uri: str) -> str:
+def digest_remote_source(uri: str) -> str:
     """Of what lies under `uri`: every key, size and ETag."""
     listed = {entry["path"]: [entry["size"], entry["e_tag"]] for entry in _entries(_split(uri)[0])}
     return bytes_digest(canonical_json(listed))

@@ -109,9 +109,9 @@ class Scene:
         return self._notes({True: "", False: ""})
 
     def _notes(self, verdict: dict[bool, str]) -> str:
-        notes = [f"original {observation(self.views[0], self.aspect)}"] if self.aspect in AGAINST_ORIGINAL else []
+        notes = [f"original {describe_view(self.views[0], self.aspect)}"] if self.aspect in AGAINST_ORIGINAL else []
         for letter, view in zip(LETTERS, self.views[1:], strict=True):
-            seen = compared(view, self.views[0], self.aspect)
+            seen = compare_view(view, self.views[0], self.aspect)
             notes.append(f"{letter} {seen}{verdict[self.aspect in view.flaws]}")
         return " ".join(notes)
 
@@ -120,7 +120,7 @@ class Scene:
 AGAINST_ORIGINAL: Final = frozenset({"appearance_deformation", "extension_rationality"})
 
 
-def observation(view: View, aspect: str) -> str:
+def describe_view(view: View, aspect: str) -> str:
     """What an attentive eye notes about one picture for `aspect`, in words of `OBSERVATION_WORDS`."""
     if aspect == "appearance_deformation":
         shape = view.flaws.get(aspect, "")
@@ -132,20 +132,20 @@ def observation(view: View, aspect: str) -> str:
     return "spout" if view.spout else view.arm
 
 
-def compared(view: View, original: View, aspect: str) -> str:
+def compare_view(view: View, original: View, aspect: str) -> str:
     """What is noted about one candidate: the observation and, where two things have to agree, whether they do."""
     agreeing = {
         "appearance_deformation": view.band == original.band,
         "physical_shadow": view.shadow == view.light,
         "extension_rationality": view.arm == original.arm and not view.spout,
     }
-    seen = observation(view, aspect)
+    seen = describe_view(view, aspect)
     return f"{seen} {'same' if agreeing[aspect] else 'other'}" if aspect in agreeing else seen
 
 
-def caption(view: View) -> str:
+def describe_all_aspects(view: View) -> str:
     """What one picture shows in every aspect, for the perception warm-up."""
-    return " ".join(observation(view, aspect) for aspect in ASPECTS)
+    return " ".join(describe_view(view, aspect) for aspect in ASPECTS)
 
 
 def _product(rng: random.Random) -> Product:
@@ -327,7 +327,7 @@ def draw_scene(
     return Scene(product, aspect, tuple(views), tuple(images), hardness)
 
 
-def encode(image: Image.Image, suffix: str) -> bytes:
+def encode_image(image: Image.Image, suffix: str) -> bytes:
     """The picture as a JPEG or PNG file's bytes."""
     buffer = BytesIO()
     if suffix == ".jpg":
@@ -337,7 +337,7 @@ def encode(image: Image.Image, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def annotated_share(scene: Scene) -> float:
+def compute_annotation_share(scene: Scene) -> float:
     """The chance that someone writes down the reasoning for this scene.
 
     Annotation is expensive, so people explain what is plain to see and quick to write: no hard case, few flaws. A model
@@ -369,7 +369,7 @@ def write_source(folder: Path, samples: int, seed: int, views_a_product: int = 1
         for name, image in zip(("original", *LETTERS), scene.images, strict=True):
             suffix = ".png" if name == "original" else ".jpg"
             path = room / f"{index:06d}-{name}{suffix}"
-            path.write_bytes(encode(image, suffix))
+            path.write_bytes(encode_image(image, suffix))
             paths.append(path.relative_to(folder).as_posix())
         row = {
             "id": f"scene-{seed}-{index:06d}",
@@ -379,7 +379,7 @@ def write_source(folder: Path, samples: int, seed: int, views_a_product: int = 1
             "answer": scene.truth,
             "group": f"product-{seed}-{index // views_a_product:06d}",
         }
-        if rng.random() < annotated_share(scene):
+        if rng.random() < compute_annotation_share(scene):
             row["reasoning"] = scene.reasoning
         rows.append(json.dumps(row))
     (folder / "manifest.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")

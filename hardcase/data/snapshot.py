@@ -30,7 +30,7 @@ IMAGE: Final = pa.struct(
         ("std", pa.float64()),
     ]
 )
-FACTS: Final = [
+FIELDS: Final = [
     ("id", pa.string()),
     ("row", pa.int64()),
     ("aspect", pa.string()),
@@ -39,7 +39,7 @@ FACTS: Final = [
     ("split", pa.string()),
     ("group", pa.string()),
 ]
-SCHEMA: Final = pa.schema([*FACTS, ("images", pa.list_(IMAGE))])
+SCHEMA: Final = pa.schema([*FIELDS, ("images", pa.list_(IMAGE))])
 SPLITS: Final = ("train", "eval")
 
 
@@ -68,11 +68,11 @@ class Snapshot:
             raise InputError(f"{manifest}: not a snapshot manifest; make one with `hardcase ingest`") from error
         return cls(path_digest(manifest), content, open_store(store))
 
-    def rows(self, split: str) -> int:
+    def count(self, split: str) -> int:
         """How many samples `split` holds."""
         return int(self.manifest["splits"][split])
 
-    def samples(self, split: str) -> Iterator[Sample]:
+    def iterate(self, split: str) -> Iterator[Sample]:
         """The samples of `split`, one shard in memory at a time."""
         for shard in self._shards(split):
             for batch in shard.iter_batches(batch_size=64):
@@ -88,22 +88,22 @@ class Snapshot:
 
     def load(self, split: str) -> list[Sample]:
         """The samples of `split`, encoded pictures and all, in memory."""
-        return list(self.samples(split))
+        return list(self.iterate(split))
 
     def load_shard(self, split: str, shard: str) -> tuple[int, list[Sample]]:
         """A part of `split`, `3/8` the third of eight alike in size: how many samples lie before it, and its own."""
-        (number, shards), rows = map(int, shard.split("/")), self.rows(split)
+        (number, shards), rows = map(int, shard.split("/")), self.count(split)
         start, stop = rows * (number - 1) // shards, rows * number // shards
-        return start, list(islice(self.samples(split), start, stop))
+        return start, list(islice(self.iterate(split), start, stop))
 
-    def facts(self, split: str) -> list[dict[str, Any]]:
+    def read_labels(self, split: str) -> list[dict[str, Any]]:
         """Id, aspect, answer and group of the samples of `split`, in order; no picture is decoded."""
         columns = ["id", "aspect", "answer", "group"]
         return [row for shard in self._shards(split) for row in shard.read(columns=columns).to_pylist()]
 
-    def table(self) -> pa.Table:
+    def read_table(self) -> pa.Table:
         """All rows without the pictures' bytes."""
-        columns = [name for name, _ in FACTS] + [
+        columns = [name for name, _ in FIELDS] + [
             f"images.list.element.{field.name}" for field in IMAGE if field.name != "bytes"
         ]
         tables = [shard.read(columns=columns) for split in SPLITS for shard in self._shards(split)]

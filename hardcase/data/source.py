@@ -87,7 +87,7 @@ class Source:
         self.unknown_keys: set[str] = set()
         self.split_named = self.group_named = False
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def read_rows(self) -> Iterator[Row | BadRow]:
         """Every row, in order; what is bad about its fields makes it a `BadRow`.
 
         Raises:
@@ -100,7 +100,7 @@ class Source:
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"source {self.manifest}: cannot be read: {str(error)[:200]}; write it anew") from error
 
-    def read(self, path: str) -> bytes:
+    def read_image(self, path: str) -> bytes:
         """The bytes of one picture.
 
         Raises:

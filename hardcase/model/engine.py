@@ -15,14 +15,14 @@ from PIL import Image
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
 from hardcase.config import EngineKind
-from hardcase.data.images import decode
+from hardcase.data.images import decode_image
 from hardcase.data.weights import refuse_pickles
 from hardcase.errors import InputError
 from hardcase.model.internvl import load_model, load_processor
-from hardcase.model.rollout import generate, prompt_inputs
+from hardcase.model.rollout import build_prompt_inputs, generate_completions
 from hardcase.progress import track
-from hardcase.store.store import write_whole
-from hardcase.task.prompt import messages
+from hardcase.store.store import write_atomically
+from hardcase.task.prompt import build_messages
 from hardcase.task.sample import Sample
 
 PICTURES: Final = 5
@@ -51,8 +51,8 @@ class LocalEngine:
     ) -> list[list[str]]:
         device = self.model.device
         generator = torch.Generator(device).manual_seed(seed)
-        inputs = prompt_inputs(self.processor, samples, device)
-        ids = generate(self.model, inputs, copies, max_new_tokens, temperature, generator)
+        inputs = build_prompt_inputs(self.processor, samples, device)
+        ids = generate_completions(self.model, inputs, copies, max_new_tokens, temperature, generator)
         tokenizer: Any = self.processor.tokenizer
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [texts[start : start + copies] for start in range(0, len(texts), copies)]
@@ -83,9 +83,9 @@ class VllmEngine:
         self, samples: Sequence[Sample], copies: int, max_new_tokens: int, temperature: float, seed: int
     ) -> list[list[str]]:
         texts = self.processor.apply_chat_template(
-            [messages(sample.aspect) for sample in samples], add_generation_prompt=True, tokenize=False
+            [build_messages(sample.aspect) for sample in samples], add_generation_prompt=True, tokenize=False
         )
-        pictures = [[decode(data) for data in sample.images] for sample in samples]
+        pictures = [[decode_image(data) for data in sample.images] for sample in samples]
         prompts = [
             {"prompt": text, "multi_modal_data": {"image": images}}
             for text, images in zip(texts, pictures, strict=True)
@@ -115,7 +115,7 @@ def _length(processor: ProcessorMixin, sample: Sample) -> int:
     return sum(images.get_number_of_image_patches(height, width, {"crop_to_patches": True}) for width, height in sizes)
 
 
-def answers(
+def generate_answers(
     engine: Engine,
     samples: Sequence[Sample],
     *,
@@ -156,7 +156,7 @@ def answers(
             asked = [samples[index] for index in batch]
             answered = engine.complete(asked, copies, max_new_tokens, temperature, seed * 1_000_003 + first + start)
             if file is not None:
-                write_whole(file, json.dumps(answered).encode())
+                write_atomically(file, json.dumps(answered).encode())
         for index, each in zip(batch, answered, strict=True):
             texts[index] = each
     return texts

@@ -12,16 +12,16 @@ from trl.models.utils import unwrap_model_for_generation
 
 from hardcase.config import GrpoConfig
 from hardcase.data.cases import MinedCase, judge, read_cases, write_cases
-from hardcase.model.engine import LocalEngine, answers
-from hardcase.model.mining import Weights, mined_weights
-from hardcase.model.rows import lazy_rows, prompt_row
+from hardcase.model.engine import LocalEngine, generate_answers
+from hardcase.model.mining import Weights, compute_weights
+from hardcase.model.rows import build_lazy_dataset, build_prompt_row
 from hardcase.model.trainer import HCMGRPOTrainer
-from hardcase.model.training import adapters, common_arguments, train
+from hardcase.model.training import build_common_arguments, build_lora_config, train
 from hardcase.task.reward import dpa_reward
 from hardcase.task.sample import Sample
 
 
-def improve(
+def train_grpo(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     samples: Sequence[Sample],
@@ -48,20 +48,22 @@ def improve(
 
     @lru_cache(maxsize=2 * config.batch_size)  # a prompt is read once for each of its completions
     def prompt(index: int) -> dict[str, Any]:
-        return prompt_row(samples[index])
+        return build_prompt_row(samples[index])
 
     def weights(number: int) -> Weights:
         if number > 0:
             cases[:] = _mined_again(trainer, samples, config, seed + number, checkpoints / f"mined-{number}.parquet")
-        return mined_weights(cases, samples, config)
+        return compute_weights(cases, samples, config)
 
     trainer = HCMGRPOTrainer(
         model,
         reward_funcs=partial(dpa_reward, kind=config.reward, worth=config.partial_credit),
         args=_arguments(config, seed, checkpoints),
-        train_dataset=lazy_rows(len(samples), lambda index: {**prompt(index), "hard": float(cases[index].hard)}),
+        train_dataset=build_lazy_dataset(
+            len(samples), lambda index: {**prompt(index), "hard": float(cases[index].hard)}
+        ),
         processing_class=processor,
-        peft_config=adapters(config),
+        peft_config=build_lora_config(config),
         weights=weights,
         rounds=config.rounds,
         most_draws=config.most_draws,
@@ -80,7 +82,7 @@ def _mined_again(
         accelerator = trainer.accelerator
         own = samples[accelerator.process_index :: accelerator.num_processes]
         with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model:
-            rollouts = answers(
+            rollouts = generate_answers(
                 LocalEngine(model, trainer.processing_class),
                 own,
                 copies=config.generations,
@@ -105,7 +107,7 @@ def _mined_again(
 
 def _arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpoConfig:
     return TrlGrpoConfig(
-        **common_arguments(config, seed, folder),
+        **build_common_arguments(config, seed, folder),
         num_generations=config.generations,
         max_completion_length=config.max_new_tokens,
         temperature=config.temperature,

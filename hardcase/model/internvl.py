@@ -49,7 +49,7 @@ def set_up_torch(seed: int, threads: int = 2) -> None:
     torch.manual_seed(seed)
 
 
-def start_model(
+def load_initial_model(
     config: ModelConfig, texts: Iterable[str], seed: int, dtype: str = "float32"
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The model and processor that training starts from.
@@ -192,7 +192,7 @@ def load_model(
     return model, processor
 
 
-def whole(model: torch.nn.Module, *, change: bool = False) -> AbstractContextManager[None]:
+def gather_weights(model: torch.nn.Module, *, change: bool = False) -> AbstractContextManager[None]:
     """Within it every process sees all of the weights, also those that ZeRO-3 keeps in parts; all must enter it.
 
     Args:
@@ -212,7 +212,7 @@ def whole(model: torch.nn.Module, *, change: bool = False) -> AbstractContextMan
 
 def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
     """Write model (safetensors), config and processor into `folder`; of several processes the main one does."""
-    with whole(model):
+    with gather_weights(model):
         if PartialState().is_main_process:
             # Files of a size that a store takes in one piece, and a reader holds in memory.
             model.save_pretrained(folder, safe_serialization=True, max_shard_size="1GB")

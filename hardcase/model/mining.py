@@ -28,7 +28,7 @@ def _spread(case: MinedCase, truth: frozenset[str], config: GrpoConfig) -> float
     return float(np.var([dpa(answer, truth, config.reward, config.partial_credit) for answer in answered]))
 
 
-def mined_weights(cases: Sequence[MinedCase], samples: Sequence[Sample], config: GrpoConfig) -> Weights:
+def compute_weights(cases: Sequence[MinedCase], samples: Sequence[Sample], config: GrpoConfig) -> Weights:
     """How often to draw each case, as chances that add up to 1; `samples` are the cases' own, in order.
 
     `config.hard_share` of the draws goes to hard cases, among them by the variance of the rewards that they would earn;

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from hardcase.data.images import decode
-from hardcase.task.prompt import messages
+from hardcase.data.images import decode_image
+from hardcase.task.prompt import build_messages
 from hardcase.task.sample import Sample
 
 
 @contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
     """No gradients, evaluation mode; the mode found is restored."""
     training = model.training
     model.eval()
@@ -31,7 +31,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
         model.train(training)
 
 
-def generate(
+def generate_completions(
     model: PreTrainedModel,
     inputs: dict[str, Tensor],
     generations: int,
@@ -55,7 +55,7 @@ def generate(
     config = model.generation_config
     (prompts, prompt_tokens), device = inputs["input_ids"].shape, inputs["input_ids"].device
     ends = torch.as_tensor(config.eos_token_id, device=device).reshape(-1)
-    with evaluating(model):
+    with evaluation_mode(model):
         output = model(**inputs, use_cache=True, logits_to_keep=1)
         logits_BGV = output.logits.repeat(1, generations, 1)
         visible_B1GL = inputs["attention_mask"].bool()[:, None, None].expand(-1, 1, generations, -1)
@@ -87,12 +87,14 @@ def _choose(logits_BGV: Tensor, temperature: float, generator: torch.Generator |
     return torch.multinomial(chances_BGV.flatten(0, 1), 1, generator=generator).view(chances_BGV.shape[:2])
 
 
-def prompt_inputs(processor: ProcessorMixin, samples: Sequence[Sample], device: torch.device) -> dict[str, Tensor]:
+def build_prompt_inputs(
+    processor: ProcessorMixin, samples: Sequence[Sample], device: torch.device
+) -> dict[str, Tensor]:
     """The batch that `generate` takes: prompts padded left, pictures decoded."""
     prompts = processor.apply_chat_template(
-        [messages(sample.aspect) for sample in samples], add_generation_prompt=True, tokenize=False
+        [build_messages(sample.aspect) for sample in samples], add_generation_prompt=True, tokenize=False
     )
-    images = [[decode(data) for data in sample.images] for sample in samples]
+    images = [[decode_image(data) for data in sample.images] for sample in samples]
     batch = processor(text=prompts, images=images, padding=True, padding_side="left", return_tensors="pt")
     keys = ("input_ids", "attention_mask", "pixel_values")
     return {key: batch[key].to(device) for key in keys}

@@ -5,14 +5,14 @@ from typing import Any
 
 from datasets import Dataset
 
-from hardcase.data.images import decode
-from hardcase.task.prompt import completion, messages
+from hardcase.data.images import decode_image
+from hardcase.task.prompt import build_messages, format_completion
 from hardcase.task.sample import Sample
 
 Row = dict[str, Any]
 
 
-def lazy_rows(count: int, row: Callable[[int], Row]) -> Dataset:
+def build_lazy_dataset(count: int, row: Callable[[int], Row]) -> Dataset:
     """A dataset of `count` rows; `row(i)` makes the i-th whenever it is read, and must be a pure function."""
 
     def batch(indices: dict[str, list[int]]) -> dict[str, list[Any]]:
@@ -22,32 +22,32 @@ def lazy_rows(count: int, row: Callable[[int], Row]) -> Dataset:
     return Dataset.from_dict({"row": list(range(count))}).with_transform(batch)
 
 
-def prompt_row(sample: Sample) -> Row:
+def build_prompt_row(sample: Sample) -> Row:
     """What generation and GRPO need of a sample: prompt, five pictures, truth."""
     return {
-        "prompt": messages(sample.aspect),
-        "images": [decode(data) for data in sample.images],
+        "prompt": build_messages(sample.aspect),
+        "images": [decode_image(data) for data in sample.images],
         "answer": sorted(sample.truth),
         "aspect": sample.aspect,
         "id": sample.id,
     }
 
 
-def sft_row(sample: Sample) -> Row:
+def build_sft_row(sample: Sample) -> Row:
     """A sample with its annotated chain of thought, for supervised fine-tuning."""
     assert sample.reasoning is not None
     return {
-        "prompt": messages(sample.aspect),
-        "completion": assistant(completion(sample.reasoning, sample.truth)),
-        "images": [decode(data) for data in sample.images],
+        "prompt": build_messages(sample.aspect),
+        "completion": build_assistant_turn(format_completion(sample.reasoning, sample.truth)),
+        "images": [decode_image(data) for data in sample.images],
     }
 
 
-def assistant(text: str) -> list[Row]:
+def build_assistant_turn(text: str) -> list[Row]:
     """`text` as the assistant's turn."""
     return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
 
 
-def annotated(samples: Sequence[Sample]) -> list[Sample]:
+def select_annotated(samples: Sequence[Sample]) -> list[Sample]:
     """The samples that carry a chain of thought."""
     return [sample for sample in samples if sample.reasoning is not None]

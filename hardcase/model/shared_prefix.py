@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 
-def cached(model: Any, input_ids: Tensor, mask: Tensor, prompt_tokens: int, of_row: Tensor, pixels: Tensor) -> Tensor:
+def compute_cached_logits(
+    model: Any, input_ids: Tensor, mask: Tensor, prompt_tokens: int, of_row: Tensor, pixels: Tensor
+) -> Tensor:
     """Logits (R, C, V) that predict each completion token.
 
     Args:
@@ -48,7 +50,9 @@ def cached(model: Any, input_ids: Tensor, mask: Tensor, prompt_tokens: int, of_r
     return torch.cat([prompt.logits[of_row, -1:], completion.logits[:, :-1]], 1)
 
 
-def packed(model: Any, input_ids: Tensor, mask: Tensor, prompt_tokens: int, of_row: Tensor, pixels: Tensor) -> Tensor:
+def compute_packed_logits(
+    model: Any, input_ids: Tensor, mask: Tensor, prompt_tokens: int, of_row: Tensor, pixels: Tensor
+) -> Tensor:
     """As `cached`, in one call of the model."""
     first, device = _first_rows(of_row), input_ids.device
     rows, width = len(input_ids), input_ids.size(1) - prompt_tokens

@@ -24,8 +24,8 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import pad, selective_log_softmax_and_entropy
 
 from hardcase.model.mining import GroupSampler, Weights
-from hardcase.model.rollout import generate
-from hardcase.model.shared_prefix import cached, packed
+from hardcase.model.rollout import generate_completions
+from hardcase.model.shared_prefix import compute_cached_logits, compute_packed_logits
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,9 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             ) as model,
             self.accelerator.autocast(),
         ):
-            completions = generate(model, inputs, num_generations, self.max_completion_length, self.temperature)
+            completions = generate_completions(
+                model, inputs, num_generations, self.max_completion_length, self.temperature
+            )
         ends = torch.as_tensor(self.eos_token_ids, device=completions.device)
         ended = torch.isin(completions, ends).int()
         lengths = torch.where(ended.any(1), ended.argmax(1) + 1, completions.size(1))
@@ -228,7 +230,9 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         stock = self.accelerator.unwrap_model(model)
         once = self.accelerator.num_processes > 1 or (stock.is_gradient_checkpointing and stock.training)
         with self.accelerator.autocast():
-            logits = (packed if once else cached)(model, input_ids, attention_mask, width, of_row, pixels)
+            logits = (compute_packed_logits if once else compute_cached_logits)(
+                model, input_ids, attention_mask, width, of_row, pixels
+            )
         logps, entropies = selective_log_softmax_and_entropy(
             logits.float(), input_ids[:, width:], entropy_requires_grad=False, temperature=self.temperature
         )

@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hardcase.config import TrainConfig
 from hardcase.errors import HardcaseError, InputError
-from hardcase.model.internvl import whole
+from hardcase.model.internvl import gather_weights
 from hardcase.progress import report
 
 logger = logging.getLogger(__name__)
@@ -77,15 +77,15 @@ def _shape(args: TrainingArguments) -> dict[str, int]:
     return {name: getattr(args, name) for name in SHAPE if hasattr(args, name)}
 
 
-def last_checkpoint(folder: Path) -> Path | None:
+def find_last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written whole; ones that were not are removed."""
-    whole = []
+    gather_weights = []
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         if (path / COMPLETE).exists():
-            whole.append(path)
+            gather_weights.append(path)
         else:
             shutil.rmtree(path)
-    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+    return max(gather_weights, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
 
 def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
     trainer.add_callback(_Watch(trainer, what))
     trainer.remove_callback(PrinterCallback)  # the log is returned
     with PartialState().main_process_first():
-        checkpoint = last_checkpoint(Path(trainer.args.output_dir))
+        checkpoint = find_last_checkpoint(Path(trainer.args.output_dir))
     if checkpoint is not None:
         before, now = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8")), _shape(trainer.args)
         if changed := [f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]]:
@@ -121,7 +121,7 @@ def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
             trainer.model.load_state_dict(saved.state_dict())
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if is_peft_model(trainer.model):
-        with whole(trainer.model, change=True):
+        with gather_weights(trainer.model, change=True):
             trainer.model.merge_and_unload()
     return [
         {"phase": what, **{key: value for key, value in sorted(entry.items()) if not key.endswith(UNSTEADY)}}
@@ -130,7 +130,7 @@ def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
     ]
 
 
-def common_arguments(config: TrainConfig, seed: int, folder: Path) -> dict[str, Any]:
+def build_common_arguments(config: TrainConfig, seed: int, folder: Path) -> dict[str, Any]:
     """What the arguments of TRL's trainers have in common; checkpoints go to `folder`."""
     return {
         "output_dir": str(folder),
@@ -158,7 +158,7 @@ def common_arguments(config: TrainConfig, seed: int, folder: Path) -> dict[str, 
     }
 
 
-def adapters(config: TrainConfig) -> LoraConfig | None:
+def build_lora_config(config: TrainConfig) -> LoraConfig | None:
     """LoRA as peft takes it, if it is configured."""
     if (lora := config.lora) is None:
         return None

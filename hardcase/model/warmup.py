@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from datasets import Dataset
 
-from hardcase.data.scenes import Scene, caption, draw_scene
-from hardcase.model.rows import assistant, lazy_rows
+from hardcase.data.scenes import Scene, describe_all_aspects, draw_scene
+from hardcase.model.rows import build_assistant_turn, build_lazy_dataset
 from hardcase.task.answer import THINK, THINK_END
-from hardcase.task.prompt import messages
+from hardcase.task.prompt import build_messages
 from hardcase.task.sample import LETTERS
 
 PICTURES_A_SCENE: Final = 5
@@ -33,7 +33,7 @@ def _scene(rng: random.Random, progress: float) -> Scene:
     )
 
 
-def warm_up_rows(count: int, seed: int) -> Dataset:
+def build_warm_up_rows(count: int, seed: int) -> Dataset:
     """`count` captioned single pictures in the order of a curriculum: read them in sequence, not shuffled."""
 
     @lru_cache(maxsize=64)
@@ -45,34 +45,34 @@ def warm_up_rows(count: int, seed: int) -> Dataset:
         drawn = scene(which)
         name = ("original", *random.Random(f"names {seed} {which}").sample(LETTERS, 4))[picture]
         return {
-            "prompt": caption_prompt(name),
-            "completion": assistant(caption_text(name, caption(drawn.views[picture]))),
+            "prompt": build_caption_prompt(name),
+            "completion": build_assistant_turn(format_caption(name, describe_all_aspects(drawn.views[picture]))),
             "images": [drawn.images[picture]],
         }
 
-    return lazy_rows(count, row)
+    return build_lazy_dataset(count, row)
 
 
-def reading_rows(count: int, seed: int) -> Dataset:
+def build_reading_rows(count: int, seed: int) -> Dataset:
     """`count` rows in the form of the task that say what five pictures show and judge nothing; a curriculum too."""
 
     def row(index: int) -> dict[str, Any]:
         drawn = _scene(random.Random(f"reading {seed} {index}"), index / count)
         return {
-            "prompt": messages(drawn.aspect),
-            "completion": assistant(f"{THINK}{drawn.reading}{THINK_END}"),
+            "prompt": build_messages(drawn.aspect),
+            "completion": build_assistant_turn(f"{THINK}{drawn.reading}{THINK_END}"),
             "images": list(drawn.images),
         }
 
-    return lazy_rows(count, row)
+    return build_lazy_dataset(count, row)
 
 
-def caption_prompt(name: str) -> list[dict[str, Any]]:
+def build_caption_prompt(name: str) -> list[dict[str, Any]]:
     """The user's turn that shows one picture by its name in the task's prompt."""
     title = "original image" if name == "original" else f"image {name}"
     return [{"role": "user", "content": [{"type": "text", "text": title}, {"type": "image"}]}]
 
 
-def caption_text(name: str, seen: str) -> str:
+def format_caption(name: str, seen: str) -> str:
     """The answer to `caption_prompt`."""
     return f"{THINK}{name} {seen}{THINK_END}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from hardcase.data.weights import refuse_pickles
 from hardcase.provenance.statement import FILE, FOLDER, SNAPSHOT, listed
 from hardcase.store.digest import path_digest
-from hardcase.store.store import Store, object_name, write_whole
+from hardcase.store.store import Store, object_name, write_atomically
 
 
 def keep_product(store: Store, path: Path) -> tuple[str, str]:
@@ -33,7 +33,7 @@ def fetch_product(store: Store, digest: str, kind: str, path: Path) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind != FOLDER:
-        write_whole(path, store.get_object(digest))
+        write_atomically(path, store.get_object(digest))
         return path
     draft = path.with_name(f".{path.name}.draft")
     for stale in (draft, path):

@@ -156,7 +156,7 @@ def stored_keys(store: Store) -> dict[str, Key]:
         DistrustError: one of them is none, or is not the one of its name.
     """
     keys: dict[str, Key] = {}
-    for name in store.names(KEYS):
+    for name in store.list_names(KEYS):
         try:
             key = public_key(store.get_named(name) or b"")
         except ValueError as error:

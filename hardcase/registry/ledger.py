@@ -194,7 +194,7 @@ def split_spec(spec: str) -> str:
 
 def models(store: Store) -> list[str]:
     """The names of all registered models."""
-    return sorted({name.split("/")[1] for name in store.names(MODELS)})
+    return sorted({name.split("/")[1] for name in store.list_names(MODELS)})
 
 
 def read_ledger(store: Store, name: str, keys: Keyring) -> Ledger:
@@ -207,7 +207,7 @@ def read_ledger(store: Store, name: str, keys: Keyring) -> Ledger:
     if not re.fullmatch(RegisterConfig.NAME, name):
         raise InputError(f"model name {name!r}: not letters, digits and `._-`; mend `register.name`")
     folder = f"{MODELS}/{name}/ledger"
-    keys_there = store.names(folder)
+    keys_there = store.list_names(folder)
     with ThreadPoolExecutor(8) as pool:
         envelopes = list(pool.map(store.get_named, keys_there))
     moves: list[Move] = []

@@ -46,7 +46,7 @@ def loose_objects(store: Store, keys: Keyring, older_than: timedelta) -> list[Lo
     needed = set(_reachable(store, keys))
     found = [
         Loose(object_name(digest), size, written)
-        for digest, size, written in store.kept()
+        for digest, size, written in store.list_objects()
         if digest not in needed and written < since
     ]
     return sorted(found, key=lambda loose: (-loose.size, loose.name))
@@ -56,7 +56,7 @@ def _reachable(store: Store, keys: Keyring) -> Iterator[str]:
     for name in models(store):
         for version in read_ledger(store, name, keys).versions.values():
             yield from _of_version(store, keys, version)
-    for name in store.names(RUNS):
+    for name in store.list_names(RUNS):
         run = run_record(store, name)
         if run.get("report"):
             yield run["report"]

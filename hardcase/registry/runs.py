@@ -70,7 +70,7 @@ def read_records(store: Store, run: str) -> dict[str, StepRecord]:
         HardcaseError: one of them is none.
     """
     last: dict[str, tuple[int, str]] = {}
-    for name in store.names(f"{RECORDS}/{run}"):
+    for name in store.list_names(f"{RECORDS}/{run}"):
         step, number, _ = name.rpartition("/")[2].rsplit(".", 2)
         last[step] = max(last.get(step, (0, "")), (int(number), name))
     found = [_record(store, name) for _, name in last.values()]
@@ -95,7 +95,7 @@ def read_run(store: Store, run: str) -> dict[str, Any] | None:
     Raises:
         HardcaseError: it is none.
     """
-    names = [name for name in store.names(RUNS) if _run_of(name)[0] == run]
+    names = [name for name in store.list_names(RUNS) if _run_of(name)[0] == run]
     return run_record(store, max(names, key=_run_of)) if names else None
 
 
@@ -113,9 +113,9 @@ def stored_runs(store: Store) -> list[dict[str, Any]]:
     Raises:
         HardcaseError: a record is none.
     """
-    last = {_run_of(name)[0]: name for name in sorted(store.names(RUNS), key=_run_of)}
+    last = {_run_of(name)[0]: name for name in sorted(store.list_names(RUNS), key=_run_of)}
     found = {run: run_record(store, name) for run, name in last.items()}
-    for run in {name.split("/")[1] for name in store.names(RECORDS)} - set(found):
+    for run in {name.split("/")[1] for name in store.list_names(RECORDS)} - set(found):
         steps = read_records(store, run)
         began = min((record.started for record in steps.values()), default="")
         states = {step: {"status": record.state} for step, record in steps.items()}

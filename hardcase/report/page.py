@@ -11,7 +11,7 @@ import jinja2
 import pyarrow.parquet as pq
 from PIL import Image
 
-from hardcase.data.images import decode
+from hardcase.data.images import decode_image
 from hardcase.data.snapshot import Snapshot
 from hardcase.report.figures import scores_figure, training_figure
 from hardcase.task.answer import format_answer
@@ -136,7 +136,7 @@ def _misses(there: Mapping[str, Path], store: str) -> list[dict[str, Any]]:
 
 def _found(snapshot: Path, store: str, split: str, ids: Iterable[str]) -> list[Sample]:
     wanted = {id: place for place, id in enumerate(ids)}
-    found = [sample for sample in Snapshot.open(snapshot, store).samples(split) if sample.id in wanted]
+    found = [sample for sample in Snapshot.open(snapshot, store).iterate(split) if sample.id in wanted]
     return sorted(found, key=lambda sample: wanted[sample.id])
 
 
@@ -152,7 +152,7 @@ def _card(sample: Sample, answers: list[str]) -> dict[str, Any]:
 
 
 def _data_uri(data: bytes) -> str:
-    picture = decode(data)
+    picture = decode_image(data)
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)

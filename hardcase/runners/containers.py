@@ -26,7 +26,7 @@ from hardcase.errors import InputError
 from hardcase.provenance.code import code_digest
 from hardcase.runners.home import Home
 from hardcase.runtime.running import LIGHT_IMAGE, TRAIN_IMAGE
-from hardcase.store.store import local_path
+from hardcase.store.store import parse_local_path
 
 LABEL = "hardcase.home"
 PASSED = ("AWS_", "DO_NOT_TRACK", "HARDCASE_", "HF_", "MLFLOW_", "OMP_", "OPENLINEAGE_", "TOKENIZERS_")
@@ -152,7 +152,7 @@ def _local(*places: str) -> Iterator[Path]:
     """Those that are here; of a file, its folder."""
     for place in places:
         with suppress(InputError):
-            path = local_path(place)
+            path = parse_local_path(place)
             if path.exists():
                 yield path if path.is_dir() else path.parent
 

@@ -35,7 +35,7 @@ from hardcase.runners.display import Bars
 from hardcase.runners.home import QUIET, Home, name_of_user
 from hardcase.runners.recording import RecordingCache, Router
 from hardcase.steps.configure import plan
-from hardcase.store.store import open_store, write_whole
+from hardcase.store.store import open_store, write_atomically
 from pipelines.retraining import STEPS, retraining
 
 Runner = Any  # one of kfp.local's, which has no types
@@ -69,7 +69,7 @@ def run(profile: Profile, name: str, home: Home, containers: bool = False) -> Ou
         arguments = plan(profile, home.store, home.tracking_uri, str(home.scratch), home.keyring(), home.root)
         folder = home.new_run(arguments["launch"]["fingerprint"])
         resolved = yaml.safe_dump(profile.model_dump(mode="json", by_alias=True), sort_keys=False)
-        write_whole(folder / "config.yaml", resolved.encode())
+        write_atomically(folder / "config.yaml", resolved.encode())
         facts = {"profile": name, "source": profile.source, "seed": profile.seed}
         with (
             Bars() as bars,
@@ -110,7 +110,7 @@ def _run(
             page = _report(artifacts, folder, {**facts, "run": folder.name}, error, home.store)
             last, times = cache.attestations.get(STEPS[-1]), (began, _now())
             summary = summarise(folder.name, facts, home.store, cache.records, artifacts, error, page, times, last)
-        write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+        write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
         if summary["snapshot"]:
             kept = open_store(home.store)
             stored = {**summary, "report": kept.put_object(Path(page).read_bytes()) if page else None}

@@ -21,7 +21,7 @@ from pydantic import validate_call
 from pydantic_core import to_jsonable_python
 
 from hardcase.config import PROFILES, TrainConfig
-from hardcase.errors import HardcaseError, error_of
+from hardcase.errors import HardcaseError, build_error
 from hardcase.runtime.nodes import train_on_nodes
 from hardcase.runtime.running import die_with_launcher, die_with_parent, set_up_logging
 from hardcase.store.digest import bytes_digest
@@ -110,7 +110,7 @@ def _run(
     # A network volume's cache may go on missing a name that was missing a moment ago; a folder is read anew.
     signs = [path for folder in folders for path in folder.iterdir() if path.name in (DONE, FAILED)]
     if failed := next((sign for sign in signs if sign.name == FAILED), None):
-        raise error_of(**json.loads(failed.read_text(encoding="utf-8")))
+        raise build_error(**json.loads(failed.read_text(encoding="utf-8")))
     if len(signs) < len(folders):
         raise HardcaseError(ended or "the processes ended without a word; see this step's log")
     if ended:  # gloo and NCCL now and then abort on threads of theirs while processes take leave of each other

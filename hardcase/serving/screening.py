@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hardcase.config import EvaluateConfig
-from hardcase.data.images import BadImage, decode
+from hardcase.data.images import BadImage, decode_image
 from hardcase.errors import InputError
-from hardcase.model.engine import answers, open_engine
+from hardcase.model.engine import generate_answers, open_engine
 from hardcase.model.internvl import set_up_torch
 from hardcase.task.answer import format_answer, parse_answer
 from hardcase.task.sample import ASPECTS, Sample
@@ -14,7 +14,7 @@ from hardcase.task.sample import ASPECTS, Sample
 NAMES = ("the original", "A", "B", "C", "D")
 
 
-def screened(model: Path, images: Sequence[bytes]) -> dict[str, dict[str, str | None]]:
+def screen_images(model: Path, images: Sequence[bytes]) -> dict[str, dict[str, str | None]]:
     """Ask the model about every aspect.
 
     Args:
@@ -29,7 +29,7 @@ def screened(model: Path, images: Sequence[bytes]) -> dict[str, dict[str, str | 
     """
     for name, data in zip(NAMES, images, strict=True):
         try:
-            decode(data)
+            decode_image(data)
         except BadImage as error:
             raise InputError(f"picture {name}: {error}; give a JPEG, PNG or WebP that opens") from error
     config = EvaluateConfig()
@@ -37,7 +37,7 @@ def screened(model: Path, images: Sequence[bytes]) -> dict[str, dict[str, str | 
     samples = [
         Sample(aspect, aspect, truth=frozenset(), reasoning=None, group="", images=tuple(images)) for aspect in ASPECTS
     ]
-    answered = answers(
+    answered = generate_answers(
         open_engine(config.engine, model, seed=0),
         samples,
         copies=1,

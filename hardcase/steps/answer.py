@@ -6,13 +6,19 @@ from hardcase.config import EvaluateConfig
 from hardcase.data.completions import write_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
-from hardcase.model.engine import answers as answered
-from hardcase.model.engine import open_engine
+from hardcase.model.engine import generate_answers, open_engine
 from hardcase.model.internvl import set_up_torch
 
 
 def run(
-    snapshot: Path, store: str, model: Path, config: EvaluateConfig, seed: int, shard: str, scratch: Path, answers: Path
+    snapshot: Path,
+    store: str,
+    model: Path,
+    config: EvaluateConfig,
+    seed: int,
+    shard: str,
+    scratch: Path,
+    answers: Path,
 ) -> None:
     """Write the completions of one shard.
 
@@ -30,11 +36,11 @@ def run(
         InputError: the snapshot holds no evaluation rows.
     """
     opened = Snapshot.open(snapshot, store)
-    if not opened.rows("eval"):
+    if not opened.count("eval"):
         raise InputError("snapshot: no rows in the evaluation split; raise `ingest.eval_share` or mark rows `eval`")
     first, samples = opened.load_shard("eval", shard)
     set_up_torch(seed, config.threads)
-    texts = answered(
+    texts = generate_answers(
         open_engine(config.engine, model, seed),
         samples,
         copies=1,

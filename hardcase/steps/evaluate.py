@@ -47,7 +47,7 @@ def run(
     Raises:
         HardcaseError: the answers are not to the snapshot's samples.
     """
-    facts = Snapshot.open(snapshot, store).facts("eval")
+    facts = Snapshot.open(snapshot, store).read_labels("eval")
     truths = [frozenset(row["answer"]) for row in facts]
     aspects, groups = [row["aspect"] for row in facts], [row["group"] for row in facts]
     final = _judge(answers, facts)

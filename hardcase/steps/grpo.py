@@ -6,7 +6,7 @@ from hardcase.config import GrpoConfig
 from hardcase.data.cases import read_cases
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
-from hardcase.model.grpo import improve
+from hardcase.model.grpo import train_grpo
 from hardcase.model.internvl import load_model, save_model, set_up_torch
 from hardcase.model.training import write_log
 
@@ -44,6 +44,6 @@ def run(
         raise InputError(f"{mined}: its ids are not the training split's; mine this snapshot again")
     set_up_torch(seed, config.threads)
     network, processor = load_model(model, dtype=config.dtype)
-    entries = improve(network, processor, samples, cases, config, seed, scratch)
+    entries = train_grpo(network, processor, samples, cases, config, seed, scratch)
     write_log(entries, log)
     save_model(network, processor, model_out)

@@ -25,8 +25,8 @@ import scipy.fftpack  # noqa: F401 — imagehash imports it when first used, whi
 from PIL import Image
 
 from hardcase.config import IngestConfig
-from hardcase.data.accept import Facts, Place, accept
-from hardcase.data.images import BadImage, inspect
+from hardcase.data.accept import Assignment, RowSummary, accept_rows
+from hardcase.data.images import BadImage, inspect_image
 from hardcase.data.quarantine import BadRow, Reason, write_quarantine
 from hardcase.data.remote import fetch_source
 from hardcase.data.snapshot import SCHEMA, SPLITS, Snapshot
@@ -34,7 +34,7 @@ from hardcase.data.source import BadPath, Row, Source
 from hardcase.errors import HardcaseError, InputError
 from hardcase.progress import report, track
 from hardcase.store.digest import bytes_digest, canonical_json
-from hardcase.store.store import Store, local_path, open_store, write_whole
+from hardcase.store.store import Store, open_store, parse_local_path, write_atomically
 
 CHUNK = 512
 TAKEN = "snapshot:"
@@ -102,7 +102,7 @@ def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantin
         write_quarantine([], quarantine)
         raise InputError(f"source {source}: its manifest has no rows; hand in at least one sample")
     facts = [_facts(each, pictures) for each, pictures in rows.values()]
-    places, refused = accept(
+    places, refused = accept_rows(
         facts,
         config.eval_share,
         config.group_distance,
@@ -130,7 +130,7 @@ def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantin
         }
     )
     kept.put_object(manifest)
-    write_whole(snapshot, manifest)
+    write_atomically(snapshot, manifest)
     return IngestResult(bytes_digest(manifest), len(accepted), reasons)
 
 
@@ -138,7 +138,7 @@ def _taken_over(snapshot_id: str, store: str, snapshot: Path, quarantine: Path) 
     """A snapshot made before, found whole."""
     kept = open_store(store)
     try:
-        write_whole(snapshot, kept.get_object(snapshot_id))
+        write_atomically(snapshot, kept.get_object(snapshot_id))
     except HardcaseError as error:
         raise InputError(f"source {TAKEN}{snapshot_id}: no such snapshot: {error}") from error
     opened = Snapshot.open(snapshot, store)
@@ -153,7 +153,7 @@ def _materialised(source: str, scratch: Path) -> Path:
     if source.startswith("s3://"):
         return fetch_source(source, scratch / "fetched")
     if not source.startswith("procedural:"):
-        return local_path(source)
+        return parse_local_path(source)
     from hardcase.data.scenes import write_source
 
     parts = urlsplit(source)
@@ -178,11 +178,11 @@ def _materialised(source: str, scratch: Path) -> Path:
 
 def _looked_at(source: Source) -> Iterator[tuple[Row | BadRow, list[Picture] | BadRow]]:
     """Every row with its pictures' facts, or with what is bad about it; in order, a chunk in memory at a time."""
-    rows, done = source.rows(), 0
+    rows, done = source.read_rows(), 0
     with ProcessPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         while chunk := list(islice(rows, CHUNK)):
             try:
-                yield from zip(chunk, pool.map(partial(_look, source.read), chunk, chunksize=32), strict=True)
+                yield from zip(chunk, pool.map(partial(_look, source.read_image), chunk, chunksize=32), strict=True)
             except (BrokenProcessPool, MemoryError) as error:
                 raise HardcaseError(
                     f"source {source.manifest}: a process reading the pictures of rows {chunk[0].row} to "
@@ -199,7 +199,7 @@ def _look(read: Callable[[str], bytes], row: Row | BadRow) -> list[Picture] | Ba
     for path in row.paths:
         try:
             data = read(path)
-            image, kind = inspect(data, Path(path).suffix)
+            image, kind = inspect_image(data, Path(path).suffix)
         except BadPath as error:
             return BadRow(row.row, row.id, error.reason, error.detail)
         except BadImage as error:
@@ -223,9 +223,9 @@ def _described(data: bytes, image: Image.Image, kind: str) -> Picture:
     )
 
 
-def _facts(row: Row, pictures: Sequence[Picture]) -> Facts:
+def _facts(row: Row, pictures: Sequence[Picture]) -> RowSummary:
     digests = [picture.sha256 for picture in pictures]
-    return Facts(
+    return RowSummary(
         row=row.row,
         id=row.id,
         content=bytes_digest(repr((row.aspect, row.answer, row.reasoning, row.split, row.group, digests)).encode()),
@@ -240,7 +240,7 @@ def _facts(row: Row, pictures: Sequence[Picture]) -> Facts:
 
 def _shards(
     source: Source,
-    accepted: Sequence[tuple[Row, list[Picture], Place]],
+    accepted: Sequence[tuple[Row, list[Picture], Assignment]],
     split: str,
     shard_bytes: int,
     store: Store,
@@ -276,7 +276,7 @@ def _shards(
 
 def _again(source: Source, path: str, picture: Picture) -> bytes:
     try:
-        data = source.read(path)
+        data = source.read_image(path)
     except BadPath:
         data = b""
     if bytes_digest(data) != picture.sha256:

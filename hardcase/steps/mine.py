@@ -21,7 +21,7 @@ def run(snapshot: Path, store: str, rollouts: Path, config: MineConfig, mined: P
     Raises:
         HardcaseError: the rollouts are not of the snapshot's samples.
     """
-    facts = Snapshot.open(snapshot, store).facts("train")
+    facts = Snapshot.open(snapshot, store).read_labels("train")
     texts = read_completions([rollouts], [row["id"] for row in facts])
     judged = zip(facts, texts, strict=True)
     write_cases([judge(row["id"], frozenset(row["answer"]), each, config.hard_below) for row, each in judged], mined)

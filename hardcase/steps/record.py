@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from hardcase.registry.tracking import show_run
 from hardcase.store.digest import canonical_json, path_digest
-from hardcase.store.store import open_store, write_whole
+from hardcase.store.store import open_store, write_atomically
 
 EXPERIMENT: Final = "hardcase-evaluations"
 RECORDS: Final = "evaluations"
@@ -59,7 +59,7 @@ def run(
         "evaluation": kept.put_object(evaluation.read_bytes()),
     }
     kept.put_named(f"{RECORDS}/{version.partition(':')[0]}/{run_id}.json", canonical_json(facts))
-    write_whole(result, canonical_json(facts))
+    write_atomically(result, canonical_json(facts))
     model = facts["scores"]["model"]
     metrics = {name: model[name] for name in ("overall", "exact_match")}
     show_run(

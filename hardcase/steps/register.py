@@ -38,7 +38,7 @@ from hardcase.registry.mirror import Mirror, UnshownError
 from hardcase.stats.gate import Decision, decide
 from hardcase.store.control import retain
 from hardcase.store.digest import canonical_json
-from hardcase.store.store import Store, open_store, write_whole
+from hardcase.store.store import Store, open_store, write_atomically
 
 COLUMNS: Final = ["id", "aspect", "group", "truth", "dpa", "exact"]
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def run(
         logger.info("another run registered a version first; judging again")
     published = publish_dossier(kept, config.name, done)
     if config.retention_days is not None:
-        for place in [*published, *kept.names(f"{MODELS}/{config.name}/ledger")]:
+        for place in [*published, *kept.list_names(f"{MODELS}/{config.name}/ledger")]:
             retain(kept.uri, place, config.retention_days)
     try:
         mirror.show(partial(read_ledger, kept, config.name, keys), kept.uri)
@@ -218,7 +218,7 @@ def _write(version: Version, name: str, gate: Mapping[str, Any], result: Path) -
         "differences": gate["differences"],
     }
     result.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(result, (json.dumps(registered, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_atomically(result, (json.dumps(registered, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def _json(made: Account, name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from hardcase.config import MineConfig
 from hardcase.data.completions import write_completions
 from hardcase.data.snapshot import Snapshot
-from hardcase.model.engine import answers, open_engine
+from hardcase.model.engine import generate_answers, open_engine
 from hardcase.model.internvl import set_up_torch
 
 
@@ -26,7 +26,7 @@ def run(
     """
     first, samples = Snapshot.open(snapshot, store).load_shard("train", shard)
     set_up_torch(seed, config.threads)
-    texts = answers(
+    texts = generate_answers(
         open_engine(config.engine, model, seed),
         samples,
         copies=config.k,

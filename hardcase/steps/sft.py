@@ -5,9 +5,9 @@ from pathlib import Path
 from hardcase.config import ModelConfig, SftConfig
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
-from hardcase.model.internvl import save_model, set_up_torch, start_model
-from hardcase.model.rows import annotated
-from hardcase.model.sft import fine_tune, known_texts
+from hardcase.model.internvl import load_initial_model, save_model, set_up_torch
+from hardcase.model.rows import select_annotated
+from hardcase.model.sft import collect_vocabulary_texts, fine_tune
 from hardcase.model.training import write_log
 
 
@@ -37,11 +37,11 @@ def run(
         InputError: no training sample carries a chain of thought, or the checkpoint cannot be loaded.
     """
     samples = Snapshot.open(snapshot, store).load("train")
-    if not annotated(samples):
+    if not select_annotated(samples):
         raise InputError("snapshot: no training row carries `reasoning`; annotate some, SFT learns from those only")
     set_up_torch(seed, config.threads)
-    network, processor = start_model(
-        model, known_texts(samples, warm_up=config.warm_up is not None), seed, config.dtype
+    network, processor = load_initial_model(
+        model, collect_vocabulary_texts(samples, warm_up=config.warm_up is not None), seed, config.dtype
     )
     entries = fine_tune(network, processor, samples, config, seed, scratch)
     write_log(entries, log)

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 
 from hardcase.config import ValidateConfig
 from hardcase.data.images import MAX_PIXELS, MAX_RATIO, MAX_SIDE, MIN_SIDE
-from hardcase.data.snapshot import FACTS, SCHEMA, SPLITS, Snapshot
+from hardcase.data.snapshot import FIELDS, SCHEMA, SPLITS, Snapshot
 from hardcase.data.source import MAX_REASONING
 from hardcase.errors import InputError
 from hardcase.report.validation import page
 from hardcase.store.digest import canonical_json
-from hardcase.store.store import write_whole
+from hardcase.store.store import write_atomically
 from hardcase.task.sample import ASPECTS, LETTERS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run(snapshot: Path, store: str, config: ValidateConfig, result: Path, docs: 
         InputError: an expectation is not met. Both outputs are there.
     """
     opened = Snapshot.open(snapshot, store)
-    table = opened.table() if opened.manifest["shards"] else SCHEMA.empty_table()
+    table = opened.read_table() if opened.manifest["shards"] else SCHEMA.empty_table()
     checked = _validated(flattened(table), config)
     expectations = [_expectation(each) for each in checked.results]
     failures = [
@@ -56,11 +56,11 @@ def run(snapshot: Path, store: str, config: ValidateConfig, result: Path, docs: 
         if not each["success"]
     ]
     content = {"success": not failures, "rows": table.num_rows, "expectations": expectations}
-    write_whole(result, canonical_json(content))
+    write_atomically(result, canonical_json(content))
     partial = docs.with_name(docs.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write_whole(partial / "index.html", page(checked, opened.id, table.num_rows, failures).encode())
+    write_atomically(partial / "index.html", page(checked, opened.id, table.num_rows, failures).encode())
     shutil.rmtree(docs, ignore_errors=True)
     partial.replace(docs)
     if failures:
@@ -140,7 +140,7 @@ def _suite(config: ValidateConfig) -> list[Any]:
     def none_of(column: str, mend: str) -> Any:
         return gx.ExpectColumnValuesToBeNull(column=column, meta={"mend": mend})
 
-    facts = [name for name, _ in FACTS]
+    facts = [name for name, _ in FIELDS]
     named = "the first are named here"
     least = {"train": config.min_train_rows, "eval": config.min_eval_rows}
     return [

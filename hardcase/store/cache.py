@@ -68,7 +68,7 @@ class ObjectCache:
         return [entry for entry in os.scandir(self.folder) if not entry.name.startswith(".")]
 
 
-def cache_of_this_machine() -> ObjectCache:
+def open_cache() -> ObjectCache:
     """In `$HARDCASE_CACHE`, `~/.cache/hardcase` by default; up to `$HARDCASE_CACHE_GB`, 20 by default."""
     folder = os.environ.get("HARDCASE_CACHE") or Path.home() / ".cache" / "hardcase"
     return ObjectCache(Path(folder), int(float(os.environ.get("HARDCASE_CACHE_GB") or 20) * 10**9))

@@ -18,7 +18,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore
 
 from hardcase.errors import InputError
-from hardcase.store.control import is_versioned, object_lock
+from hardcase.store.control import get_object_lock, is_versioned
 from hardcase.store.store import open_objects, refuse_links, split_s3
 
 WRITERS: Final = 16
@@ -69,7 +69,7 @@ def check_store(uri: str) -> list[Check]:
         _remove(objects, uri, folder)
 
 
-def refused(uri: str, checks: list[Check]) -> None:
+def require_conformance(uri: str, checks: list[Check]) -> None:
     """Refuse a place that fails what is required.
 
     Raises:
@@ -159,7 +159,7 @@ def _claims(uri: str, folder: str) -> list[Check]:
         return "an overwritten version is still there"
 
     def lock() -> str:
-        if (default := object_lock(client, bucket)) is None:
+        if (default := get_object_lock(client, bucket)) is None:
             return ""
         until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=LOCKED)
         held = {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": until, "ChecksumAlgorithm": "SHA256"}

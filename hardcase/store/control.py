@@ -32,7 +32,7 @@ class ObjectVersion:
     when: datetime.datetime
 
 
-def history(uri: str, name: str) -> list[ObjectVersion] | None:
+def list_versions(uri: str, name: str) -> list[ObjectVersion] | None:
     """All that was done to a name, newest first: one version if it was written once and left alone.
 
     Returns:
@@ -41,11 +41,11 @@ def history(uri: str, name: str) -> list[ObjectVersion] | None:
     Raises:
         HardcaseError: the bucket cannot be asked.
     """
-    found = histories(uri, name)
+    found = list_all_versions(uri, name)
     return None if found is None else found.get(name, [])
 
 
-def histories(uri: str, prefix: str) -> dict[str, list[ObjectVersion]] | None:
+def list_all_versions(uri: str, prefix: str) -> dict[str, list[ObjectVersion]] | None:
     """The history of every name in the folder `prefix`, also of those that were deleted, in one go; as `history`."""
     if not uri.startswith("s3://"):
         return None
@@ -85,7 +85,7 @@ def retain(uri: str, name: str, days: int) -> bool:
     key = above + check_name(name)
     until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
     with _asking(uri, name):
-        if object_lock(client, bucket) is None:
+        if get_object_lock(client, bucket) is None:
             return False
         held = client.head_object(Bucket=bucket, Key=key)
         if "ObjectLockRetainUntilDate" not in held or held["ObjectLockRetainUntilDate"] < until:
@@ -106,7 +106,7 @@ def is_versioned(client: Any, bucket: str) -> bool:
         raise
 
 
-def object_lock(client: Any, bucket: str) -> dict[str, Any] | None:
+def get_object_lock(client: Any, bucket: str) -> dict[str, Any] | None:
     """The bucket's default retention, which may be empty; None without Object Lock."""
     from botocore.exceptions import ClientError
 

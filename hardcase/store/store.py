@@ -26,7 +26,7 @@ from obstore.store import LocalStore, ObjectStore, S3Store
 
 from hardcase.errors import HardcaseError, InputError
 from hardcase.progress import track
-from hardcase.store.cache import cache_of_this_machine
+from hardcase.store.cache import open_cache
 from hardcase.store.digest import bytes_digest, canonical_json
 
 NAME: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)*[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
@@ -45,9 +45,9 @@ class Store:
         uri: where.
     """
 
-    def __init__(self, uri: str, *, near: bool = True) -> None:
+    def __init__(self, uri: str, *, cached: bool = True) -> None:
         self.uri, self._objects = open_objects(uri)
-        self._cache = cache_of_this_machine() if near and self.uri.startswith("s3://") else None
+        self._cache = open_cache() if cached and self.uri.startswith("s3://") else None
 
     def put_object(self, data: bytes) -> str:
         """Keep `data`, unless it is there already; its sha256.
@@ -118,7 +118,7 @@ class Store:
         self._inside(name)
         try:
             if self.uri.startswith("file:"):  # twice as fast as through obstore, which copies
-                return (local_path(self.uri) / name).read_bytes()
+                return (parse_local_path(self.uri) / name).read_bytes()
             return bytes(obstore.get(self._objects, name).bytes())
         except FileNotFoundError as error:
             raise HardcaseError(f"store {self.uri}: {name} is missing; run again to make it anew") from error
@@ -164,7 +164,7 @@ class Store:
             data = self.get_object(listing[name])
             try:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                write_whole(folder / name, data)
+                write_atomically(folder / name, data)
             except OSError as error:
                 raise HardcaseError(f"{folder / name}: cannot be written: {error.strerror}; make room there") from error
 
@@ -216,7 +216,7 @@ class Store:
         except (BaseError, OSError) as error:
             raise HardcaseError(f"store {self.uri}: cannot read {name}: {str(error)[:200]}; mend its rights") from error
 
-    def kept(self) -> Iterator[tuple[str, int, datetime]]:
+    def list_objects(self) -> Iterator[tuple[str, int, datetime]]:
         """Every object: its sha256, its size in bytes, when it was written.
 
         Raises:
@@ -229,7 +229,7 @@ class Store:
         except (BaseError, OSError) as error:
             raise HardcaseError(f"store {self.uri}: cannot be listed: {str(error)[:200]}; mend its rights") from error
 
-    def names(self, prefix: str) -> list[str]:
+    def list_names(self, prefix: str) -> list[str]:
         """All readable names in the folder `prefix`, sorted.
 
         Raises:
@@ -237,7 +237,7 @@ class Store:
         """
         try:
             if self.uri.startswith("file:"):
-                root = local_path(self.uri)
+                root = parse_local_path(self.uri)
                 for folder, folders, files in os.walk(root / self._inside(check_name(prefix))):
                     for name in folders + files:
                         self._inside((Path(folder) / name).relative_to(root).as_posix())
@@ -249,17 +249,17 @@ class Store:
             ) from error
 
 
-def open_store(uri: str, *, near: bool = True) -> Store:
+def open_store(uri: str, *, cached: bool = True) -> Store:
     """The store at `uri`.
 
     Args:
         uri: where.
-        near: read what was fetched before from this machine's cache; else always from the store itself.
+        cached: read what was fetched before from this machine's cache; else always from the store itself.
 
     Raises:
         InputError: not a place that can be opened.
     """
-    return Store(uri, near=near)
+    return Store(uri, cached=cached)
 
 
 def open_objects(uri: str) -> tuple[str, ObjectStore]:
@@ -273,7 +273,7 @@ def open_objects(uri: str) -> tuple[str, ObjectStore]:
         InputError: no such kind of place, or it cannot be opened.
     """
     if not uri.startswith("s3://"):
-        path = local_path(uri)
+        path = parse_local_path(uri)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -321,7 +321,7 @@ def split_s3(uri: str) -> tuple[str, str]:
     return bucket, prefix
 
 
-def local_path(uri: str) -> Path:
+def parse_local_path(uri: str) -> Path:
     """The path that `file:///…` or a plain path names.
 
     Raises:
@@ -342,11 +342,11 @@ def refuse_links(uri: str, name: str) -> None:
     Raises:
         HardcaseError: `name` is a link, or lies behind one.
     """
-    if uri.startswith("file:") and _is_linked(local_path(uri), name):
+    if uri.startswith("file:") and _is_linked(parse_local_path(uri), name):
         raise HardcaseError(f"store {uri}: {name} is a link or lies behind one; put what it leads to in its place")
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that is either not there or whole, whatever happens."""
     draft = path.with_name(f".{path.name}.draft")
     # Whoever puts a link in the draft's place must not have its target overwritten.

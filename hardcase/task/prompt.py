@@ -12,7 +12,7 @@ from hardcase.task.sample import ASPECTS, LETTERS
 ASPECT_NAMES: Final = {aspect: aspect.replace("_", " ") for aspect in ASPECTS}
 
 
-def question(aspect: str) -> str:
+def format_question(aspect: str) -> str:
     """The question about one of `ASPECTS`.
 
     Raises:
@@ -21,7 +21,7 @@ def question(aspect: str) -> str:
     return f"which images show a problem in {ASPECT_NAMES[aspect]} ?"
 
 
-def messages(aspect: str) -> list[dict[str, Any]]:
+def build_messages(aspect: str) -> list[dict[str, Any]]:
     """One user turn with placeholders for the five pictures, in the order of `Sample.images`.
 
     Raises:
@@ -30,10 +30,10 @@ def messages(aspect: str) -> list[dict[str, Any]]:
     content: list[dict[str, str]] = []
     for title in ("original image", *(f"image {letter}" for letter in LETTERS)):
         content += [{"type": "text", "text": title}, {"type": "image"}]
-    return [{"role": "user", "content": [*content, {"type": "text", "text": question(aspect)}]}]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": format_question(aspect)}]}]
 
 
-def completion(reasoning: str, truth: AbstractSet[str]) -> str:
+def format_completion(reasoning: str, truth: AbstractSet[str]) -> str:
     """The text a model is taught to write.
 
     It parses back to `truth` when `reasoning` holds a visible character, no tag, and leaves room for the tags within

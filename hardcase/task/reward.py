@@ -56,7 +56,7 @@ def dpa(
     return worth * PARTIAL[kind](answered, flawed)
 
 
-def completion_text(completion: Any) -> str | None:
+def extract_text(completion: Any) -> str | None:
     """The text of one completion as TRL hands it over; None when it is not one assistant turn of text.
 
     Args:
@@ -94,7 +94,7 @@ def dpa_reward(
         ValueError: not one answer for each completion.
     """
     return [
-        dpa(parse_answer(completion_text(completion)), truth, kind, worth)
+        dpa(parse_answer(extract_text(completion)), truth, kind, worth)
         for completion, truth in zip(completions, answer, strict=True)
     ]
 
@@ -106,4 +106,4 @@ def format_reward(completions: Sequence[Any], **kwargs: Any) -> list[float]:
         completions: texts, or conversational completions.
         **kwargs: the data set's columns and the trainer's own arguments, unused.
     """
-    return [float(parse_answer(completion_text(completion)) is not None) for completion in completions]
+    return [float(parse_answer(extract_text(completion)) is not None) for completion in completions]

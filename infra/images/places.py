@@ -16,7 +16,7 @@ def light() -> dict[str, str]:
     import matplotlib
     from huggingface_hub import constants
 
-    from hardcase.store.cache import cache_of_this_machine
+    from hardcase.store.cache import open_cache
 
     return {
         "home": str(Path.home()),
@@ -25,7 +25,7 @@ def light() -> dict[str, str]:
         "matplotlib's settings": matplotlib.get_configdir(),
         "Hugging Face Hub": constants.HF_HUB_CACHE,
         "Xet": constants.HF_XET_CACHE,
-        "hardcase": str(cache_of_this_machine().folder),
+        "hardcase": str(open_cache().folder),
     }
 
 

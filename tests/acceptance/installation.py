@@ -126,7 +126,7 @@ class Installation:
     @cached_property
     def opened(self) -> Store:
         """The store of the runs."""
-        return open_store(self.needs("STORE", self.store), near=False)
+        return open_store(self.needs("STORE", self.store), cached=False)
 
     @cached_property
     def package(self) -> Package:

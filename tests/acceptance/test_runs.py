@@ -87,7 +87,7 @@ def test_audit_finds_the_chain_closed(installation: Installation, succeeded: Lau
 
 def count_records(installation: Installation, run_id: str, step: str, state: str) -> int:
     """Return how many records of a step are in that state: `running` when an attempt begins, another when it ends."""
-    names = installation.opened.names(f"notes/{run_id}")
+    names = installation.opened.list_names(f"notes/{run_id}")
     held = [json.loads(installation.opened.get_named(name) or b"{}") for name in names if f"/{step}." in name]
     return sum(record["state"] == state for record in held)
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from hardcase.config import PROFILES, IngestConfig, Profile, TinyModelConfig, load_profile
 from hardcase.data.snapshot import Snapshot
 from hardcase.model.internvl import build_tiny, load_model, save_model
-from hardcase.model.rollout import prompt_inputs
-from hardcase.model.sft import known_texts
+from hardcase.model.rollout import build_prompt_inputs
+from hardcase.model.sft import collect_vocabulary_texts
 from hardcase.steps.answer import run as answer
 from hardcase.steps.evaluate import run as evaluate
 from hardcase.steps.grpo import run as grpo
@@ -63,7 +63,7 @@ def checkpoint(data: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory)
     """Laid out as OpenGVLab/InternVL3-2B-hf is: stock processor, up to 12 tiles a picture."""
     folder = tmp_path_factory.mktemp("checkpoint")
     samples = Snapshot.open(*data).load("train")
-    model, processor = build_tiny(SMALL, known_texts(samples, warm_up=False), 0)
+    model, processor = build_tiny(SMALL, collect_vocabulary_texts(samples, warm_up=False), 0)
     processor.image_processor.max_patches = 12
     save_model(model.to(torch.bfloat16), processor, folder)
     whole = json.loads((folder / "processor_config.json").read_text())
@@ -104,7 +104,7 @@ def test_a_stock_checkpoint_goes_through_every_step(
         assert all("language_model" in key and "_proj" in key for key in moved)
     samples = Snapshot.open(*data).load("train")
     model, processor = load_model(second)
-    inputs = prompt_inputs(processor, samples[:1], model.device)
+    inputs = build_prompt_inputs(processor, samples[:1], model.device)
     assert inputs["pixel_values"].shape == (7, 3, 448, 448), "one picture of two tiles and a thumbnail, four of one"
 
 

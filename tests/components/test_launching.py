@@ -15,13 +15,13 @@ from hardcase.data.completions import merge_completions, read_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import HardcaseError, InputError
 from hardcase.model.internvl import build_tiny, load_model, save_model
-from hardcase.model.sft import fine_tune, known_texts
+from hardcase.model.sft import collect_vocabulary_texts, fine_tune
 from hardcase.runtime.processes import in_processes, in_shards
 from hardcase.steps.answer import run as answer
 from hardcase.steps.grpo import run
 from hardcase.steps.ingest import run as ingest
 from hardcase.steps.sft import run as sft
-from hardcase.task.prompt import completion
+from hardcase.task.prompt import format_completion
 from tests.components import leaving, sharing
 
 SMALL = TinyModelConfig(image_size=32, vision_hidden=32, vision_layers=1, text_hidden=32, text_layers=2, heads=2)
@@ -49,11 +49,11 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     places[2].mkdir()
     ingest("procedural://?samples=24&seed=3", store, IngestConfig(eval_share=0.2), *places)
     samples = Snapshot.open(places[0], store).load("train")
-    model, processor = build_tiny(SMALL, known_texts(samples, warm_up=True), 0)
+    model, processor = build_tiny(SMALL, collect_vocabulary_texts(samples, warm_up=True), 0)
     learning = SftConfig(steps=150, batch_size=8, learning_rate=5e-3, threads=1, save_steps=150)
     fine_tune(model, processor, samples, learning, 0, folder / "sft")
     save_model(model, processor, folder / "model")
-    texts = {sample.id: [completion("x", sample.truth), ""] for sample in samples}
+    texts = {sample.id: [format_completion("x", sample.truth), ""] for sample in samples}
     write_cases([judge(sample.id, sample.truth, texts[sample.id], 0.6) for sample in samples], folder / "mined")
     return {"snapshot": places[0], "store": store, "model": folder / "model", "mined": folder / "mined", "seed": 0}
 
@@ -135,7 +135,7 @@ def test_answers_of_several_shards_are_those_of_one_byte_for_byte(given: dict[st
         assert len(tables) == shards
         merge_completions(tables, tmp_path / f"{shards}.parquet")
     assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "3.parquet").read_bytes()
-    ids = [row["id"] for row in Snapshot.open(given["snapshot"], given["store"]).facts("eval")]
+    ids = [row["id"] for row in Snapshot.open(given["snapshot"], given["store"]).read_labels("eval")]
     assert len(read_completions([tmp_path / "3.parquet"], ids)) == len(ids) > 3
 
 

@@ -73,7 +73,7 @@ class Desk:
         return dict(zip(table["row"].to_pylist(), table["reason"].to_pylist(), strict=True))
 
     def accepted(self) -> pa.Table:
-        return Snapshot.open(self.manifest, str(self.root / "store")).table()
+        return Snapshot.open(self.manifest, str(self.root / "store")).read_table()
 
     def files(self) -> dict[str, bytes]:
         """Every byte that came out, by name."""
@@ -94,8 +94,8 @@ def test_good_rows_come_back_as_they_were(desk: Desk) -> None:
     assert (result.accepted, result.quarantined) == (12, {})
     snapshot = Snapshot.open(desk.manifest, str(desk.root / "store"))
     assert snapshot.id == result.snapshot_id
-    found = {sample.id: sample for split in ("train", "eval") for sample in snapshot.samples(split)}
-    assert snapshot.rows("train") > 0 < snapshot.rows("eval")
+    found = {sample.id: sample for split in ("train", "eval") for sample in snapshot.iterate(split)}
+    assert snapshot.count("train") > 0 < snapshot.count("eval")
     for row in rows:
         sample = found[str(row["id"])]
         assert (sample.aspect, sorted(sample.truth)) == (row["aspect"], row["answer"])
@@ -338,13 +338,13 @@ def test_a_picture_that_changes_while_it_is_read_is_one_clear_error(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object]
 ) -> None:
     source = write(desk.source, samples(desk.source, 3))
-    accept = step.accept
+    accept = step.accept_rows
 
     def changing(*arguments: Any, **options: Any) -> Any:
         change(desk.source / "1-c.png")
         return accept(*arguments, **options)
 
-    monkeypatch.setattr(step, "accept", changing)
+    monkeypatch.setattr(step, "accept_rows", changing)
     with pytest.raises(HardcaseError, match=r"1-c\.png: changed while it was read"):
         desk.ingest(source)
     assert not desk.manifest.exists()
@@ -363,7 +363,7 @@ def test_a_dying_worker_is_one_clear_error(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, end: Callable[..., None]
 ) -> None:
     source = write(desk.source, samples(desk.source, 3))
-    monkeypatch.setattr(step, "inspect", end)
+    monkeypatch.setattr(step, "inspect_image", end)
     with pytest.raises(HardcaseError, match="rows 1 to 3 died"):
         desk.ingest(source)
 

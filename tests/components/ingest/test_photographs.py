@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from hardcase.config import IngestConfig
-from hardcase.data.images import decode
+from hardcase.data.images import decode_image
 from hardcase.data.snapshot import Snapshot
 from hardcase.steps import ingest as step
 from hardcase.task.sample import ASPECTS, LETTERS
@@ -118,24 +118,24 @@ def ingested(source: Path, out: Path, **config: Any) -> Snapshot:
 
 def test_real_photographs_come_in_whole_and_upright(source: Path, tmp_path: Path) -> None:
     snapshot = ingested(source, tmp_path)
-    samples = [sample for split in ("train", "eval") for sample in snapshot.samples(split)]
+    samples = [sample for split in ("train", "eval") for sample in snapshot.iterate(split)]
     assert {sample.aspect for sample in samples} == set(ASPECTS)
     near = []
     for sample in samples:
-        original, *candidates = (decode(data) for data in sample.images)
+        original, *candidates = (decode_image(data) for data in sample.images)
         assert original.size == (SIDE, SIDE)
         for letter, candidate in zip(LETTERS, candidates, strict=True):
             if letter not in sample.truth:
                 near.append(imagehash.phash(original) - imagehash.phash(candidate))
     assert max(near) <= 14  # a candidate still lying on its side is some 30 bits away
-    formats = {image["format"] for row in snapshot.table()["images"].to_pylist() for image in row}
+    formats = {image["format"] for row in snapshot.read_table()["images"].to_pylist() for image in row}
     assert formats == {"JPEG", "PNG", "WEBP"}
     assert snapshot.manifest["unknown_keys"] == ["photographer"]
 
 
 def test_crops_of_one_photograph_never_part(source: Path, tmp_path: Path) -> None:
     snapshot = ingested(source, tmp_path, eval_share=0.4)
-    table = snapshot.table()
+    table = snapshot.read_table()
     sides = set(zip(table["group"].to_pylist(), table["split"].to_pylist(), strict=True))
     assert len(sides) == 3
     assert {side for _, side in sides} == {"train", "eval"}

@@ -8,7 +8,7 @@ import boto3
 import pytest
 
 from hardcase.config import IngestConfig
-from hardcase.data.remote import fetch_source, remote_digest
+from hardcase.data.remote import digest_remote_source, fetch_source
 from hardcase.data.scenes import write_source
 from hardcase.errors import InputError
 from hardcase.steps.ingest import run
@@ -60,12 +60,12 @@ def test_what_was_fetched_whole_is_not_fetched_again(folder: Path, tmp_path: Pat
 
 def test_the_digest_changes_with_what_lies_there(folder: Path) -> None:
     client, uri = boto3.client("s3"), f"s3://data/team/{folder.name}"
-    before = remote_digest(uri)
-    assert remote_digest(f"{uri}/manifest.jsonl") == before
+    before = digest_remote_source(uri)
+    assert digest_remote_source(f"{uri}/manifest.jsonl") == before
     client.put_object(Bucket="data", Key=f"team/{folder.name}/more.txt", Body=b"x")
-    assert remote_digest(uri) != before
+    assert digest_remote_source(uri) != before
     client.delete_object(Bucket="data", Key=f"team/{folder.name}/more.txt")
-    assert remote_digest(uri) == before
+    assert digest_remote_source(uri) == before
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_statement_names_all_that_made_the_model(house: House) -> None:
     assert made["reference evaluation"].digest == house.ledger.versions[1].evaluation
     assert (provenance.run, provenance.parents) == ("run2", ())
     assert set(provenance.parameters["config"]) >= {"ingest", "sft", "grpo", "model", "register"}
-    names = house.store.names(f"models/{NAME}/2")
+    names = house.store.list_names(f"models/{NAME}/2")
     assert {Path(name).name for name in names} >= {"README.md", "provenance.dsse.json"}
 
 

@@ -34,11 +34,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "hard": True,
             "suspect": False,
         }
-        for sample in opened.samples("train")
+        for sample in opened.iterate("train")
     ]
     evaluation = [
         {"id": sample.id, "exact": False, "dpa": 0.0, "text": "<think><script>alert(1)</script></think>"}
-        for sample in opened.samples("eval")
+        for sample in opened.iterate("eval")
     ]
     pq.write_table(pa.Table.from_pylist(mined), folder / "mined.parquet")
     pq.write_table(pa.Table.from_pylist(evaluation), folder / "evaluation.parquet")

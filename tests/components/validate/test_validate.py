@@ -290,6 +290,6 @@ def test_only_what_crosses_splits_leaks_and_only_same_aspect_repeats(
 ) -> None:
     rows = _rows()
     change(rows)
-    table = flattened(Snapshot.open(_snapshot(tmp_path, rows), str(tmp_path / "store")).table())
+    table = flattened(Snapshot.open(_snapshot(tmp_path, rows), str(tmp_path / "store")).read_table())
     columns = [column for column in map(str, table) if column.startswith(("leaking_", "repeated_"))]
     assert {column for column in columns if table[column].notna().any()} == faults

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hardcase.data.accept import Facts, Place, accept
+from hardcase.data.accept import Assignment, RowSummary, accept_rows
 from hardcase.data.quarantine import Reason
 
 SPREAD = random.Random(0)
 
 
-def fact(row: int, **changes: Any) -> Facts:
+def fact(row: int, **changes: Any) -> RowSummary:
     values: dict[str, Any] = {
         "row": row,
         "id": f"id {row}",
@@ -24,11 +24,13 @@ def fact(row: int, **changes: Any) -> Facts:
         "split": None,
         "group": None,
     }
-    return Facts(**{**values, **changes})
+    return RowSummary(**{**values, **changes})
 
 
-def sorted_out(facts: list[Facts], share: float = 0.25, distance: int = 4) -> tuple[dict[int, Place], dict[int, str]]:
-    places, bad = accept(
+def sorted_out(
+    facts: list[RowSummary], share: float = 0.25, distance: int = 4
+) -> tuple[dict[int, Assignment], dict[int, str]]:
+    places, bad = accept_rows(
         facts,
         share,
         distance,

@@ -25,11 +25,11 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 @pytest.mark.parametrize("split", ["train", "eval"])
 def test_shards_are_all_samples_once_in_order(snapshot: Snapshot, split: str, shards: int) -> None:
     parts = [snapshot.load_shard(split, f"{number}/{shards}") for number in range(1, shards + 1)]
-    whole = [sample.id for sample in snapshot.samples(split)]
+    whole = [sample.id for sample in snapshot.iterate(split)]
     assert [sample.id for _, part in parts for sample in part] == whole
     assert [before for before, _ in parts] == [sum(len(p) for _, p in parts[:n]) for n in range(shards)]
     assert max(len(part) for _, part in parts) - min(len(part) for _, part in parts) <= 1
-    assert [row["id"] for row in snapshot.facts(split)] == whole
+    assert [row["id"] for row in snapshot.read_labels(split)] == whole
 
 
 def test_completions_come_back_by_shard_and_none_is_missing_or_another(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from hardcase.errors import HardcaseError, InputError
 from hardcase.store import control
-from hardcase.store.control import histories, history, retain
+from hardcase.store.control import list_all_versions, list_versions, retain
 from hardcase.store.store import open_store
 from tests.s3 import moto_bucket
 
@@ -34,9 +34,9 @@ def put(body: bytes, name: str) -> str:
 def test_a_name_written_once_has_one_version_and_one_never_written_none() -> None:
     open_store(URI).put_named("models/once/1", b"1")
     open_store(URI).put_named("models/once/1", b"2")
-    (version,) = history(URI, "models/once/1") or []
+    (version,) = list_versions(URI, "models/once/1") or []
     assert not version.deleted
-    assert history(URI, "models/once/2") == history(URI, "models/on") == []
+    assert list_versions(URI, "models/once/2") == list_versions(URI, "models/on") == []
 
 
 def test_a_name_overwritten_or_deleted_by_somebody_shows_it_newest_first() -> None:
@@ -47,14 +47,14 @@ def test_a_name_overwritten_or_deleted_by_somebody_shows_it_newest_first() -> No
     boto3.client("s3").delete_object(Bucket="locked", Key=f"team a/{name}")
     put(b"other", "models/h/10")
     assert store.get_named(name) is None
-    found = history(URI, name) or []
+    found = list_versions(URI, name) or []
     assert [version.deleted for version in found] == [True, False, False, False]
     assert forged in {version.id for version in found}
-    assert {known: len(seen) for known, seen in (histories(URI, "models/h") or {}).items()} == {
+    assert {known: len(seen) for known, seen in (list_all_versions(URI, "models/h") or {}).items()} == {
         name: 4,
         "models/h/10": 1,
     }
-    assert histories(URI, "models/h/1") == {name: found}
+    assert list_all_versions(URI, "models/h/1") == {name: found}
 
 
 def test_more_versions_than_one_answer_holds_are_all_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_more_versions_than_one_answer_holds_are_all_seen(monkeypatch: pytest.Mo
 
     versions = [put(str(number).encode(), "models/many/1") for number in range(5)]
     monkeypatch.setattr(control, "_place", two_at_a_time)
-    found = history(URI, "models/many/1") or []
+    found = list_versions(URI, "models/many/1") or []
     assert {version.id for version in found} == set(versions)
     assert found[0].id == versions[-1]
 
@@ -76,7 +76,7 @@ def test_more_versions_than_one_answer_holds_are_all_seen(monkeypatch: pytest.Mo
 def test_where_nothing_is_remembered_there_is_no_history(tmp_path: Path) -> None:
     open_store(str(tmp_path)).put_named(NAME, b"1")
     open_store("s3://plain").put_named(NAME, b"1")
-    assert history(tmp_path.as_uri(), NAME) is history("s3://plain", NAME) is None
+    assert list_versions(tmp_path.as_uri(), NAME) is list_versions("s3://plain", NAME) is None
     assert not retain(tmp_path.as_uri(), NAME, 1)
     assert not retain("s3://plain", NAME, 1)
 
@@ -85,7 +85,7 @@ def test_a_retained_name_cannot_be_deleted_and_never_becomes_free_sooner() -> No
     client, held = boto3.client("s3"), {"Bucket": "locked", "Key": f"team a/{NAME}"}
     open_store(URI).put_named(NAME, b"1")
     assert retain(URI, NAME, 30) and retain(URI, NAME, 1)
-    (version,) = history(URI, NAME) or []
+    (version,) = list_versions(URI, NAME) or []
     retention = client.head_object(**held)
     assert retention["ObjectLockMode"] == "GOVERNANCE"
     assert retention["ObjectLockRetainUntilDate"] > datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=29)
@@ -113,6 +113,10 @@ def test_what_cannot_be_asked_is_one_clear_error(uri: str) -> None:
 
 
 def test_a_name_that_could_be_none_is_refused() -> None:
-    for ask in (lambda: history(URI, "../x"), lambda: retain(URI, "a//b", 1), lambda: history("s3://b/../x", NAME)):
+    for ask in (
+        lambda: list_versions(URI, "../x"),
+        lambda: retain(URI, "a//b", 1),
+        lambda: list_versions("s3://b/../x", NAME),
+    ):
         with pytest.raises(InputError):
             ask()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from hardcase.data.images import MAX_BYTES, BadImage, decode, inspect
+from hardcase.data.images import MAX_BYTES, BadImage, decode_image, inspect_image
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 
@@ -31,7 +31,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 def reason(data: bytes, suffix: str | None = None) -> str:
     with pytest.raises(BadImage) as caught:
-        inspect(data, suffix)
+        inspect_image(data, suffix)
     assert caught.value.detail
     assert " at 0x" not in caught.value.detail  # else the quarantine would differ from run to run
     return caught.value.reason
@@ -50,14 +50,14 @@ def png(width: int, height: int, rows: bytes, depth: int = 8, colour: int = 0, e
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_good_picture_of_each_format_gets_in(kind: str) -> None:
-    image, found = inspect(encoded(pixels(), kind, quality=95), FORMATS[kind])
+    image, found = inspect_image(encoded(pixels(), kind, quality=95), FORMATS[kind])
     assert (found, image.mode, image.size) == (kind, "RGB", (40, 24))
     assert np.abs(np.asarray(image, int) - np.asarray(pixels(), int)).mean() < 8
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".jfif", ".JPG", ".Jpeg"])
 def test_every_suffix_of_jpeg_in_any_case_is_right(suffix: str) -> None:
-    assert inspect(encoded(pixels(), "JPEG"), suffix)[1] == "JPEG"
+    assert inspect_image(encoded(pixels(), "JPEG"), suffix)[1] == "JPEG"
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_a_missing_end_marker_is_refused_though_every_pixel_is_there(kind: str) 
 
 def test_a_progressive_jpeg_without_its_last_scan_is_refused() -> None:
     data = encoded(pixels(200, 200), "JPEG", progressive=True)
-    assert inspect(data)
+    assert inspect_image(data)
     assert reason(data[: data.rindex(b"\xff\xda")]) == "corrupt"
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_bytes_after_the_end_are_tolerated(kind: str) -> None:
-    assert inspect(encoded(pixels(), kind) + b"\0trailing\xff\xd8\xff")[0].size == (40, 24)
+    assert inspect_image(encoded(pixels(), kind) + b"\0trailing\xff\xd8\xff")[0].size == (40, 24)
 
 
 @pytest.mark.parametrize("name", [b"IDAT", b"IEND", b"IHDR"])
@@ -116,7 +116,7 @@ def test_pixels_cut_short_under_right_checksums_are_refused() -> None:
     rows = np.random.default_rng(0).bytes(33 * 32)
     rows = b"".join(b"\0" + rows[at : at + 32] for at in range(0, 1024, 32))
     data = png(32, 32, rows)
-    assert inspect(data)
+    assert inspect_image(data)
     at, end = data.index(b"IDAT"), data.index(b"IEND") - 8
     cut = data[: at - 4] + chunk(b"IDAT", data[at + 4 : end - 300]) + chunk(b"IEND", b"")
     assert reason(cut) == "corrupt"
@@ -130,13 +130,13 @@ def test_noise_after_a_right_head_is_one_clear_refusal(kind: str) -> None:
     for _ in range(60):  # a flipped byte either leaves a picture or is refused; nothing else may come out
         at = int(rng.integers(12, len(data)))
         try:
-            inspect(data[:at] + rng.bytes(1) + data[at + 1 :])
+            inspect_image(data[:at] + rng.bytes(1) + data[at + 1 :])
         except BadImage as error:
             assert error.detail
 
 
 def test_more_than_32_mib_is_refused_before_it_is_read() -> None:
-    assert inspect(encoded(pixels(), "JPEG").ljust(MAX_BYTES, b"\0"))
+    assert inspect_image(encoded(pixels(), "JPEG").ljust(MAX_BYTES, b"\0"))
     assert reason(encoded(pixels(), "JPEG").ljust(MAX_BYTES + 1, b"\0")) == "too_many_bytes"
 
 
@@ -167,7 +167,7 @@ def test_sides_and_ratio_are_limited(width: int, height: int, expected: str) -> 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 16), (320, 16), (16, 320), (16_384, 820)])
 def test_the_limits_themselves_are_in(width: int, height: int) -> None:
-    assert inspect(encoded(Image.new("1", (width, height))))[0].size == (width, height)
+    assert inspect_image(encoded(Image.new("1", (width, height))))[0].size == (width, height)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -177,7 +177,7 @@ def test_moving_pictures_are_refused(kind: str) -> None:
 
 def test_a_phones_mpo_counts_as_its_first_frame() -> None:
     data = encoded(pixels(), "MPO", save_all=True, append_images=[pixels(seed=1)], quality=95)
-    image, kind = inspect(data, ".jpg")
+    image, kind = inspect_image(data, ".jpg")
     assert kind == "JPEG"
     assert np.abs(np.asarray(image, int) - np.asarray(pixels(), int)).mean() < 8
 
@@ -187,7 +187,7 @@ def test_a_phones_mpo_counts_as_its_first_frame() -> None:
 def test_rotation_by_exif_is_applied(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = inspect(encoded(pixels(), kind, exif=exif))[0]
+    image = inspect_image(encoded(pixels(), kind, exif=exif))[0]
     assert image.size == ((40, 24) if orientation < 5 else (24, 40))
     width, height = image.size
     corner = {1: (0, 0), 2: (1, 0), 3: (1, 1), 4: (0, 1), 5: (0, 0), 6: (1, 0), 7: (1, 1), 8: (0, 1)}[orientation]
@@ -200,7 +200,7 @@ def test_rotation_by_exif_is_applied(kind: str, orientation: int) -> None:
 )
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_damaged_exif_note_does_not_lose_a_whole_picture(kind: str, note: bytes) -> None:
-    assert inspect(encoded(pixels(), kind, exif=note))[0].size == (40, 24)
+    assert inspect_image(encoded(pixels(), kind, exif=note))[0].size == (40, 24)
 
 
 def on_white(mode: str) -> Image.Image:
@@ -212,42 +212,42 @@ def on_white(mode: str) -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_alpha_is_flattened_on_white(mode: str) -> None:
-    image = inspect(encoded(on_white(mode)))[0]
+    image = inspect_image(encoded(on_white(mode)))[0]
     assert image.getpixel((2, 2)) == (255, 255, 255)
     assert image.getpixel((22, 2)) != (255, 255, 255)
 
 
 def test_half_transparent_is_half_white() -> None:
     image = Image.new("RGBA", (20, 20), (255, 0, 0, 128))
-    assert inspect(encoded(image))[0].getpixel((5, 5)) == (255, 127, 127)
-    assert inspect(encoded(image, "WEBP", lossless=True))[0].getpixel((5, 5)) == (255, 127, 127)
+    assert inspect_image(encoded(image))[0].getpixel((5, 5)) == (255, 127, 127)
+    assert inspect_image(encoded(image, "WEBP", lossless=True))[0].getpixel((5, 5)) == (255, 127, 127)
 
 
 def test_a_palette_with_a_transparent_colour_is_flattened_on_white() -> None:
     image = Image.new("P", (20, 20), 1)
     image.putpalette([0, 0, 0, 10, 200, 30])
-    assert inspect(encoded(image))[0].getpixel((5, 5)) == (10, 200, 30)
-    assert inspect(encoded(image, transparency=1))[0].getpixel((5, 5)) == (255, 255, 255)
+    assert inspect_image(encoded(image))[0].getpixel((5, 5)) == (10, 200, 30)
+    assert inspect_image(encoded(image, transparency=1))[0].getpixel((5, 5)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(("level", "expected"), [(0, 0), (0x80FF, 0x80), (0xFFFF, 255)])
 def test_16_bits_are_scaled_not_clipped(level: int, expected: int) -> None:
     grey = Image.fromarray(np.full((20, 20), level, dtype=np.uint16))
-    assert inspect(encoded(grey))[0].getpixel((5, 5)) == (expected,) * 3
+    assert inspect_image(encoded(grey))[0].getpixel((5, 5)) == (expected,) * 3
     row = b"\0" + struct.pack(">HHH", level, 0, level) * 20
-    assert inspect(png(20, 20, row * 20, depth=16, colour=2))[0].getpixel((5, 5)) == (expected, 0, expected)
+    assert inspect_image(png(20, 20, row * 20, depth=16, colour=2))[0].getpixel((5, 5)) == (expected, 0, expected)
 
 
 def test_a_transparent_level_of_16_bits_is_flattened_on_white() -> None:
     row = b"\0" + struct.pack(">HH", 0x1234, 0x8000) * 10
-    image = inspect(png(20, 20, row * 20, depth=16, extra=chunk(b"tRNS", struct.pack(">H", 0x1234))))[0]
+    image = inspect_image(png(20, 20, row * 20, depth=16, extra=chunk(b"tRNS", struct.pack(">H", 0x1234))))[0]
     assert (image.getpixel((4, 4)), image.getpixel((5, 4))) == ((255, 255, 255), (128, 128, 128))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     kind = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
-    image = inspect(encoded(pixels().convert(mode), kind))[0]
+    image = inspect_image(encoded(pixels().convert(mode), kind))[0]
     assert image.mode == "RGB"
     red, green, _ = image.getpixel((2, 2))  # type: ignore[misc]
     assert mode in ("1", "L") or red > 200 > 80 > green
@@ -257,11 +257,11 @@ def test_notes_beside_the_pixels_are_no_reason_to_refuse() -> None:
     note = PngInfo()
     note.add_text("prompt", "a red kettle " * 2000, zip=True)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert inspect(encoded(pixels(), pnginfo=note, icc_profile=profile))
-    assert inspect(encoded(pixels(), "JPEG", comment="x" * 60_000, icc_profile=profile))
+    assert inspect_image(encoded(pixels(), pnginfo=note, icc_profile=profile))
+    assert inspect_image(encoded(pixels(), "JPEG", comment="x" * 60_000, icc_profile=profile))
 
 
-@pytest.mark.parametrize("open_", [decode, lambda data: inspect(data)[0]], ids=["decode", "inspect"])
+@pytest.mark.parametrize("open_", [decode_image, lambda data: inspect_image(data)[0]], ids=["decode", "inspect"])
 def test_there_is_no_way_to_pixels_around_the_rules(open_: Callable[[bytes], Image.Image]) -> None:
     with pytest.raises(BadImage):
         open_(encoded(pixels(8, 8)))

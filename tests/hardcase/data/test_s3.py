@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from hardcase.errors import HardcaseError, InputError
-from hardcase.store.conformance import check_store, refused
+from hardcase.store.conformance import check_store, require_conformance
 from hardcase.store.digest import path_digest
 from hardcase.store.store import open_store
 from tests.s3 import moto_bucket, sloppy_endpoint
@@ -110,7 +110,7 @@ def test_every_upload_carries_its_sha256_or_object_lock_would_refuse_it() -> Non
 
 
 def test_a_large_object_that_was_altered_is_mended_by_putting_it_again() -> None:
-    store, data = open_store(URI, near=False), bytes(12 * 2**20)
+    store, data = open_store(URI, cached=False), bytes(12 * 2**20)
     digest = store.put_object(data)
     key = f"team a/hardcase/objects/{digest[:2]}/{digest}"
     boto3.client("s3").put_object(Bucket="models", Key=key, Body=b"wrong")
@@ -132,7 +132,7 @@ def test_without_credentials_the_error_says_what_to_set(monkeypatch: pytest.Monk
 def test_a_good_place_passes_every_check_and_is_left_clean(place: str, tmp_path: Path) -> None:
     uri = URI if place == "s3" else tmp_path.as_uri()
     checks = {check.name: check for check in check_store(uri)}
-    refused(uri, list(checks.values()))
+    require_conformance(uri, list(checks.values()))
     assert {name for name, check in checks.items() if check.required} == {
         "read after write",
         "put if absent, 16 writers",
@@ -159,7 +159,7 @@ def test_an_endpoint_that_ignores_conditions_is_refused_and_one_that_is_busy_is_
         assert verdicts["read after write"] == "ok"
         assert verdicts["put if absent, 16 writers"] == verdicts["listing"] == "failed"
         with pytest.raises(InputError, match=r"fails put if absent, 16 writers \(16 of 16 writers won"):
-            refused("s3://bucket", checks)
+            require_conformance("s3://bucket", checks)
 
 
 def test_what_a_bucket_claims_is_tried_and_told() -> None:

@@ -12,7 +12,7 @@ from hardcase.data.scenes import (
     OCCLUDING,
     RARE,
     Scene,
-    caption,
+    describe_all_aspects,
     draw_scene,
     write_source,
 )
@@ -111,7 +111,7 @@ def test_reasoning_starts_with_the_original_where_it_is_needed() -> None:
 
 
 def test_captions_speak_of_every_aspect(scenes: list[Scene]) -> None:
-    assert {len(caption(view).split()) for scene in scenes for view in scene.views} == {6}
+    assert {len(describe_all_aspects(view).split()) for scene in scenes for view in scene.views} == {6}
     assert len(ASPECTS) == 4
 
 

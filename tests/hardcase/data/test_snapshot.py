@@ -12,7 +12,7 @@ import pytest
 from hardcase.data.snapshot import SCHEMA, Snapshot
 from hardcase.errors import HardcaseError, InputError
 from hardcase.store.digest import bytes_digest, canonical_json
-from hardcase.store.store import local_path, open_store
+from hardcase.store.store import open_store, parse_local_path
 
 
 def row(number: int, split: str) -> dict[str, Any]:
@@ -55,9 +55,9 @@ def snapshot(tmp_path: Path) -> Snapshot:
 
 
 def test_samples_come_in_order_with_their_pictures(snapshot: Snapshot) -> None:
-    train = list(snapshot.samples("train"))
+    train = list(snapshot.iterate("train"))
     assert [sample.id for sample in train] == [str(number) for number in range(1, 81)]
-    assert (snapshot.rows("train"), snapshot.rows("eval")) == (80, 10)
+    assert (snapshot.count("train"), snapshot.count("eval")) == (80, 10)
     first = train[0]
     assert (first.truth, first.reasoning, first.group) == (frozenset("AC"), "because", "g1")
     assert [image[:3] for image in first.images] == [b"1 O", b"1 A", b"1 B", b"1 C", b"1 D"]
@@ -66,7 +66,7 @@ def test_samples_come_in_order_with_their_pictures(snapshot: Snapshot) -> None:
 
 
 def test_the_table_holds_all_facts_and_no_picture(snapshot: Snapshot) -> None:
-    table = snapshot.table()
+    table = snapshot.read_table()
     assert table.num_rows == 90
     assert table.nbytes < 100_000
     assert "bytes" not in [field.name for field in table.schema.field("images").type.value_type]
@@ -82,9 +82,9 @@ def test_altered_or_missing_shards_are_never_read(
     snapshot: Snapshot, tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     digest = snapshot.manifest["shards"][2]["sha256"]
-    damage(local_path(str(tmp_path / "store")) / "objects" / digest[:2] / digest)
+    damage(parse_local_path(str(tmp_path / "store")) / "objects" / digest[:2] / digest)
     assert len(snapshot.load("train")) == 80
-    for read in (lambda: snapshot.load("eval"), snapshot.table):
+    for read in (lambda: snapshot.load("eval"), snapshot.read_table):
         with pytest.raises(HardcaseError, match=digest):
             read()
 

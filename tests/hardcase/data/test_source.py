@@ -32,7 +32,7 @@ def line(**changes: Any) -> bytes:
 
 def rows(folder: Path, *lines: bytes, end: bytes = b"\n") -> list[Row | BadRow]:
     (folder / "manifest.jsonl").write_bytes(b"".join(each + end for each in lines))
-    return list(Source(folder).rows())
+    return list(Source(folder).read_rows())
 
 
 def only(folder: Path, data: bytes) -> Row | BadRow:
@@ -186,7 +186,7 @@ def test_marks_blanks_and_line_ends_keep_rows_and_their_numbers(tmp_path: Path) 
         b"\xef\xbb\xbf" + line(id="1") + b"\r\n\r\n \t\n" + line(id="2", note="a\u2028b") + b"\n\n" + line(id="3")
     )
     (tmp_path / "manifest.jsonl").write_bytes(manifest)
-    assert [(row.row, row.id) for row in Source(tmp_path).rows()] == [(1, "1"), (4, "2"), (6, "3")]
+    assert [(row.row, row.id) for row in Source(tmp_path).read_rows()] == [(1, "1"), (4, "2"), (6, "3")]
     bad = rows(tmp_path, line(), b"\xef\xbb\xbf" + line())[1]
     assert isinstance(bad, BadRow)  # a mark is one only at the start
 
@@ -194,11 +194,11 @@ def test_marks_blanks_and_line_ends_keep_rows_and_their_numbers(tmp_path: Path) 
 def test_unknown_keys_are_listed_once_and_boundedly(tmp_path: Path) -> None:
     source = Source(tmp_path) if rows(tmp_path, line(Aspect=1, note=2), line(note=3, **{"\ud800": 1})) else None
     assert source
-    list(source.rows())
+    list(source.read_rows())
     assert source.unknown_keys == {"Aspect", "note", "\ufffd"}
     rows(tmp_path, *(line(**{f"{number}" * 300: 1}) for number in range(300)))
     source = Source(tmp_path)
-    list(source.rows())
+    list(source.read_rows())
     assert len(source.unknown_keys) == 100
     assert max(map(len, source.unknown_keys)) == 256
 
@@ -207,7 +207,7 @@ def test_a_split_counts_as_named_even_where_its_row_is_bad(tmp_path: Path) -> No
     for changes, named in (({"split": "eval"}, True), ({"split": "test"}, False), ({"split": None}, False)):
         (tmp_path / "manifest.jsonl").write_bytes(line(answer=None, group=None, **changes))
         source = Source(tmp_path)
-        list(source.rows())
+        list(source.read_rows())
         assert (source.split_named, source.group_named) == (named, False)
 
 
@@ -217,7 +217,7 @@ def test_rows_are_streamed(tmp_path: Path) -> None:
             file.write(line(id=number, note="x" * 20_000) + b"\n")
     source = Source(tmp_path)
     tracemalloc.start()
-    count = sum(1 for _ in source.rows())
+    count = sum(1 for _ in source.read_rows())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 3000
@@ -243,8 +243,8 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
 def test_a_manifest_may_be_named_directly(tmp_path: Path) -> None:
     for name in ("manifest.jsonl", "manifest.parquet", "other.JSONL"):
         (tmp_path / name).write_bytes(line())
-    assert len(list(Source(tmp_path / "manifest.jsonl").rows())) == 1
-    assert len(list(Source(tmp_path / "other.JSONL").rows())) == 1
+    assert len(list(Source(tmp_path / "manifest.jsonl").read_rows())) == 1
+    assert len(list(Source(tmp_path / "other.JSONL").read_rows())) == 1
 
 
 # --- Parquet
@@ -252,7 +252,7 @@ def test_a_manifest_may_be_named_directly(tmp_path: Path) -> None:
 
 def parquet(folder: Path, table: pa.Table) -> list[Row | BadRow]:
     pq.write_table(table, folder / "manifest.parquet", row_group_size=3)
-    return list(Source(folder).rows())
+    return list(Source(folder).read_rows())
 
 
 def test_parquet_rows_are_those_of_jsonl(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_unknown_columns_are_not_even_read(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([GOOD]).append_column("when", pa.array([2**62], pa.timestamp("us")))
     pq.write_table(table, tmp_path / "manifest.parquet")
     source = Source(tmp_path)
-    assert [type(row) for row in source.rows()] == [Row]
+    assert [type(row) for row in source.read_rows()] == [Row]
     assert source.unknown_keys == {"when"}
 
 
@@ -324,7 +324,7 @@ def test_a_column_given_twice_is_a_key_given_twice(tmp_path: Path) -> None:
 def test_what_is_no_parquet_is_one_clear_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "manifest.parquet").write_bytes(data)
     with pytest.raises(InputError, match=r"manifest\.parquet"):
-        list(Source(tmp_path).rows())
+        list(Source(tmp_path).read_rows())
 
 
 def test_parquet_of_something_else_or_cut_short_is_one_clear_error(tmp_path: Path) -> None:
@@ -334,13 +334,13 @@ def test_parquet_of_something_else_or_cut_short_is_one_clear_error(tmp_path: Pat
     misnamed = (tmp_path / "manifest.parquet").read_bytes().replace(b"aspect", b"\xe1spect")
     (tmp_path / "manifest.parquet").write_bytes(misnamed)
     with pytest.raises(InputError, match="cannot be read"):
-        list(Source(tmp_path).rows())
+        list(Source(tmp_path).read_rows())
     pq.write_table(pa.Table.from_pylist([GOOD] * 9), tmp_path / "manifest.parquet", compression="zstd")
     data = bytearray((tmp_path / "manifest.parquet").read_bytes())
     data[4:120] = os.urandom(116)
     (tmp_path / "manifest.parquet").write_bytes(data)
     with pytest.raises(InputError, match="cannot be read"):
-        list(Source(tmp_path).rows())
+        list(Source(tmp_path).read_rows())
 
 
 # --- the files that rows name
@@ -358,19 +358,19 @@ def source(tmp_path: Path) -> Source:
 
 def refused(source: Source, path: str) -> Reason:
     with pytest.raises(BadPath) as caught:
-        source.read(path)
+        source.read_image(path)
     return caught.value.reason
 
 
 def test_links_that_stay_inside_are_followed(source: Source) -> None:
     (source.folder / "b.png").symlink_to("deep/a.png")
     (source.folder / "c").symlink_to("deep")
-    assert source.read("deep/a.png") == source.read("b.png") == source.read("c/a.png") == b"picture"
+    assert source.read_image("deep/a.png") == source.read_image("b.png") == source.read_image("c/a.png") == b"picture"
 
 
 def test_a_source_that_is_itself_a_link_is_a_source(source: Source, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(source.folder)
-    assert Source(tmp_path / "link").read("deep/a.png") == b"picture"
+    assert Source(tmp_path / "link").read_image("deep/a.png") == b"picture"
 
 
 def test_nothing_outside_is_read(source: Source, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hardcase.errors import HardcaseError, InputError
 from hardcase.store.cache import ObjectCache
 from hardcase.store.conformance import check_store
 from hardcase.store.digest import path_digest
-from hardcase.store.store import Store, local_path, object_name, open_store, split_s3, write_whole
+from hardcase.store.store import Store, object_name, open_store, parse_local_path, split_s3, write_atomically
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def kept(store: Store, digest: str) -> Path:
-    return local_path(store.uri) / "objects" / digest[:2] / digest
+    return parse_local_path(store.uri) / "objects" / digest[:2] / digest
 
 
 def test_what_is_put_is_got_under_its_sha256(store: Store) -> None:
@@ -180,8 +180,8 @@ def test_what_is_no_sha256_makes_no_path_of_object_or_cache(
 
 def link_out(store: Store, name: str) -> Path:
     """Move what lies there out of the store, and leave a link."""
-    inside = local_path(store.uri) / name
-    outside = local_path(store.uri).parent / "elsewhere"
+    inside = parse_local_path(store.uri) / name
+    outside = parse_local_path(store.uri).parent / "elsewhere"
     if inside.exists():
         inside.rename(outside)
     else:
@@ -212,7 +212,7 @@ def test_a_link_among_the_names_neither_reads_writes_nor_lists_outside_the_store
     for ask in (
         lambda: store.get_named("models/m/1.json"),
         lambda: store.put_named("models/m/1.json", b"y"),
-        lambda: store.names("models"),
+        lambda: store.list_names("models"),
     ):
         with pytest.raises(HardcaseError, match="is a link or lies behind one"):
             ask()
@@ -220,7 +220,7 @@ def test_a_link_among_the_names_neither_reads_writes_nor_lists_outside_the_store
 
 
 def test_a_dangling_link_creates_nothing_where_it_leads(store: Store, tmp_path: Path) -> None:
-    (local_path(store.uri) / "keys").symlink_to(tmp_path / "not there yet")
+    (parse_local_path(store.uri) / "keys").symlink_to(tmp_path / "not there yet")
     with pytest.raises(HardcaseError, match="is a link"):
         store.put_named("keys/a", b"x")
     assert not (tmp_path / "not there yet").exists()
@@ -238,7 +238,7 @@ def test_a_store_may_itself_be_reached_by_a_link(tmp_path: Path) -> None:
     (tmp_path / "store").symlink_to(tmp_path / "disk")
     store = open_store(str(tmp_path / "store"))
     assert store.get_object(store.put_object(b"x")) == b"x"
-    assert store.put_named("models/m", b"y") and store.names("models") == ["models/m"]
+    assert store.put_named("models/m", b"y") and store.list_names("models") == ["models/m"]
     assert not [check for check in check_store(store.uri) if check.verdict != "ok"]
 
 
@@ -261,7 +261,7 @@ def test_no_readable_name_reads_or_writes_outside_the_store(store: Store, tmp_pa
     with suppress(HardcaseError):
         assert store.get_named(name) in (None, b"kept")
     with suppress(HardcaseError):
-        assert all((tmp_path / "store" / found).is_file() for found in store.names(name))
+        assert all((tmp_path / "store" / found).is_file() for found in store.list_names(name))
     assert (tmp_path / "a").read_bytes() == b"secret"
     assert {path.name for path in tmp_path.iterdir()} == {"a", "store"}
 
@@ -297,14 +297,14 @@ def test_a_uri_of_s3_either_means_exactly_what_it_says_or_is_refused(prefix: str
 @given(st.text(st.characters(exclude_characters="\0"), min_size=1))
 def test_every_path_comes_back_from_its_uri(name: str) -> None:
     path = Path(os.path.abspath(os.fsdecode(name.encode(errors="surrogatepass"))))
-    assert local_path(path.as_uri()) == path
+    assert parse_local_path(path.as_uri()) == path
 
 
 @FUZZ
 @given(WAYS)
 def test_no_uri_of_a_file_climbs(path: str) -> None:
     with suppress(InputError):
-        assert ".." not in local_path(f"file:///root/{path}").parts
+        assert ".." not in parse_local_path(f"file:///root/{path}").parts
 
 
 def test_a_folder_with_an_altered_file_is_refused(store: Store, tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_folder_with_an_altered_file_is_refused(store: Store, tmp_path: Path) 
     ],
 )
 def test_places_are_named_by_path_or_uri(uri: str, path: str) -> None:
-    assert local_path(uri) == Path(path)
+    assert parse_local_path(uri) == Path(path)
 
 
 ELSEWHERE = [
@@ -348,7 +348,7 @@ THROUGH = ["file:///a/../b", "file:///a/%2e%2e/b", "file:///a%2f..%2fb", "file:/
 @pytest.mark.parametrize("uri", [*ELSEWHERE, *UNCLEAR, *THROUGH])
 def test_other_places_are_refused(uri: str) -> None:
     with pytest.raises(InputError, match="local files"):
-        local_path(uri)
+        parse_local_path(uri)
 
 
 @pytest.mark.parametrize(
@@ -379,13 +379,13 @@ def test_a_bucket_and_its_prefix_are_taken_as_they_stand(uri: str, place: tuple[
 
 def test_a_store_knows_its_uri(tmp_path: Path) -> None:
     place = tmp_path / "ü #1"
-    assert local_path(open_store(str(place)).uri) == place
+    assert parse_local_path(open_store(str(place)).uri) == place
     assert open_store(place.as_uri()).put_object(b"x")
     assert len([path for path in place.rglob("*") if path.is_file()]) == 1
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_whole(tmp_path / "f", b"old")
-    write_whole(tmp_path / "f", b"new")
+    write_atomically(tmp_path / "f", b"old")
+    write_atomically(tmp_path / "f", b"new")
     assert (tmp_path / "f").read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["f"]

@@ -7,9 +7,9 @@ import pytest
 from transformers import PreTrainedModel, ProcessorMixin
 
 from hardcase.config import TinyModelConfig
-from hardcase.data.scenes import draw_scene, encode
+from hardcase.data.scenes import draw_scene, encode_image
 from hardcase.model.internvl import build_tiny, set_up_torch
-from hardcase.model.sft import known_texts
+from hardcase.model.sft import collect_vocabulary_texts
 from hardcase.task.prompt import ASPECT_NAMES
 from hardcase.task.sample import ASPECTS, Sample
 
@@ -27,7 +27,7 @@ def samples() -> list[Sample]:
             truth=frozenset(scene.truth),
             reasoning=scene.reasoning,
             group=f"g{index}",
-            images=tuple(encode(image, ".png") for image in scene.images),
+            images=tuple(encode_image(image, ".png") for image in scene.images),
         )
         for index, scene in enumerate(drawn)
     ]
@@ -45,6 +45,6 @@ def fresh_model(samples: list[Sample]) -> Callable[[], tuple[PreTrainedModel, Pr
 
     def build() -> tuple[PreTrainedModel, ProcessorMixin]:
         set_up_torch(0, threads=1)
-        return build_tiny(SMALL, known_texts(samples, warm_up=True), seed=0)
+        return build_tiny(SMALL, collect_vocabulary_texts(samples, warm_up=True), seed=0)
 
     return build

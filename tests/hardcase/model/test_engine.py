@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel, ProcessorMixin
 
-from hardcase.data.images import decode
-from hardcase.data.scenes import encode
+from hardcase.data.images import decode_image
+from hardcase.data.scenes import encode_image
 from hardcase.errors import InputError
-from hardcase.model.engine import LocalEngine, VllmEngine, answers, open_engine
+from hardcase.model.engine import LocalEngine, VllmEngine, generate_answers, open_engine
 from hardcase.model.internvl import save_model
 from hardcase.task.sample import Sample
 
@@ -37,13 +37,13 @@ class Watched(LocalEngine):
 def test_work_that_was_stopped_goes_on_with_the_batch_it_was_stopped_in(
     fresh_model: Build, samples: list[Sample], tmp_path: Path
 ) -> None:
-    whole = answers(Watched(*fresh_model()), samples, batch_size=5, **OPTIONS)
+    whole = generate_answers(Watched(*fresh_model()), samples, batch_size=5, **OPTIONS)
     stopped, later = Watched(*fresh_model()), Watched(*fresh_model())
     stopped.breaks_after = 3
     with pytest.raises(KeyboardInterrupt):
-        answers(stopped, samples, batch_size=5, kept=tmp_path, **OPTIONS)
+        generate_answers(stopped, samples, batch_size=5, kept=tmp_path, **OPTIONS)
     (tmp_path / ".10.json.draft").write_text("[[")
-    assert answers(later, samples, batch_size=5, kept=tmp_path, **OPTIONS) == whole
+    assert generate_answers(later, samples, batch_size=5, kept=tmp_path, **OPTIONS) == whole
     assert later.asked == stopped.asked[2:]
     assert len(whole) == len(samples)
     assert len({text for texts in whole for text in texts}) > len(samples), "a stream for each batch and completion"
@@ -53,16 +53,20 @@ def test_prompts_of_like_length_are_answered_together(fresh_model: Build, sample
     model, processor = fresh_model()
     processor.image_processor.max_patches = 3
     wide = [
-        replace(sample, images=(encode(decode(sample.images[0]).resize((64, 32)), ".png"), *sample.images[1:]))
+        replace(
+            sample, images=(encode_image(decode_image(sample.images[0]).resize((64, 32)), ".png"), *sample.images[1:])
+        )
         if index % 2
         else sample
         for index, sample in enumerate(samples[:6])
     ]
     engine = Watched(model, processor)
     greedy = {**OPTIONS, "copies": 1, "temperature": 0}
-    texts = answers(engine, wide, batch_size=3, **greedy)
+    texts = generate_answers(engine, wide, batch_size=3, **greedy)
     assert engine.asked == [["s0", "s2", "s4"], ["s1", "s3", "s5"]]
-    assert texts == [answers(engine, [sample], batch_size=1, **greedy)[0] for sample in wide], "in the order given"
+    assert texts == [generate_answers(engine, [sample], batch_size=1, **greedy)[0] for sample in wide], (
+        "in the order given"
+    )
 
 
 @dataclass
@@ -101,7 +105,7 @@ def test_vllm_is_asked_for_the_same(
     assert isinstance(engine, VllmEngine)
     assert engine.llm.options["model"] == str(tmp_path)
     assert engine.llm.options["limit_mm_per_prompt"] == {"image": 5}
-    assert answers(engine, samples[:2], batch_size=2, **OPTIONS) == [["0 0", "0 1"], ["1 0", "1 1"]]
+    assert generate_answers(engine, samples[:2], batch_size=2, **OPTIONS) == [["0 0", "0 1"], ["1 0", "1 1"]]
     picture = model.config.image_token_id
     assert engine.llm.sampling == {
         "n": 2,

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from hardcase.config import ModelConfig
 from hardcase.errors import InputError
-from hardcase.model.internvl import load_model, save_model, start_model
-from hardcase.model.rollout import prompt_inputs
+from hardcase.model.internvl import load_initial_model, load_model, save_model
+from hardcase.model.rollout import build_prompt_inputs
 from hardcase.store.digest import path_digest
 from hardcase.task.sample import Sample
 
@@ -23,8 +23,8 @@ def test_a_saved_model_comes_back_the_same(fresh_model: Build, samples: list[Sam
     model, processor = fresh_model()
     save_model(model, processor, tmp_path / "model")
     loaded, reader = load_model(tmp_path / "model")
-    inputs = prompt_inputs(processor, samples[:2], model.device)
-    again = prompt_inputs(reader, samples[:2], model.device)
+    inputs = build_prompt_inputs(processor, samples[:2], model.device)
+    again = build_prompt_inputs(reader, samples[:2], model.device)
     assert all(torch.equal(inputs[key], again[key]) for key in inputs)
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, loaded(**again).logits)
@@ -39,7 +39,7 @@ def test_the_same_seed_saves_the_same_bytes_and_only_safetensors(fresh_model: Bu
 
 def test_a_local_checkpoint_goes_the_way_of_a_hub_one(fresh_model: Build, tmp_path: Path) -> None:
     save_model(*fresh_model(), tmp_path / "model")
-    model, _ = start_model(ModelConfig(checkpoint=str(tmp_path / "model")), [], seed=5)
+    model, _ = load_initial_model(ModelConfig(checkpoint=str(tmp_path / "model")), [], seed=5)
     assert sum(weights.numel() for weights in model.parameters()) > 0
 
 

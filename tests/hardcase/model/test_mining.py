@@ -8,7 +8,7 @@ import pytest
 
 from hardcase.config import GrpoConfig
 from hardcase.data.cases import MinedCase, judge, read_cases, write_cases
-from hardcase.model.mining import GroupSampler, Weights, mined_weights
+from hardcase.model.mining import GroupSampler, Weights, compute_weights
 from hardcase.task.sample import Sample
 
 RIGHT, PARTIAL, INVALID = (
@@ -66,7 +66,7 @@ def test_hard_cases_get_their_share_of_the_draws_by_how_much_they_disagree() -> 
     cases, samples = mined(*SOLVED_0_TO_8)
     hard = [case.hard for case in cases]
     assert hard == [False, True, True, True] + [False] * 5
-    weights = mined_weights(cases, samples, grpo(reward="exact", hard_share=0.7))
+    weights = compute_weights(cases, samples, grpo(reward="exact", hard_share=0.7))
     rest = 0.3 / 9
     assert weights[hard].sum() == pytest.approx(0.7 + 3 * rest)
     assert weights.sum() == pytest.approx(1)
@@ -76,30 +76,30 @@ def test_hard_cases_get_their_share_of_the_draws_by_how_much_they_disagree() -> 
 
 def test_partial_credit_counts_in_the_spread_where_it_is_rewarded() -> None:
     unlike, alike = ["AC", "A", "B", "D"], ["AC", "A", "C", "A"]
-    assert len(set(mined_weights(*mined(unlike, alike), grpo(reward="exact", hard_share=1)))) == 1
-    weights = mined_weights(*mined(unlike, alike), grpo(reward="penalised", partial_credit=1, hard_share=1))
+    assert len(set(compute_weights(*mined(unlike, alike), grpo(reward="exact", hard_share=1)))) == 1
+    weights = compute_weights(*mined(unlike, alike), grpo(reward="penalised", partial_credit=1, hard_share=1))
     assert weights[0] > 2 * weights[1]
 
 
 def test_suspects_are_left_out_where_their_labels_are_in_doubt() -> None:
-    weights = mined_weights(*mined(*SOLVED_0_TO_8), grpo(hard_share=0.5, suspects=False))
+    weights = compute_weights(*mined(*SOLVED_0_TO_8), grpo(hard_share=0.5, suspects=False))
     assert weights[0] == 0
     assert weights[8] == pytest.approx(0.5 / 8)
     assert weights.sum() == pytest.approx(1)
 
 
 def test_a_share_of_hard_cases_asks_nothing_where_there_are_none(caplog: pytest.LogCaptureFixture) -> None:
-    assert mined_weights(*mined(["AC"] * 4, ["AC", "AC", "AC", "B"]), grpo(hard_share=0.3)).tolist() == [0.5] * 2
+    assert compute_weights(*mined(["AC"] * 4, ["AC", "AC", "AC", "B"]), grpo(hard_share=0.3)).tolist() == [0.5] * 2
     assert "no case is hard" in caplog.text
 
 
 def test_a_pool_that_was_never_solved_is_drawn_alike() -> None:
     pool = mined(["B"], ["D"], [None], ["none"])
-    assert mined_weights(*pool, grpo(hard_share=0.3, suspects=False)).tolist() == [0.25] * 4
+    assert compute_weights(*pool, grpo(hard_share=0.3, suspects=False)).tolist() == [0.25] * 4
 
 
 def test_without_a_share_of_hard_cases_all_are_drawn_alike() -> None:
-    assert mined_weights(*mined(*SOLVED_0_TO_8), grpo(hard_share=0)) == pytest.approx([1 / 9] * 9)
+    assert compute_weights(*mined(*SOLVED_0_TO_8), grpo(hard_share=0)) == pytest.approx([1 / 9] * 9)
 
 
 def always(*weights: float) -> Callable[[int], Weights]:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from hardcase.config import ModelConfig
 from hardcase.errors import InputError
-from hardcase.model.internvl import load_model, save_model, start_model
+from hardcase.model.internvl import load_initial_model, load_model, save_model
 
 Build = Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
 
@@ -33,7 +33,7 @@ def folder(fresh_model: Build, tmp_path: Path) -> Path:
 
 
 def refused(folder: Path, match: str) -> None:
-    for load in (load_model, lambda path: start_model(ModelConfig(checkpoint=str(path)), [], seed=0)):
+    for load in (load_model, lambda path: load_initial_model(ModelConfig(checkpoint=str(path)), [], seed=0)):
         with pytest.raises(InputError, match=match) as caught:
             load(folder)
         assert "\n" not in str(caught.value)

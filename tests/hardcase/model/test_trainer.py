@@ -13,16 +13,16 @@ from trl.trainer.utils import shuffle_sequence_dict, split_pixel_values_by_grid,
 
 from hardcase.config import GrpoConfig, LoraConfig, SftConfig, TrainConfig
 from hardcase.data.cases import MinedCase, judge, read_cases
-from hardcase.data.images import decode
-from hardcase.data.scenes import encode
+from hardcase.data.images import decode_image
+from hardcase.data.scenes import encode_image
 from hardcase.errors import HardcaseError, InputError
-from hardcase.model.grpo import improve
+from hardcase.model.grpo import train_grpo
 from hardcase.model.internvl import load_model, save_model
-from hardcase.model.rows import lazy_rows, prompt_row
+from hardcase.model.rows import build_lazy_dataset, build_prompt_row
 from hardcase.model.sft import fine_tune
 from hardcase.model.trainer import HCMGRPOTrainer
-from hardcase.model.training import COMPLETE, adapters, last_checkpoint, train
-from hardcase.task.prompt import completion
+from hardcase.model.training import COMPLETE, build_lora_config, find_last_checkpoint, train
+from hardcase.task.prompt import format_completion
 from hardcase.task.reward import dpa_reward
 from hardcase.task.sample import ASPECTS, Sample
 
@@ -47,15 +47,15 @@ def trainer_of(
         "remove_unused_columns": False,
         "bf16": False,
     }
-    rows = lazy_rows(len(samples), lambda index: prompt_row(samples[index]))
+    rows = build_lazy_dataset(len(samples), lambda index: build_prompt_row(samples[index]))
     args = GRPOConfig(**defaults | (arguments or {}))
     return kind(model, dpa_reward, args=args, train_dataset=rows, processing_class=processor, **others)
 
 
 def tiled(sample: Sample) -> Sample:
     """The sample with an original twice as wide as high, which the processor cuts into two tiles and a thumbnail."""
-    original = decode(sample.images[0]).resize((64, 32))
-    return replace(sample, images=(encode(original, ".png"), *sample.images[1:]))
+    original = decode_image(sample.images[0]).resize((64, 32))
+    return replace(sample, images=(encode_image(original, ".png"), *sample.images[1:]))
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
@@ -79,7 +79,7 @@ def test_loss_log_probabilities_and_gradients_equal_trls(
     made.num_generations = generations
     torch.manual_seed(3)
     batch = made._generate_and_score_completions(
-        [prompt_row(sample) for sample in mixed[: 8 // generations] for _ in range(generations)]
+        [build_prompt_row(sample) for sample in mixed[: 8 // generations] for _ in range(generations)]
     )
     batch["completion_mask"] = (torch.arange(6) < torch.tensor([6, 3, 5, 1, 6, 2, 4, 6])[:, None]).long()
     batch["advantages"] = torch.linspace(-1, 1, 8)
@@ -124,7 +124,9 @@ def batch_of(trainer: GRPOTrainer, samples: list[Sample]) -> dict[str, Any]:
     """Rollouts of two prompts as TRL hands them to the loss, made by another policy than the trainer's."""
     trainer.model.train()
     torch.manual_seed(3)
-    batch = trainer._generate_and_score_completions([prompt_row(sample) for sample in samples[:2] for _ in range(4)])
+    batch = trainer._generate_and_score_completions(
+        [build_prompt_row(sample) for sample in samples[:2] for _ in range(4)]
+    )
     batch["completion_mask"] = (torch.arange(6) < torch.tensor([6, 3, 5, 1, 6, 2, 4, 6])[:, None]).long()
     batch["advantages"] = torch.linspace(-1, 1, 8)
     batch["old_per_token_logps"] = torch.randn(8, 6) / 10 - 4
@@ -146,17 +148,17 @@ def test_every_loss_of_trl_is_the_same(
 
 
 def test_prompts_with_unlike_numbers_of_pictures(fresh_model: Build, samples: list[Sample], tmp_path: Path) -> None:
-    whole = prompt_row(samples[0])
-    (turn,) = whole["prompt"]
+    row = build_prompt_row(samples[0])
+    (turn,) = row["prompt"]
     placeholders = [part for part in turn["content"] if part["type"] == "image"]
     content = [part for part in turn["content"] if part is not placeholders[-1]]
-    fewer = {**whole, "prompt": [{**turn, "content": content}], "images": whole["images"][:4]}
+    fewer = {**row, "prompt": [{**turn, "content": content}], "images": row["images"][:4]}
     assert len(content) == len(turn["content"]) - 1
     made = trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path)
     seen: list[int] = []
     made.model.model.vision_tower.register_forward_hook(lambda _, args, out: seen.append(len(out[0])))
     made.model.train()
-    batch = made._generate_and_score_completions([row for row in (whole, fewer) for _ in range(4)])
+    batch = made._generate_and_score_completions([row for row in (row, fewer) for _ in range(4)])
     assert seen == [9]
     batch["advantages"] = torch.linspace(-1, 1, 8)
     batch = unsplit_pixel_values_by_grid(shuffle_sequence_dict(split_pixel_values_by_grid(batch)))
@@ -183,7 +185,7 @@ def test_the_loss_of_adapters_is_the_same(
 
 
 def peft_lora() -> Any:
-    return adapters(TrainConfig(steps=1, batch_size=1, learning_rate=1, lora=LORA))
+    return build_lora_config(TrainConfig(steps=1, batch_size=1, learning_rate=1, lora=LORA))
 
 
 def test_adapters_are_trained_and_merged_and_training_goes_on_from_their_checkpoint(
@@ -194,7 +196,7 @@ def test_adapters_are_trained_and_merged_and_training_goes_on_from_their_checkpo
 
     def grpo(folder: Path) -> dict[str, torch.Tensor]:
         model, processor = fresh_model()
-        improve(model, processor, samples, solved_once(samples), config, 0, folder)
+        train_grpo(model, processor, samples, solved_once(samples), config, 0, folder)
         return weights_of(model)
 
     monkeypatch.setattr("hardcase.model.grpo.dpa_reward", by_length)
@@ -261,7 +263,7 @@ def test_pictures_are_encoded_once_for_all_completions(
     trainer = trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path)
     seen = []
     trainer.model.model.vision_tower.register_forward_hook(lambda _, args, out: seen.append(len(out[0])))
-    trainer._generate_and_score_completions([prompt_row(sample) for sample in samples[:2] for _ in range(4)])
+    trainer._generate_and_score_completions([build_prompt_row(sample) for sample in samples[:2] for _ in range(4)])
     assert seen == [10], "two prompts of five pictures"
 
 
@@ -291,7 +293,7 @@ def stopping(monkeypatch: pytest.MonkeyPatch, module: str, step: int) -> None:
 
 def solved_once(samples: list[Sample]) -> list[MinedCase]:
     """Every sample as a hard case."""
-    texts = (completion("x", sample.truth) for sample in samples)
+    texts = (format_completion("x", sample.truth) for sample in samples)
     return [judge(sample.id, sample.truth, [text, "", ""], 0.5) for sample, text in zip(samples, texts, strict=True)]
 
 
@@ -313,7 +315,7 @@ def test_grpo_goes_on_from_its_checkpoint_to_the_same_bytes(
 
     def grpo(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
         model, processor = fresh_model()
-        log = improve(model, processor, samples, solved_once(samples), config, 0, folder)
+        log = train_grpo(model, processor, samples, solved_once(samples), config, 0, folder)
         return weights_of(model), log
 
     whole, log = grpo(tmp_path / "whole")
@@ -376,7 +378,7 @@ def test_the_log_tells_rewards_by_aspect_and_the_share_of_hard_cases(
         steps=1, batch_size=8, generations=4, learning_rate=1e-3, save_steps=1, max_new_tokens=6, threads=1
     )
     model, processor = fresh_model()
-    (entry,) = improve(model, processor, samples, solved_once(samples), config, 0, tmp_path)
+    (entry,) = train_grpo(model, processor, samples, solved_once(samples), config, 0, tmp_path)
     assert entry["hard_share"] == 1
     assert {key for key in entry if key.startswith("reward/")} <= {f"reward/{aspect}" for aspect in ASPECTS}
     assert any(key.startswith("reward/") for key in entry)
@@ -410,5 +412,5 @@ def test_a_checkpoint_that_was_not_written_whole_is_passed_over(tmp_path: Path) 
         (tmp_path / f"checkpoint-{step}").mkdir()
     for step in (2, 10):
         (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert find_last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert not (tmp_path / "checkpoint-12").exists()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardcase.task.answer import MAX_CHARACTERS, TAGS, format_answer, has_visible, parse_answer
-from hardcase.task.prompt import completion
+from hardcase.task.prompt import format_completion
 from hardcase.task.sample import LETTERS
 
 SUBSETS = st.frozensets(st.sampled_from(LETTERS))
@@ -180,7 +180,7 @@ def test_every_text_of_the_grammar_is_read(
 def test_one_more_character_outside_the_reasoning_never_changes_the_answer_unseen(
     body: str, truth: frozenset[str], place: int, character: str
 ) -> None:
-    text = completion(body, truth)
+    text = format_completion(body, truth)
     tail = len(text) - len(f"</think><answer>{format_answer(truth)}</answer>")
     at = tail + 1 + place % (len(text) - tail)
     read = parse_answer(text[:at] + character + text[at:])
@@ -192,7 +192,7 @@ def test_one_more_character_outside_the_reasoning_never_changes_the_answer_unsee
 
 @given(BODY, SUBSETS)
 def test_what_we_teach_is_read_as_what_was_meant(body: str, truth: frozenset[str]) -> None:
-    assert parse_answer(completion(body, truth)) == truth
+    assert parse_answer(format_completion(body, truth)) == truth
 
 
 def test_answers_are_written_in_order_and_none_for_no_letter() -> None:

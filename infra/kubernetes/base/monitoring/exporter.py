@@ -75,7 +75,7 @@ def _state(run: dict[str, Any]) -> str:
 def scores(store: Store) -> Iterator[Sample]:
     """Yield the scores of registered versions, and which version is the newest."""
     newest: dict[str, int] = {}
-    for place in store.names(MODELS):
+    for place in store.list_names(MODELS):
         parts = place.split("/")
         if len(parts) != 4 or parts[3] != "scores.json" or not parts[2].isdigit():
             continue
