@@ -1,4 +1,4 @@
-"""Mined cases: what k rollouts said of each training sample (`mined.parquet`)."""
+"""Mined cases (`mined.parquet`): one row a training sample with the answers of its k rollouts and what they earn."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ SCHEMA: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class MinedCase:
-    """What k rollouts said of one training sample.
+    """One training sample and the answers of its k rollouts.
 
     Attributes:
         id: of the sample.
@@ -46,7 +46,7 @@ class MinedCase:
 
 
 def judge(id: str, truth: frozenset[str], texts: Sequence[str], hard_below: float) -> MinedCase:
-    """Turn one sample's rollouts into a mined case, hard if solved in less than `hard_below` of them."""
+    """Judge one sample's rollouts: it is hard if solved in less than `hard_below` of them, yet at least once."""
     parsed = [parse_answer(text) for text in texts]
     exact = float(np.mean([answer == truth for answer in parsed]))
     return MinedCase(
@@ -60,10 +60,21 @@ def judge(id: str, truth: frozenset[str], texts: Sequence[str], hard_below: floa
 
 
 def write_cases(cases: Sequence[MinedCase], path: Path) -> None:
-    """`mined.parquet`: one row a sample."""
+    """Write `mined.parquet`, one row a sample."""
     pq.write_table(pa.Table.from_pylist([asdict(case) for case in cases], SCHEMA), path)
 
 
-def read_cases(path: Path) -> list[MinedCase]:
-    """What `write_cases` wrote."""
-    return [MinedCase(**row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
+def read_cases(source: Path | bytes) -> list[MinedCase]:
+    """Read `mined.parquet`, the file or its content."""
+    table = pq.read_table(pa.BufferReader(source) if isinstance(source, bytes) else source, schema=SCHEMA)
+    return [MinedCase(**row) for row in table.to_pylist()]
+
+
+def count_cases(cases: Sequence[MinedCase]) -> dict[str, int]:
+    """Count all training samples, those that every rollout solved, hard ones and suspects."""
+    return {
+        "total": len(cases),
+        "always_solved": sum(case.exact_rate == 1 for case in cases),
+        "hard": sum(case.hard for case in cases),
+        "suspects": sum(case.suspect for case in cases),
+    }

@@ -1,4 +1,4 @@
-"""What a model answered, as a table: `id` and `texts`. Work on many samples is divided into shards, one table each."""
+"""Completions: a table of `id` and `texts`. Work on many samples is divided into shards, each with a table."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,25 +13,25 @@ SCHEMA: Final = pa.schema([("id", pa.string()), ("texts", pa.list_(pa.string()))
 
 
 def write_completions(ids: Sequence[str], texts: Sequence[list[str]], path: Path) -> None:
-    """One row a sample, in order."""
+    """Write one row a sample, in order."""
     pq.write_table(pa.table([list(ids), list(texts)], schema=SCHEMA), path)
 
 
 def read_completions(shards: Sequence[Path], ids: Sequence[str]) -> list[list[str]]:
-    """The texts of each sample.
+    """Read the texts of each sample.
 
     Args:
-        shards: tables that together are of these samples, in order.
-        ids: of the samples.
+        shards: tables that together hold these samples, in order.
+        ids: ids of the samples.
 
     Raises:
-        HardcaseError: they are of other samples.
+        HardcaseError: the shards hold other samples.
     """
     table = pa.concat_tables([pq.read_table(shard, schema=SCHEMA) for shard in shards])
     if table["id"].to_pylist() != list(ids):
         raise HardcaseError(
-            f"{len(shards)} shards of completions, {table.num_rows} rows: not one of each of the split's {len(ids)} "
-            "samples in order; run again to make them anew"
+            f"{len(shards)} shards of completions, {table.num_rows} rows: not the split's {len(ids)} "
+            "samples in order; run the step again"
         )
     texts: list[list[str]] = table["texts"].to_pylist()
     return texts

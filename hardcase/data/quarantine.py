@@ -1,7 +1,7 @@
-"""The quarantine: every row that is not in the snapshot, with its reason."""
+"""The quarantine (`quarantine.parquet`): every row that is not in the snapshot, with its reason."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +16,7 @@ SCHEMA: Final = pa.schema([("row", pa.int64()), ("id", pa.string()), ("reason", 
 
 
 class Reason(StrEnum):
-    """Why a row is bad; `docs/how-to/prepare-data.md` tells each one's mending."""
+    """Why a row is quarantined; `docs/how-to/prepare-data.md` says how to fix each."""
 
     BAD_ROW = "bad_row"
     DUPLICATE_KEY = "duplicate_key"
@@ -62,9 +62,18 @@ class BadRow:
 
 
 def write_quarantine(bad: Sequence[BadRow], path: Path) -> dict[str, int]:
-    """Write the table, by row; how many rows each reason has."""
-    rows = sorted(bad, key=lambda each: each.row)
+    """Write the table, ordered by row, and return the number of rows by reason."""
+    rows = [asdict(bad_row) for bad_row in sorted(bad, key=lambda bad_row: bad_row.row)]
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([asdict(each) for each in rows], SCHEMA), buffer)
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), buffer)
     write_atomically(path, buffer.getvalue().to_pybytes())
-    return dict(sorted(Counter(str(each.reason) for each in rows).items()))
+    return _count(row["reason"] for row in rows)
+
+
+def count_quarantine(path: Path) -> dict[str, int]:
+    """Count the rows of the table by reason."""
+    return _count(pq.read_table(path, schema=SCHEMA)["reason"].to_pylist())
+
+
+def _count(reasons: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(map(str, reasons)).items()))

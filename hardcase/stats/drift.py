@@ -34,7 +34,7 @@ FEWEST_GROUPS: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DriftTest:
     """One test.
 
     Attributes:
@@ -56,11 +56,11 @@ class Verdict:
     current: float | str
 
 
-def decide(reference: pd.DataFrame, current: pd.DataFrame, config: DriftConfig) -> list[Verdict]:
+def decide(reference: pd.DataFrame, current: pd.DataFrame, config: DriftConfig) -> list[DriftTest]:
     """Compare two evaluations.
 
     Args:
-        reference: one row a sample, with the columns that `hardcase.data.evaluations.read` gives.
+        reference: one row a sample, with the columns that `hardcase.data.evaluations.read_flat_evaluation` gives.
         current: the same of the model that is judged.
         config: the budget, and how large a change must be to matter.
 
@@ -78,20 +78,20 @@ def decide(reference: pd.DataFrame, current: pd.DataFrame, config: DriftConfig) 
         before, after, error = _compared(values, strata, is_current, cluster)
         return before, after, (after - before) / np.maximum(error, 1 / min(len(reference), len(current)))
 
-    def one_sided(name: str, column: str, sign: int, strata: npt.NDArray[np.int64]) -> Verdict:
+    def one_sided(name: str, column: str, sign: int, strata: npt.NDArray[np.int64]) -> DriftTest:
         before, after, scores = compare(both[[column]].to_numpy(np.float64), strata)
         p_value, threshold = float(stats.t.sf(sign * scores[0], freedom)), config.alpha * BUDGET[name]
         drifted = p_value <= threshold and sign * (after[0] - before[0]) >= config.min_drop
-        return Verdict(name, bool(drifted), float(scores[0]), p_value, threshold, float(before[0]), float(after[0]))
+        return DriftTest(name, bool(drifted), float(scores[0]), p_value, threshold, float(before[0]), float(after[0]))
 
-    def categories(name: str, labels: Sequence[str], values: npt.NDArray[np.bool_]) -> Verdict:
+    def categories(name: str, labels: Sequence[str], values: npt.NDArray[np.bool_]) -> DriftTest:
         before, after, scores = compare(values.astype(np.float64), everything)
         large = np.abs(after - before) >= config.min_shift
         most = int(np.argmax(np.abs(scores) + np.where(large, len(both), 0)))
         p_value = min(1.0, len(labels) * 2 * float(stats.t.sf(abs(scores[most]), freedom)))
         threshold = config.alpha * BUDGET[name]
         shown = [f"{labels[most]}: {100 * share[most]:.1f}%" for share in (before, after)]
-        return Verdict(
+        return DriftTest(
             name, bool(large[most] and p_value <= threshold), float(scores[most]), p_value, threshold, *shown
         )
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 import pandas as pd
 
 from hardcase.config import DriftConfig
-from hardcase.data.evaluations import read
-from hardcase.stats.drift import Verdict, decide
+from hardcase.data.evaluations import read_flat_evaluation
+from hardcase.stats.drift import DriftTest, decide
 from hardcase.store.digest import path_digest
 
 COLUMNS: Final = {
@@ -47,11 +47,11 @@ def run(evaluation: Path, reference: Path | None, config: DriftConfig, result: P
     Raises:
         InputError: a table that is no evaluation.
     """
-    current = read(evaluation, "evaluation")
-    verdicts: list[Verdict] = []
+    current = read_flat_evaluation(evaluation, "evaluation")
+    verdicts: list[DriftTest] = []
     page = NOTHING
     if reference is not None:
-        before = read(reference, "reference")
+        before = read_flat_evaluation(reference, "reference")
         verdicts = decide(before, current, config)
         page = _page(before, current, verdicts)
     found = {
@@ -63,7 +63,7 @@ def run(evaluation: Path, reference: Path | None, config: DriftConfig, result: P
     result.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _page(before: pd.DataFrame, current: pd.DataFrame, verdicts: Sequence[Verdict]) -> str:
+def _page(before: pd.DataFrame, current: pd.DataFrame, verdicts: Sequence[DriftTest]) -> str:
     os.environ["DO_NOT_TRACK"] = "1"
     # Imported here: the package is large, and a first model needs none of it.
     from evidently import Report
@@ -83,7 +83,7 @@ def _page(before: pd.DataFrame, current: pd.DataFrame, verdicts: Sequence[Verdic
     )
 
 
-def _method(verdict: Verdict) -> str:
+def _method(verdict: DriftTest) -> str:
     """Make `verdict` known to Evidently as a statistical test; its name there."""
     from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
     from evidently.legacy.core import ColumnType

@@ -5,29 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hardcase.config import EvaluateConfig
 from hardcase.data.completions import read_completions
+from hardcase.data.evaluations import write_evaluation
 from hardcase.data.scores import write_scores
 from hardcase.data.snapshot import Snapshot
 from hardcase.task.answer import parse_answer
 from hardcase.task.reward import DEFAULT_KIND, dpa
 from hardcase.task.score import chance, paired_difference, score
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("aspect", pa.string()),
-        ("group", pa.string()),
-        ("truth", pa.list_(pa.string())),
-        ("answer", pa.list_(pa.string())),
-        ("text", pa.string()),
-        ("dpa", pa.float64()),
-        ("exact", pa.bool_()),
-    ]
-)
 
 
 def run(
@@ -51,7 +37,7 @@ def run(
     truths = [frozenset(row["answer"]) for row in facts]
     aspects, groups = [row["aspect"] for row in facts], [row["group"] for row in facts]
     final = _judge(answers, facts)
-    pq.write_table(final, folder / "evaluation")
+    write_evaluation(final, folder / "evaluation")
     report: dict[str, Any] = {
         "samples": len(facts),
         "groups": len(set(groups)),
@@ -63,13 +49,13 @@ def run(
     }
     if sft_answers.exists():
         first = _judge(sft_answers, facts)
-        pq.write_table(first, folder / "baseline")
+        write_evaluation(first, folder / "baseline")
         report["sft"] = score(aspects, *_values(first), groups, config.resamples, seed)
         report["gain"] = paired_difference(_values(first), _values(final), aspects, groups, config.resamples, seed)
     write_scores(report, folder / "scores")
 
 
-def _judge(answers: Path, facts: Sequence[Mapping[str, Any]]) -> pa.Table:
+def _judge(answers: Path, facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for fact, (text,) in zip(facts, read_completions([answers], [fact["id"] for fact in facts]), strict=True):
         answer, truth = parse_answer(text), frozenset(fact["answer"])
@@ -85,8 +71,8 @@ def _judge(answers: Path, facts: Sequence[Mapping[str, Any]]) -> pa.Table:
                 "exact": answer == truth,
             }
         )
-    return pa.Table.from_pylist(rows, SCHEMA)
+    return rows
 
 
-def _values(table: pa.Table) -> tuple[Any, Any]:
-    return np.asarray(table["dpa"].to_pylist()), np.asarray(table["exact"].to_pylist())
+def _values(rows: Sequence[Mapping[str, Any]]) -> tuple[Any, Any]:
+    return np.array([row["dpa"] for row in rows]), np.array([row["exact"] for row in rows])

@@ -10,12 +10,13 @@ import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hardcase.config import RegisterConfig
+from hardcase.data.cases import count_cases, read_cases
+from hardcase.data.evaluations import read_evaluation
 from hardcase.data.scores import read_scores
 from hardcase.errors import HardcaseError, InputError
 from hardcase.provenance.signing import Keyring
@@ -40,7 +41,6 @@ from hardcase.store.control import retain
 from hardcase.store.digest import canonical_json
 from hardcase.store.store import Store, open_store, write_atomically
 
-COLUMNS: Final = ["id", "aspect", "group", "truth", "dpa", "exact"]
 logger = logging.getLogger(__name__)
 
 
@@ -73,7 +73,7 @@ def run(
     mirror, kept = Mirror(tracking_uri), open_store(store)
     made = account(attestations, launch, keys, config, kept)
     scores, drift = read_scores(made.read("scores")), _json(made, "drift")
-    table = _table(made.read("evaluation"), "of this run")
+    table = read_evaluation(made.read("evaluation"), "evaluation of this run")
     while True:
         ledger = read_ledger(kept, config.name, keys)
         done = ledger.judged(made.model, made.evaluation, launch.fingerprint, launch.champion)
@@ -129,7 +129,7 @@ def _evaluation(store: Store, ledger: Ledger, champion: Version) -> pa.Table:
             f"champion {ledger.name}:{champion.number}: its evaluation is lost: {error}; bring it back, or "
             f"`hardcase rollback {ledger.name}` to a version that is whole, and run again"
         ) from error
-    return _table(data, f"of champion {ledger.name}:{champion.number}")
+    return read_evaluation(data, f"evaluation of champion {ledger.name}:{champion.number}")
 
 
 def _version(
@@ -174,7 +174,7 @@ def _version(
             code=made.launch.code,
             run=provenance.run,
             drift=_json(made, "drift"),
-            mined=_counted(made.read("mined")),
+            mined=count_cases(read_cases(made.read("mined"))),
             evaluation=made.read("evaluation"),
             statement=statement,
         )
@@ -194,16 +194,6 @@ def _version(
         statement=store.put_object(statement),
         dossier=store.put_object(canonical_json(listing)),
     )
-
-
-def _counted(mined: bytes) -> dict[str, int]:
-    rows = pq.read_table(pa.BufferReader(mined), columns=["exact_rate", "hard", "suspect"]).to_pylist()
-    return {
-        "training samples": len(rows),
-        "always solved": sum(row["exact_rate"] == 1 for row in rows),
-        "hard": sum(row["hard"] for row in rows),
-        "suspects": sum(row["suspect"] for row in rows),
-    }
 
 
 def _write(version: Version, name: str, gate: Mapping[str, Any], result: Path) -> None:
@@ -229,10 +219,3 @@ def _json(made: Account, name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{name}: not a JSON object; run the step that makes it again")
     return found
-
-
-def _table(data: bytes, what: str) -> pa.Table:
-    try:
-        return pq.read_table(pa.BufferReader(data), columns=COLUMNS)
-    except pa.ArrowException as error:
-        raise InputError(f"evaluation {what}: not a table of evaluate ({error}); hand in evaluation.parquet") from error

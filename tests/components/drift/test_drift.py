@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hardcase.config import DriftConfig
-from hardcase.data.evaluations import read
+from hardcase.data.evaluations import SCHEMA, read_flat_evaluation
 from hardcase.errors import InputError
 from hardcase.stats.drift import BUDGET, decide
 from hardcase.steps.drift import run
@@ -42,32 +42,15 @@ def evaluation(path: Path, seed: int, wrong: float, rows: int = 700, invalid: fl
                 "exact": answer == truth,
             }
         )
-    letters = pa.list_(pa.string())
-    pq.write_table(pa.Table.from_pylist(table).cast(_schema(letters)), path)
+    pq.write_table(pa.Table.from_pylist(table, SCHEMA), path)
     return path
-
-
-def _schema(letters: pa.DataType) -> pa.Schema:
-    text = pa.string()
-    return pa.schema(
-        [
-            ("id", text),
-            ("aspect", text),
-            ("group", text),
-            ("truth", letters),
-            ("answer", letters),
-            ("text", text),
-            ("dpa", pa.float64()),
-            ("exact", pa.bool_()),
-        ]
-    )
 
 
 def alarms(folder: Path, pairs: int, before: float, after: float) -> int:
     found = 0
     for pair in range(pairs):
-        first = read(evaluation(folder / "first.parquet", 2 * pair, before), "first")
-        second = read(evaluation(folder / "second.parquet", 2 * pair + 1, after), "second")
+        first = read_flat_evaluation(evaluation(folder / "first.parquet", 2 * pair, before), "first")
+        second = read_flat_evaluation(evaluation(folder / "second.parquet", 2 * pair + 1, after), "second")
         found += any(verdict.drifted for verdict in decide(first, second, DriftConfig()))
     return found
 
@@ -83,8 +66,8 @@ def test_the_budget_is_spent_and_no_more() -> None:
 
 
 def test_invalid_answers_alarm(tmp_path: Path) -> None:
-    first = read(evaluation(tmp_path / "a.parquet", 0, 0.1), "a")
-    second = read(evaluation(tmp_path / "b.parquet", 1, 0.1, invalid=0.15), "b")
+    first = read_flat_evaluation(evaluation(tmp_path / "a.parquet", 0, 0.1), "a")
+    second = read_flat_evaluation(evaluation(tmp_path / "b.parquet", 1, 0.1, invalid=0.15), "b")
     drifted = {verdict.name for verdict in decide(first, second, DriftConfig()) if verdict.drifted}
     assert "invalid answers" in drifted
 
@@ -126,7 +109,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     whole = pq.read_table(evaluation(tmp_path / "whole.parquet", 0, 0.1, rows=5))
     pq.write_table(whole.drop_columns(["dpa"]), tmp_path / "part.parquet")
     with pytest.raises(InputError, match="no column dpa"):
-        read(tmp_path / "part.parquet", "evaluation")
+        read_flat_evaluation(tmp_path / "part.parquet", "evaluation")
 
 
 def test_the_step_starts_without_torch() -> None:

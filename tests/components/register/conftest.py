@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 
 from hardcase.audit.examine import examine
 from hardcase.config import RegisterConfig
+from hardcase.data.cases import MinedCase, write_cases
 from hardcase.provenance.attestations import Link
 from hardcase.provenance.code import code_digest
 from hardcase.provenance.products import keep_product
@@ -182,9 +183,8 @@ def _artifacts(folder: Path, fingerprint: str, table: pa.Table, scores: Any, dri
         paths[name].write_text(json.dumps(content))
     for name in ("evaluation", "baseline"):
         pq.write_table(table, paths[name])
-    pq.write_table(
-        pa.table({"exact_rate": [0.0, 1.0], "hard": [True, False], "suspect": [True, False]}), paths["mined"]
-    )
+    cases = [MinedCase("a", ["A"], 0.0, 0.0, hard=False, suspect=True), MinedCase("b", ["B"], 1.0, 1.0, False, False)]
+    write_cases(cases, paths["mined"])
     return paths
 
 

@@ -37,7 +37,7 @@ FACTS = DossierFacts(
     code="c" * 64,
     run="run-1",
     drift={"tests": [{"name": "partial credit", "drifted": True}, {"name": "exact match", "drifted": False}]},
-    mined={"training samples": 1200, "always solved": 700, "hard": 200, "suspects": 100},
+    mined={"total": 1200, "always_solved": 700, "hard": 200, "suspects": 100},
     evaluation=b"PAR1",
     statement=b"{}",
 )
