@@ -1,12 +1,12 @@
-"""What each part of HCM-GRPO is worth: seven arms at equal optimiser steps and rollouts, judged on samples nobody saw.
+"""Measure what each part of HCM-GRPO is worth: seven arms at equal optimiser steps and rollouts, on unseen samples.
 
-For each SFT seed the steps of the pipeline make a pool of training samples with a long tail of hard cases, an SFT model
-and what mining says of the pool; each arm trains from there with each GRPO seed. `more_sft` has the processor time of a
-GRPO run. Every finished training is kept in the work folder, so that a run which was stopped goes on.
+For each SFT seed, the steps of the pipeline make a pool of training samples with a long tail of hard cases, an SFT
+model, and the mined cases of the pool. Each arm trains from there with each GRPO seed. `more_sft` has the processor
+time of a GRPO run. Every finished training is stored in the work folder, so that a run which was stopped continues.
 
-Judged on 1,200 samples drawn as the pools are and 600 more of the tail; all tuning was done on another SFT seed and
-another set (`--dev`). Intervals: 95%, bootstrap over samples and, within each SFT seed, over GRPO seeds; paired by
-sample.
+The arms are judged on 1,200 samples drawn as the pools are, and on 600 more of the tail. All tuning was done on another
+SFT seed and another set (`--dev`). Intervals are 95%: bootstrap over samples and, within each SFT seed, over GRPO
+seeds, paired by sample.
 Writes benchmarks/results/ablation.json and docs/pictures/ablation.png.
 
     python benchmarks/ablation.py [--dev] [--steps N] [--seeds N] [--processes N] [--work FOLDER]
@@ -15,7 +15,6 @@ Writes benchmarks/results/ablation.json and docs/pictures/ablation.png.
 import argparse
 import json
 import os
-import platform
 import random
 import sys
 import tempfile
@@ -31,6 +30,7 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib import pyplot as plt
+from result import RESULTS, write_result
 
 from hardcase.config import load_profile
 from hardcase.data.cases import read_cases
@@ -48,10 +48,9 @@ from hardcase.task.answer import parse_answer
 from hardcase.task.reward import KINDS, dpa
 from hardcase.task.sample import ASPECTS, Sample
 
-HERE = Path(__file__).parent
 POOL, MORE_TAIL = 1200, 600
 EXACT, DPA, MINED = {"reward": "exact"}, {"reward": "penalised", "partial_credit": 0.25}, {"hard_share": 0.3}
-# What differs from the profile's GRPO; None: no GRPO.
+# Changes of the profile's GRPO; None: no GRPO.
 ARMS: dict[str, dict[str, Any] | None] = {
     "base": None,
     "sft": None,
@@ -70,8 +69,8 @@ MORE_SFT = {"warm_up": None, "reading": None, "learning_rate": 1e-3, "threads": 
 
 
 @cache
-def fresh(dev: bool) -> list[Sample]:
-    """Samples outside every pool: as the pools are drawn, then more of the tail."""
+def draw_fresh(dev: bool) -> list[Sample]:
+    """Draw samples outside every pool: as the pools are drawn, then more of the tail."""
     rng, drawn = random.Random(f"ablation {'dev' if dev else 'untouched'}"), []
     for index in range(POOL + MORE_TAIL):
         tail = index >= POOL or rng.random() < TAIL_SHARE
@@ -82,8 +81,8 @@ def fresh(dev: bool) -> list[Sample]:
     return drawn
 
 
-def prepared(job: tuple[Path, int]) -> None:
-    """Into a folder: the snapshot of that seed, its SFT model, and what mining says of its pool."""
+def prepare(job: tuple[Path, int]) -> None:
+    """Make the snapshot of a seed, its SFT model and the mined cases of its pool in a folder."""
     folder, seed = job
     profile = load_profile("tiny", {"seed": seed})
     store, scratch = (folder / "store").absolute().as_uri(), folder / "scratch"
@@ -103,8 +102,8 @@ def prepared(job: tuple[Path, int]) -> None:
     print(f"{folder.name}: prepared", file=sys.stderr, flush=True)
 
 
-def trained(job: tuple[Path, Path, str, int, int, bool]) -> None:
-    """One arm with one seed: from a prepared SFT model to answers on the fresh set, kept in a file."""
+def train(job: tuple[Path, Path, str, int, int, bool]) -> None:
+    """Train one arm with one seed from a prepared SFT model, and write its rewards on the fresh set to a file."""
     out, start, arm, seed, steps, dev = job
     profile = load_profile("tiny", {"seed": int(start.name.removeprefix("sft-"))})
     set_up_torch(seed, 1)
@@ -121,7 +120,7 @@ def trained(job: tuple[Path, Path, str, int, int, bool]) -> None:
         elif arm not in UNTRAINED:
             more = profile.sft.model_copy(update={**MORE_SFT, "steps": round(steps * SFT_STEPS_A_GRPO_STEP)})
             log = fine_tune(model, processor, pool, more, seed, Path(folder))
-    seconds, samples = time.process_time() - began, fresh(dev)
+    seconds, samples = time.process_time() - began, draw_fresh(dev)
     texts = generate_answers(
         LocalEngine(model, processor),
         samples,
@@ -146,20 +145,20 @@ def trained(job: tuple[Path, Path, str, int, int, bool]) -> None:
 Values = npt.NDArray[np.float64]
 
 
-def measures(dev: bool) -> dict[str, tuple[str, Values]]:
-    """By name: the kind of reward, and the weight of each sample in the mean, times 100 for scores."""
-    samples = fresh(dev)
+def list_measures(dev: bool) -> dict[str, tuple[str, Values]]:
+    """Return by name the kind of reward, and the weight of each sample in the mean, times 100 for scores."""
+    samples = draw_fresh(dev)
     pool = np.arange(len(samples)) < POOL
     aspects = np.array([sample.aspect for sample in samples])
     tail = np.array([sample.id.startswith("tail") for sample in samples])
-    found = {name: ("penalised", 100 * _mean(pool & (aspects == name))) for name in ASPECTS}
-    overall = np.mean([weights for _, weights in found.values()], axis=0)
+    by_aspect = {name: ("penalised", 100 * _mean(pool & (aspects == name))) for name in ASPECTS}
+    overall = np.mean([weights for _, weights in by_aspect.values()], axis=0)
     return {
         "overall": ("penalised", overall),
         "exact_match": ("exact", _mean(pool)),
         "tail_overall": ("penalised", 100 * _mean(tail)),
         "tail_exact_match": ("exact", _mean(tail)),
-        **found,
+        **by_aspect,
     }
 
 
@@ -168,8 +167,8 @@ def _mean(chosen: npt.NDArray[np.bool_]) -> Values:
     return weights
 
 
-def interval(differences: Values, weights: Values, rng: np.random.Generator) -> dict[str, float]:
-    """Mean of `differences` (SFT seeds, GRPO seeds, samples) and its 95% interval."""
+def estimate_interval(differences: Values, weights: Values, rng: np.random.Generator) -> dict[str, float]:
+    """Return the mean of `differences` (SFT seeds, GRPO seeds, samples) and its 95% interval."""
     first, seeds, samples = differences.shape
     drawn = []
     for _ in range(2000):
@@ -182,39 +181,37 @@ def interval(differences: Values, weights: Values, rng: np.random.Generator) -> 
     return {"value": float(differences.mean((0, 1)) @ weights), "low": float(low), "high": float(high)}
 
 
-def table(results: Sequence[dict[str, Any]], dev: bool) -> list[dict[str, Any]]:
-    """One row an arm: its measures, and its gain over SFT, over more SFT and over plain GRPO."""
+def tabulate(results: Sequence[dict[str, Any]], dev: bool) -> list[dict[str, Any]]:
+    """Return one row an arm: its measures, and its gain over SFT, over more SFT and over plain GRPO."""
     rng, rows = np.random.default_rng(0), []
-    by_arm = {name: [each for each in results if each["arm"] == name] for name in ARMS}
-    by_arm = {name: mine for name, mine in by_arm.items() if mine}
+    by_arm = {name: runs for name in ARMS if (runs := [run for run in results if run["arm"] == name])}
 
     def earned(name: str, kind: str) -> Values:
-        seeds = sorted({each["sft_seed"] for each in by_arm[name]})
-        return np.array([[each["earned"][kind] for each in by_arm[name] if each["sft_seed"] == seed] for seed in seeds])
+        seeds = sorted({run["sft_seed"] for run in by_arm[name]})
+        return np.array([[run["earned"][kind] for run in by_arm[name] if run["sft_seed"] == seed] for seed in seeds])
 
-    for name, mine in by_arm.items():
-        row: dict[str, Any] = {"arm": name, "runs": len(mine)}
-        row["seconds"] = float(np.mean([each["seconds"] for each in mine]))
+    for name, runs in by_arm.items():
+        row: dict[str, Any] = {"arm": name, "runs": len(runs)}
+        row["seconds"] = float(np.mean([run["seconds"] for run in runs]))
         row["exact_match_by_run"] = {
-            f"{each['sft_seed']}-{each['seed']}": round(float(np.mean(each["earned"]["exact"][:POOL])), 4)
-            for each in mine
+            f"{run['sft_seed']}-{run['seed']}": round(float(np.mean(run["earned"]["exact"][:POOL])), 4) for run in runs
         }
         for key in ("frac_reward_zero_std", "hard_share", "entropy"):
-            found = [np.mean([entry[key] for entry in each["log"]]) for each in mine if key in (each["log"] or [{}])[0]]
-            row[key] = float(np.mean(found)) if found and name != "more_sft" else None
-        for measure, (kind, weights) in measures(dev).items():
-            row[measure] = interval(earned(name, kind), weights, rng)
+            means = [np.mean([entry[key] for entry in run["log"]]) for run in runs if key in (run["log"] or [{}])[0]]
+            row[key] = float(np.mean(means)) if means and name != "more_sft" else None
+        for measure, (kind, weights) in list_measures(dev).items():
+            row[measure] = estimate_interval(earned(name, kind), weights, rng)
             for other in ("sft", "more_sft", "grpo"):
                 if name not in (*UNTRAINED, other) and other in by_arm:
                     own, theirs = earned(name, kind), earned(other, kind)
                     gain = own - (theirs if own.shape == theirs.shape else theirs.mean(1, keepdims=True))
-                    row.setdefault(f"over_{other}", {})[measure] = interval(gain, weights, rng)
+                    row.setdefault(f"over_{other}", {})[measure] = estimate_interval(gain, weights, rng)
         rows.append(row)
     return rows
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Each arm's gain over SFT with its interval, and the processor time that it took after SFT."""
+    """Plot each arm's gain over SFT with its interval, and the processor time that it took after SFT."""
     mpl.use("Agg")
     shown = [row for row in rows if "over_sft" in row]
     figure, panes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
@@ -231,7 +228,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Run what is missing, then make table and plot of all."""
+    """Train what is missing, then write table and plot of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dev", action="store_true", help="SFT seed 3 and the development set, for tuning")
     parser.add_argument("--steps", type=int, default=100, help="optimiser steps of GRPO")
@@ -240,18 +237,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".hardcase/ablation"))
     options = parser.parse_args()
     sft_seeds = [3] if options.dev else [0, 1, 2]
-    kept = options.work / f"{'dev' if options.dev else 'untouched'}-{options.steps}"
-    kept.mkdir(parents=True, exist_ok=True)
+    folder = options.work / f"{'dev' if options.dev else 'untouched'}-{options.steps}"
+    folder.mkdir(parents=True, exist_ok=True)
     starts = {seed: options.work / f"sft-{seed}" for seed in sft_seeds}
     jobs = [
-        (kept / f"{arm}-{first}-{seed}.json", starts[first], arm, seed, options.steps, options.dev)
+        (folder / f"{arm}-{first}-{seed}.json", starts[first], arm, seed, options.steps, options.dev)
         for seed, arm, first in product(range(options.seeds), ARMS, sft_seeds)
         if seed < FEWER.get(arm, options.seeds)
     ]
     with ProcessPoolExecutor(options.processes) as pool:
-        list(pool.map(prepared, [(folder, seed) for seed, folder in starts.items()]))
-        list(pool.map(trained, [job for job in jobs if not job[0].exists()]))
-    rows = table([json.loads(out.read_text(encoding="utf-8")) for out, *_ in jobs], options.dev)
+        list(pool.map(prepare, [(start, seed) for seed, start in starts.items()]))
+        list(pool.map(train, [job for job in jobs if not job[0].exists()]))
+    rows = tabulate([json.loads(out.read_text(encoding="utf-8")) for out, *_ in jobs], options.dev)
     for row in rows:
         over = row.get("over_grpo", {}).get("overall")
         gain = f"{over['value']:+.2f} [{over['low']:.2f}, {over['high']:.2f}]" if over else ""
@@ -262,20 +259,16 @@ def main() -> None:
     if options.dev:
         return
     plain, best = (next(row for row in rows if row["arm"] == name) for name in ("grpo", "hcm_grpo"))
-    value, baseline = best["overall"]["value"], plain["overall"]["value"]
-    result = {
-        "name": "ablation",
-        "value": value,
-        "unit": f"overall of HCM-GRPO on {POOL} fresh samples, {best['runs']} trainings of {options.steps} steps; "
-        f"baseline: GRPO with exact reward and uniform sampling",
-        "baseline": baseline,
-        "ratio": value / baseline,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "command": f"python benchmarks/ablation.py --steps {options.steps} --seeds {options.seeds}",
-        "arms": rows,
-    }
-    (HERE / "results" / "ablation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    plot(rows, HERE.parent / "docs" / "pictures" / "ablation.png")
+    write_result(
+        "ablation",
+        value=best["overall"]["value"],
+        baseline=plain["overall"]["value"],
+        unit=f"overall of HCM-GRPO on {POOL} fresh samples, {best['runs']} trainings of {options.steps} steps; "
+        "baseline: GRPO with exact reward and uniform sampling",
+        command=f"ablation.py --steps {options.steps} --seeds {options.seeds}",
+        arms=rows,
+    )
+    plot(rows, RESULTS.parents[1] / "docs" / "pictures" / "ablation.png")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What sharing the prompt is worth: HCMGRPOTrainer against stock TRL's GRPOTrainer, same model, rows and settings.
+"""Measure what sharing the prompt is worth: HCMGRPOTrainer against TRL's GRPOTrainer, same model, rows and settings.
 
-Processor seconds on one thread, so that what else runs on the machine counts little; every measurement in a process of
-its own, so that peaks of memory do not mix. `tiny` is the model of profiles/tiny.yaml; `mid` has 25 million parameters
-and prompts of about 1,300 tokens (5 pictures of 256), completions of at most 64, G = 8. Random weights, since only
-shapes matter. Writes one file a name under benchmarks/results/; `ratio` says how many times less ours takes.
+Times are processor seconds on one thread, so that other work on the machine counts little. Every measurement has a
+process of its own, so that peaks of memory do not mix. `tiny` is the model of profiles/tiny.yaml; `mid` has 25 million
+parameters and prompts of about 1,300 tokens (5 images of 256), completions of at most 64, G = 8. Weights are random,
+since only shapes matter. Writes one file a name under benchmarks/results/; `ratio` is how many times less ours takes.
 `loss_backward_scaling` goes over G and the length of the prompt on a smaller model (6 million).
 
     python benchmarks/grpo_speed.py [NAME …]
@@ -11,8 +11,6 @@ shapes matter. Writes one file a name under benchmarks/results/; `ratio` says ho
 
 import argparse
 import json
-import os
-import platform
 import random
 import resource
 import subprocess
@@ -20,10 +18,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from result import write_result
+
 # By name: the size, what is measured, the prompts, the unit.
 NAMES = {
     "grpo_step_tiny": ("tiny", "step", 16, "processor seconds for 5 whole GRPO steps of 16 prompts"),
@@ -38,8 +36,8 @@ SCALING = [(side, generations) for side in (112, 224, 448) for generations in (2
 G, COMPLETION = 8, {"tiny": 40, "mid": 64, "small": 64}
 
 
-def measured(size: str, what: str, prompts: int, kind: str, side: int = 448, generations: int = G) -> float:
-    """One figure of one trainer; `kind` is `stock` or `ours`."""
+def measure(size: str, what: str, prompts: int, kind: str, side: int = 448, generations: int = G) -> float:
+    """Return one figure of one trainer; `kind` is `stock` or `ours`."""
     import torch
     from trl import GRPOConfig, GRPOTrainer
 
@@ -100,8 +98,8 @@ def measured(size: str, what: str, prompts: int, kind: str, side: int = 448, gen
         rows = [build_prompt_row(sample) for sample in samples[:prompts] for _ in range(generations)]
         if what == "generation":
             spent: list[float] = []
-            whole = trainer._generate_single_turn
-            trainer._generate_single_turn = lambda *a, **k: _noting(spent, lambda: whole(*a, **k))
+            generate = trainer._generate_single_turn
+            trainer._generate_single_turn = lambda *a, **k: _noting(spent, lambda: generate(*a, **k))
             trainer._generate_and_score_completions(rows)
             return sum(spent)
         trainer.max_completion_length = 1
@@ -152,35 +150,35 @@ def main() -> None:
     if options.one:
         name, kind = options.one
         cells = SCALING if name == "loss_backward_scaling" else [(448, G)]
-        print(json.dumps([measured(*NAMES[name][:3], kind, *cell) for cell in cells]))
+        print(json.dumps([measure(*NAMES[name][:3], kind, *cell) for cell in cells]))
         return
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"{', '.join(sorted(unknown))}: not measured here; name some of {', '.join(NAMES)}")
-    RESULTS.mkdir(exist_ok=True)
     for name in options.names or NAMES:
-        found = {}
+        figures: dict[str, list[float]] = {}
         for kind in ("stock", "ours"):
             command = [sys.executable, __file__, "--one", name, kind]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 sys.exit(f"{name}, {kind}: {done.stderr[-2000:]}")
-            found[kind] = json.loads(done.stdout.splitlines()[-1])
-        stock, ours = sum(found["stock"]), sum(found["ours"])
-        result: dict[str, Any] = {
-            "name": name,
-            "value": ours,
-            "unit": f"{NAMES[name][3]}; baseline: stock TRL 1.16, ratio: baseline / value",
-            "baseline": stock,
-            "ratio": stock / ours,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
-            "command": f"python benchmarks/grpo_speed.py {name}",
-        }
-        if len(found["ours"]) > 1:
-            result["cells"] = [
+            figures[kind] = json.loads(done.stdout.splitlines()[-1])
+        stock, ours = sum(figures["stock"]), sum(figures["ours"])
+        more: dict[str, Any] = {}
+        if len(figures["ours"]) > 1:
+            more["cells"] = [
                 {"picture_side": side, "generations": generations, "stock": theirs, "ours": own, "ratio": theirs / own}
-                for (side, generations), theirs, own in zip(SCALING, found["stock"], found["ours"], strict=True)
+                for (side, generations), theirs, own in zip(SCALING, figures["stock"], figures["ours"], strict=True)
             ]
-        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        result = write_result(
+            name,
+            value=ours,
+            baseline=stock,
+            ratio=stock / ours,
+            unit=f"{NAMES[name][3]}; baseline: stock TRL 1.16, ratio: baseline / value",
+            command=f"grpo_speed.py {name}",
+            on=", one thread",
+            **more,
+        )
         print(f"{name:20} {stock:8.2f} → {ours:8.2f}   {result['ratio']:.1f}×", flush=True)
 
 

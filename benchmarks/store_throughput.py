@@ -1,19 +1,17 @@
-"""What verifying every byte costs: the store against `cp` on local files, and against plain boto3 on S3.
+"""Measure what verifying every byte costs: the store against `cp` on local files, and against plain boto3 on S3.
 
-Each folder is kept with `Store.put_folder` (sha256, put if absent, four at once) and fetched with `Store.get_folder`
-(sha256 verified, each file whole or absent), beside `cp -r` there and back, or boto3's `put_object` and `get_object`
-on one thread, which read and write the same files. The two take turns, which begins does so too; medians of the turns,
-the near cache left out. The store does not fsync objects that it keeps and does fsync files that it fetches, `cp` and
-the boto3 loop never; `synced` is the same with a `sync` of the whole disk inside the time of both. S3 is a moto server
-in a process of its own on loopback, in Python: its figures say what our side adds, not what S3 gives.
+`Store.put_folder` (sha256, put if absent, four at once) and `Store.get_folder` (sha256 verified, each file complete or
+absent) are measured beside `cp -r` there and back, or beside boto3's `put_object` and `get_object` on one thread. All
+read and write the same files. The two alternate, and so does which of them begins. Results are medians of the turns,
+without the near cache. The store fsyncs files that it fetches, not objects that it puts; `cp` and the boto3 loop never
+fsync. `synced` has a `sync` of the whole disk inside the time of both. S3 is a moto server in a process of its own on
+loopback, in Python: its figures show what the store adds, not what S3 gives.
 
     python benchmarks/store_throughput.py [NAME …]
 """
 
 import argparse
-import json
 import os
-import platform
 import random
 import shutil
 import subprocess
@@ -23,16 +21,17 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import patch
 
 import boto3
+from result import write_result
 
 from hardcase.store.store import open_store
 
-RESULTS = Path(__file__).parent / "results"
 SIZES = {"small": (500, 20_000), "large": (6, 64 * 2**20)}  # files, bytes of each
 NAMES = [f"store_{way}_{size}_{place}" for place in ("files", "s3") for size in SIZES for way in ("put", "get")]
 TURNS = 5
@@ -51,52 +50,52 @@ Turn = dict[tuple[str, str, bool], float]  # seconds by way, kind, and whether s
 
 
 def files_turn(source: Path, scratch: Path, kinds: list[str]) -> Turn:
-    """Put and get a folder once on local files, by each kind, without and with a sync."""
+    """Time one put and one get of a folder on local files, by each kind, without and with a sync."""
     spent: Turn = {}
     for synced in (False, True):
         for kind in kinds:
             place, back = scratch / kind, scratch / f"{kind}-back"
             if kind == "store":
-                store, kept = open_store(str(place)), []
-                put: Callable[[], Any] = lambda: kept.append(store.put_folder(source))  # noqa: B023, E731
-                get: Callable[[], Any] = lambda: store.get_folder(kept[0], back)  # noqa: B023, E731
+                store, addresses = open_store(str(place)), []
+                put: Callable[[], Any] = lambda: addresses.append(store.put_folder(source))  # noqa: B023, E731
+                get: Callable[[], Any] = lambda: store.get_folder(addresses[0], back)  # noqa: B023, E731
             else:
-                put, get = copying(source, place), copying(place, back)
+                put, get = copy_folder(source, place), copy_folder(place, back)
             for way, work in (("put", put), ("get", get)):
                 os.sync()  # what the turn before left must not count
-                spent[way, kind, synced] = seconds(work, synced=synced)
+                spent[way, kind, synced] = time_call(work, synced=synced)
             shutil.rmtree(place)
             shutil.rmtree(back)
     return spent
 
 
-def copying(source: Path, dest: Path) -> Callable[[], Any]:
-    """`cp -r`."""
+def copy_folder(source: Path, dest: Path) -> Callable[[], Any]:
+    """Return a call that runs `cp -r`."""
     return lambda: subprocess.run(["cp", "-r", source, dest], check=True)
 
 
 def s3_turn(source: Path, scratch: Path, kinds: list[str]) -> Turn:
-    """Put and get a folder once on S3, by each kind."""
+    """Time one put and one get of a folder on S3, by each kind."""
     spent: Turn = {}
     for kind in kinds:
         reset_server()
         back = scratch / f"{kind}-back"
         if kind == "store":
-            store, kept = open_store(f"s3://{BUCKET}/hardcase", cached=False), []
-            put: Callable[[], Any] = lambda: kept.append(store.put_folder(source))  # noqa: B023, E731
-            get: Callable[[], Any] = lambda: store.get_folder(kept[0], back)  # noqa: B023, E731
+            store, addresses = open_store(f"s3://{BUCKET}/hardcase", cached=False), []
+            put: Callable[[], Any] = lambda: addresses.append(store.put_folder(source))  # noqa: B023, E731
+            get: Callable[[], Any] = lambda: store.get_folder(addresses[0], back)  # noqa: B023, E731
         else:
             put, get = boto3_loop(source, back)
         for way, work in (("put", put), ("get", get)):
             os.sync()
-            spent[way, kind, False] = seconds(work)
+            spent[way, kind, False] = time_call(work)
         shutil.rmtree(back)
     reset_server()
     return spent
 
 
 def boto3_loop(source: Path, back: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """One object after the other."""
+    """Return calls that put and get one object after the other."""
     client: Any = boto3.client("s3")
     names = sorted(path.name for path in source.iterdir())
 
@@ -121,7 +120,7 @@ def reset_server() -> None:
 
 @contextmanager
 def moto_server() -> Iterator[None]:
-    """A server in a process of its own, found by the AWS chain; nothing of the machine's own is."""
+    """Start a server in a process of its own that the AWS chain finds, and nothing of the machine's own."""
     with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
@@ -133,8 +132,8 @@ def moto_server() -> Iterator[None]:
             server.kill()
 
 
-def seconds(work: Callable[[], Any], *, synced: bool = False) -> float:
-    """Of the clock on the wall, since most of it is waiting."""
+def time_call(work: Callable[[], Any], *, synced: bool = False) -> float:
+    """Return the seconds that a call takes by the wall clock, since most of it is waiting."""
     start = time.perf_counter()
     work()
     if synced:
@@ -142,8 +141,8 @@ def seconds(work: Callable[[], Any], *, synced: bool = False) -> float:
     return time.perf_counter() - start
 
 
-def measured(place: str, size: str) -> list[Turn]:
-    """All turns of one place and size, on files of random bytes."""
+def measure(place: str, size: str) -> list[Turn]:
+    """Time all turns of one place and size, on files of random bytes."""
     turn = {"files": files_turn, "s3": s3_turn}[place]
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -155,29 +154,30 @@ def measured(place: str, size: str) -> list[Turn]:
         return [turn(source, Path(folder), kinds[:: 1 - 2 * (number % 2)]) for number in range(TURNS)]
 
 
-def result(name: str, turns: list[Turn]) -> dict[str, Any]:
-    """What is written down of one name."""
+def record(name: str, turns: list[Turn]) -> dict[str, Any]:
+    """Write and return the result of one name."""
     _, way, size, place = name.split("_")
-    files, each = SIZES[size]
-    amount, unit = (files, "objects/s") if size == "small" else (files * each / 1e6, "MB/s")
+    files, bytes_each = SIZES[size]
+    megabytes = files * bytes_each / 1e6
+    amount, unit = (files, "objects/s") if size == "small" else (megabytes, "MB/s")
 
     def rates(synced: bool) -> dict[str, float]:
         ours, plain = (amount / median(turn[way, kind, synced] for turn in turns) for kind in ("store", "plain"))
         return {"value": ours, "baseline": plain, "ratio": ours / plain}
 
     baseline = "cp -r" if place == "files" else f"boto3 {way}_object, one thread"
-    found = {"name": name, **rates(False)}
-    found["unit"] = (
-        f"{unit}, {files} files of {each} bytes; baseline: {baseline}; ratio: value / baseline, more is better"
+    by_turn = {kind: [amount / turn[way, kind, False] for turn in turns] for kind in ("store", "plain")}
+    more: dict[str, Any] = {"synced": rates(True)} if place == "files" else {}
+    more["MB/s"] = {name: rates(False)[name] * megabytes / amount for name in ("value", "baseline")}
+    return write_result(
+        name,
+        **rates(False),
+        unit=f"{unit}, {files} files of {bytes_each} bytes; baseline: {baseline}; more is better",
+        command=f"store_throughput.py {name}",
+        on=f", shared; medians of {TURNS} turns",
+        turns={"value": by_turn["store"], "baseline": by_turn["plain"]},
+        **more,
     )
-    found["MB/s"] = {kind: rate * files * each / amount / 1e6 for kind, rate in rates(False).items() if kind != "ratio"}
-    spent = [(amount / turn[way, "store", False], amount / turn[way, "plain", False]) for turn in turns]
-    found["turns"] = {"value": [ours for ours, _ in spent], "baseline": [plain for _, plain in spent]}
-    if place == "files":
-        found["synced"] = rates(True)
-    found["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, shared; medians of {TURNS} turns"
-    found["command"] = f"python benchmarks/store_throughput.py {name}"
-    return found
 
 
 def main() -> None:
@@ -187,19 +187,14 @@ def main() -> None:
     names = parser.parse_args().names or NAMES
     if unknown := set(names) - set(NAMES):
         parser.error(f"{', '.join(sorted(unknown))}: not measured here; name some of {', '.join(NAMES)}")
-    RESULTS.mkdir(exist_ok=True)
     with moto_server():
-        for place in ("files", "s3"):
-            for size in SIZES:
-                wanted = [name for name in names if name.endswith(f"_{size}_{place}")]
-                turns = measured(place, size) if wanted else []
-                for name in wanted:
-                    found = result(name, turns)
-                    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-                    print(
-                        f"{name:22} {found['baseline']:8.1f} → {found['value']:8.1f}   {found['ratio']:.2f}×",
-                        flush=True,
-                    )
+        for place, size in product(("files", "s3"), SIZES):
+            chosen = [name for name in names if name.endswith(f"_{size}_{place}")]
+            turns = measure(place, size) if chosen else []
+            for name in chosen:
+                result = record(name, turns)
+                rates = f"{result['baseline']:8.1f} → {result['value']:8.1f}"
+                print(f"{name:22} {rates}   {result['ratio']:.2f}×", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Print, as JSON, where the libraries of a step write what they keep; each folder is written to. Runs in an image.
+"""Print as JSON the folders that the libraries of a step write to, after a write to each. Runs in an image.
 
 python places.py [all]     all: with those of the training image
 """
@@ -49,7 +49,7 @@ def training() -> dict[str, str]:
 
 
 def main(*arguments: str) -> None:
-    """Print who runs this and where what is written; fail at the first folder that cannot be written to."""
+    """Print the user and the folders; fail at the first folder that cannot be written to."""
     folders = light() | (training() if arguments else {})
     for folder in folders.values():
         Path(folder).mkdir(parents=True, exist_ok=True)

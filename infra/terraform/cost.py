@@ -12,30 +12,30 @@ BEGIN, END = "<!-- cost.py writes from here -->", "<!-- to here -->"
 Book = dict[str, Any]
 
 
-def month(book: Book, env: str) -> dict[str, float]:
-    """Dollars a month of each thing that an environment has."""
+def monthly_costs(book: Book, env: str) -> dict[str, float]:
+    """Return the dollars a month of each thing that an environment has."""
     used = book["months"][env]["counted"] | book["months"][env]["assumed"]
-    return {thing: round(amount * price(book, thing), 2) for thing, amount in used.items()}
+    return {thing: round(amount * monthly_price(book, thing), 2) for thing, amount in used.items()}
 
 
-def price(book: Book, thing: str) -> float:
-    """Dollars a month of one of that thing; prices without a unit in their name are by the hour."""
+def monthly_price(book: Book, thing: str) -> float:
+    """Return the dollars a month of a thing; prices without a unit in their name are by the hour."""
     by_hour = not any(unit in thing for unit in ("month", "a GB", "samples"))
     return float(book["prices"][thing]) * (book["hours"] if by_hour else 1)
 
 
-def hours(training: Book, node: Book) -> dict[str, float]:
-    """Hours of each step of a retraining on a node of that kind, the margin within."""
+def step_hours(training: Book, node: Book) -> dict[str, float]:
+    """Return the hours of each step of a retraining on a node of that kind, margin included."""
     return {
         name: training["margin"] * step["work"] * 1e15 / (step["gpus"] * node["peak"] * 1e12 * step["share"]) / 3600
         for name, step in training["steps"].items()
     }
 
 
-def tables(book: Book) -> str:
-    """Both tables, in Markdown."""
+def render(book: Book) -> str:
+    """Return both tables, in Markdown."""
     lines = [f"List prices of {book['region']}, {book['date']}, dollars a month of {book['hours']} hours:", ""]
-    months = {env: month(book, env) for env in book["months"]}
+    months = {env: monthly_costs(book, env) for env in book["months"]}
     lines += ["| | " + " | ".join(f"{env}, idle" for env in months) + " |", "|---|" + "---:|" * len(months)]
     for thing in book["prices"]:
         cells = [f"{costs[thing]:,.0f}" if thing in costs else "" for costs in months.values()]
@@ -46,31 +46,31 @@ def tables(book: Book) -> str:
     )
     training = book["training"]
     names = list(training["steps"])
-    lines += ["", "One retraining by `profiles/internvl3-2b.yaml` on one node, hours reckoned, dollars on demand:", ""]
+    lines += ["", "One retraining by `profiles/internvl3-2b.yaml` on one node, hours estimated, dollars on demand:", ""]
     lines += [
         "| node | GPUs | vCPUs of quota | " + " | ".join(names) + " | all | $ an hour | $ | profile |",
         "|---|---|---:|" + "---:|" * (len(names) + 3) + "---|",
     ]
     for kind, node in training["nodes"].items():
-        took = hours(training, node)
-        whole = sum(took.values()) + training["overhead"]
+        took = step_hours(training, node)
+        total = sum(took.values()) + training["overhead"]
         cells = [f"{took[name]:.1f}" for name in names]
         lines.append(
-            f"| {kind} | {node['gpus']} | {node['vcpus']} | {' | '.join(cells)} | {whole:.0f} | {node['price']:.2f} | "
-            f"**{round(whole * node['price'], -1):,.0f}** | {node['profile']} |"
+            f"| {kind} | {node['gpus']} | {node['vcpus']} | {' | '.join(cells)} | {total:.0f} | {node['price']:.2f} | "
+            f"**{round(total * node['price'], -1):,.0f}** | {node['profile']} |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Write the page anew, or compare."""
+    """Write the page, or compare it."""
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     book = yaml.safe_load((HERE / "prices.yaml").read_text(encoding="utf-8"))
-    new = f"{before}{BEGIN}\n{tables(book)}\n{END}{after}"
+    new = f"{before}{BEGIN}\n{render(book)}\n{END}{after}"
     if "--check" in sys.argv and new != text:
-        sys.exit(f"{PAGE.name}: not what prices.yaml says; run python infra/terraform/cost.py")
+        sys.exit(f"{PAGE.name}: differs from prices.yaml; run python infra/terraform/cost.py")
     PAGE.write_text(new, encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
-"""A README.md for each module: its inputs and outputs. Writes them, or says with --check which are old.
+"""Write a README.md of the inputs and outputs of each module, or list with --check which are out of date.
 
-Terraform tells nobody the types of variables, so they are read from the files, which `terraform fmt` has laid out: a
-block begins in the first column, its arguments are indented by two.
+Terraform prints no types of variables, so they are read from the files as `terraform fmt` lays them out: a block begins
+in the first column, and its arguments are indented by two.
 """
 
 import re
@@ -14,45 +14,45 @@ BLOCK = re.compile(r'^(variable|output) "(\w+)" \{\n(.*?)^\}', re.MULTILINE | re
 ARGUMENT = re.compile(r"^  (\w+) += (.*?)(?=^  \w|\Z)", re.MULTILINE | re.DOTALL)
 
 
-def blocks(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Name and arguments of each variable or output of a file, as they are written."""
+def read_blocks(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield name and arguments of each variable or output of a file, as they are written."""
     for _, name, body in BLOCK.findall(path.read_text(encoding="utf-8") if path.exists() else ""):
         yield name, {key: value.strip() for key, value in ARGUMENT.findall(body)}
 
 
-def cell(text: str) -> str:
-    """An argument's value on one line of a table."""
+def format_cell(text: str) -> str:
+    """Return an argument's value on one line of a table."""
     plain = text.removeprefix("<<-EOT").strip('"').replace(r"\"", '"')
     return re.sub(r"\s+", " ", plain).strip().replace("|", r"\|")
 
 
-def readme(folder: Path) -> str:
-    """The page of a module."""
+def render(folder: Path) -> str:
+    """Return the page of a module."""
     opening = re.match(r"(?:# .*\n)+", (folder / "main.tf").read_text(encoding="utf-8"))
     about = " ".join(line.removeprefix("# ") for line in opening[0].splitlines()) if opening else ""
     lines = [f"# {folder.name}", "", about, ""]
-    inputs = list(blocks(folder / "variables.tf"))
+    inputs = list(read_blocks(folder / "variables.tf"))
     if inputs:
         lines += ["| input | what | type | default |", "|---|---|---|---|"]
     for name, has in inputs:
-        default = f"`{cell(has['default'])}`" if "default" in has else "required"
-        lines.append(f"| `{name}` | {cell(has['description'])} | `{cell(has['type'])}` | {default} |")
+        default = f"`{format_cell(has['default'])}`" if "default" in has else "required"
+        lines.append(f"| `{name}` | {format_cell(has['description'])} | `{format_cell(has['type'])}` | {default} |")
     lines += ["", "| output | what |", "|---|---|"]
-    lines += [f"| `{name}` | {cell(has['description'])} |" for name, has in blocks(folder / "outputs.tf")]
+    lines += [f"| `{name}` | {format_cell(has['description'])} |" for name, has in read_blocks(folder / "outputs.tf")]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Write all pages anew, or compare."""
+    """Write all pages, or compare them."""
     old = []
     for folder in sorted([*HERE.glob("modules/*"), *HERE.glob("envs/*")]):
-        page, text = folder / "README.md", readme(folder)
+        page, text = folder / "README.md", render(folder)
         if "--check" not in sys.argv:
             page.write_text(text, encoding="utf-8")
         elif not page.exists() or page.read_text(encoding="utf-8") != text:
             old.append(str(page.relative_to(HERE)))
     if old:
-        sys.exit(f"{', '.join(old)}: not what the files say; run python infra/terraform/describe.py")
+        sys.exit(f"{', '.join(old)}: differ from the files; run python infra/terraform/describe.py")
 
 
 if __name__ == "__main__":

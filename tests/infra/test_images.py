@@ -139,5 +139,5 @@ Status: deinstall ok config-files
 Architecture: amd64
 Version: 1
 """
-    (bash,) = examine.system(status, {"ID": "debian", "VERSION_ID": "12"})
+    (bash,) = examine.read_debian(status, {"ID": "debian", "VERSION_ID": "12"})
     assert str(bash.purl) == "pkg:deb/debian/bash@5.2.15-2%2Bb13?arch=amd64&distro=debian-12"
