@@ -16,7 +16,15 @@ from hardcase.progress import track
 from hardcase.provenance.attestations import Link, gaps, open_link
 from hardcase.provenance.code import LOCK
 from hardcase.provenance.signing import KEYS, Keyring, stored_keys
-from hardcase.provenance.statement import ENVELOPE, FOLDER, SNAPSHOT, Provenance, Resource, listed, read_provenance
+from hardcase.provenance.statement import (
+    ENVELOPE,
+    FOLDER,
+    SNAPSHOT,
+    Provenance,
+    Resource,
+    list_members,
+    read_provenance,
+)
 from hardcase.registry.ledger import (
     CHAMPION,
     MODELS,
@@ -179,7 +187,7 @@ def _statement(found: Audit, store: Store, keys: Keyring) -> None:
     envelope = _guarded(statement, lambda: store.get_object(version.statement))
     if envelope is None:
         return
-    opened = _guarded(statement, lambda: read_provenance(keys.opened(envelope, what), what))
+    opened = _guarded(statement, lambda: read_provenance(keys.open_envelope(envelope, what), what))
     if opened is None:
         return
     found.provenance = opened
@@ -209,7 +217,7 @@ class _Objects:
             self._waiting.setdefault(digest, []).append(finding)
             return
         content = _guarded(finding, lambda: self._store.get_object(digest))
-        listing = _guarded(finding, lambda: listed(content, kind, finding.place)) if content is not None else None
+        listing = _guarded(finding, lambda: list_members(content, kind, finding.place)) if content is not None else None
         for name, below in (listing or {}).items():
             self._waiting.setdefault(below, []).append(finding.add(name, object_name(below)))
 

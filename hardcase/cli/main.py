@@ -18,7 +18,7 @@ from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
 from hardcase.data.listing import source_digest
 from hardcase.errors import InputError
 from hardcase.registry.ledger import fetch_model
-from hardcase.registry.runs import stored_runs, write_run
+from hardcase.registry.runs import list_runs, write_run
 from hardcase.runners.home import QUIET, Home
 from hardcase.store.store import open_store, parse_local_path, write_atomically
 
@@ -146,7 +146,7 @@ def digest_source(
 def runs(store: OfStore = None, as_json: AsJson = False) -> None:
     """List the runs, the newest first: those of this machine's home, or those recorded in a store."""
     with reported(as_json):
-        show.runs(stored_runs(open_store(store, cached=False)) if store else Home.here().summaries(), as_json)
+        show.runs(list_runs(open_store(store, cached=False)) if store else Home.here().summaries(), as_json)
 
 
 @app.command()
@@ -166,7 +166,7 @@ def report(
 def fetched_report(run_id: str, uri: str) -> Path:
     """Write the report of a run that is recorded in a store into this folder."""
     store = open_store(uri)
-    known = {run["run_id"]: run for run in stored_runs(store)}
+    known = {run["run_id"]: run for run in list_runs(store)}
     run = next(iter(known.values()), None) if run_id == "latest" else known.get(run_id)
     if run is None:
         raise InputError(f"run {run_id!r}: not recorded in {store.uri}; `hardcase runs --store {uri}` lists them")
@@ -310,23 +310,21 @@ app.add_typer(stores, name="store")
 
 @stores.command()
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List them; nothing is ever removed.")] = False,
-    older_than: Annotated[float, typer.Option(min=0, help="Days; what is younger may be of a run at work.")] = 7,
+    dry_run: Annotated[bool, typer.Option("--dry-run", hidden=True)] = True,
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Days; younger objects may belong to a run in progress.")
+    ] = 7,
     store: StoreUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """List objects that no model version and no kept run can reach."""
+    """List objects that no registered model or recorded run references; nothing is removed."""
     with reported(as_json):
-        if not dry_run:
-            raise InputError(
-                "store gc: it only lists, so that nothing is lost: say --dry-run, and remove what it lists"
-            )
-        from hardcase.registry.retention import loose_objects
+        from hardcase.registry.retention import list_unreferenced
 
         home = Home.of_latest(store)
         opened = open_store(home.store, cached=False)
-        found = loose_objects(opened, home.verifier(), timedelta(days=older_than))
-    show.loose(found, as_json)
+        objects = list_unreferenced(opened, home.verifier(), timedelta(days=older_than))
+    show.unreferenced(objects, as_json)
 
 
 @stores.command()

@@ -13,7 +13,7 @@ from rich.tree import Tree
 from hardcase.audit.examine import Audit, Finding
 from hardcase.audit.examine import as_json as audit_as_json
 from hardcase.data.scores import upgrade_scores
-from hardcase.registry.retention import Loose
+from hardcase.registry.retention import UnreferencedObject
 from hardcase.store.conformance import Check
 from hardcase.task.prompt import ASPECT_NAMES
 
@@ -156,14 +156,16 @@ def changed(found: Mapping[str, Any], before: str, after: str, as_json: bool) ->
             console.print(f"{section}: no difference")
 
 
-def loose(found: Sequence[Loose], as_json: bool) -> None:
-    """Objects that nobody needs."""
+def unreferenced(objects: Sequence[UnreferencedObject], as_json: bool) -> None:
+    """Print the objects that nothing references."""
     if as_json:
-        typer.echo(json.dumps([asdict(each) | {"written": each.written.isoformat()} for each in found]))
+        typer.echo(json.dumps([asdict(entry) | {"written": entry.written.isoformat()} for entry in objects]))
         return
-    for each in found:
-        typer.echo(f"{each.name}  {each.size} bytes  {each.written:%Y-%m-%d %H:%M}")
-    typer.echo(f"{len(found)} objects, {sum(each.size for each in found) / 1e6:.1f} MB, reachable from nothing")
+    for entry in objects:
+        typer.echo(f"{entry.name}  {entry.size} bytes  {entry.written:%Y-%m-%d %H:%M}")
+    typer.echo(
+        f"{len(objects)} unreferenced objects, {sum(entry.size for entry in objects) / 1e6:.1f} MB; none was removed"
+    )
 
 
 def _score_table(scores: Mapping[str, Any]) -> Table:

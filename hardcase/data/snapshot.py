@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hardcase.errors import InputError
+from hardcase.formats import SNAPSHOT_FORMAT, check_format
 from hardcase.store.digest import path_digest
 from hardcase.store.store import Store, open_store
 from hardcase.task.sample import Sample
@@ -59,12 +60,13 @@ class Snapshot:
         """Open the snapshot of that manifest file, its shards in `store`.
 
         Raises:
-            InputError: the file is no manifest.
+            InputError: the file is not a manifest.
+            NewerFormatError: a newer hardcase wrote it.
         """
         try:
             content = json.loads(manifest.read_bytes())
-            assert content["schema"] == 1
-        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+            check_format(content["schema"], SNAPSHOT_FORMAT, str(manifest))
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{manifest}: not a snapshot manifest; make one with `hardcase ingest`") from error
         return cls(path_digest(manifest), content, open_store(store))
 

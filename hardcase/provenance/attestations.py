@@ -1,7 +1,8 @@
-"""Attestations: what a step read and wrote, signed by the process that did it. Together they are a chain without gaps.
+"""Attestations: what a step read and wrote, signed by the process that did it. Together they form a closed chain.
 
-The form is in-toto's link predicate v0.3. Materials and products go by name; what joins them is their sha256. A
-material also names the attestation of the step that made it, so that the whole chain is found from its last step.
+The form is in-toto's link predicate v0.3. Materials and products are named; their sha256 joins one step to the next. A
+material also names the attestation of the step that wrote it, so the whole chain can be followed from its last step.
+The format version stands in the predicate's `environment` and is 1 where it is missing.
 """
 
 from collections import deque
@@ -9,26 +10,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from hardcase.formats import check_format
 from hardcase.provenance.signing import STATEMENT, DistrustError, Keyring
 from hardcase.provenance.statement import FILE
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import Store, object_name
 
 LINK: Final = "https://in-toto.io/attestation/link/v0.3"
+FORMAT: Final = 1
 
 
 @dataclass(frozen=True)
 class Link:
-    """One step of one run.
+    """Attestation of one step of one run.
 
     Attributes:
-        step: its name.
+        step: name of the step.
         materials: sha256 of what it read, by name.
         products: sha256 of what it wrote, by name.
-        parameters: whatever else makes this work this work: configuration, seed, code.
-        circumstances: under which it was done: run, git commit, whether the tree was clean, container image.
+        parameters: inputs that are not files: configuration, seed, code.
+        circumstances: run, git commit, whether the tree was clean, container image.
         kinds: media types of materials and products, by name; a file where none is given.
-        made_by: sha256 of the attestation that made a material, by the material's name.
+        made_by: sha256 of the attestation that names a material as its product, by the material's name.
     """
 
     step: str
@@ -40,7 +43,7 @@ class Link:
     made_by: Mapping[str, str] = field(default_factory=dict)
 
     def signed(self, keys: Keyring) -> bytes:
-        """In an envelope."""
+        """Return a signed envelope of the attestation."""
         return keys.sign(
             {
                 "_type": STATEMENT,
@@ -51,7 +54,7 @@ class Link:
                     "command": [],
                     "materials": self._descriptors(self.materials),
                     "byproducts": dict(self.parameters),
-                    "environment": dict(self.circumstances),
+                    "environment": {"format": FORMAT, **self.circumstances},
                 },
             }
         )
@@ -70,88 +73,95 @@ class Link:
 
     @property
     def content(self) -> str:
-        """Digest of what was read and written: equal for equal work, whoever did it and when."""
+        """Digest of materials and products: equal for equal work, whoever did it and when."""
         return bytes_digest(canonical_json({"materials": dict(self.materials), "products": dict(self.products)}))
 
     @property
     def section(self) -> str:
-        """Of the configuration, that it ran with."""
+        """Section of the configuration that the step ran with."""
         return str(self.parameters.get("section", self.step))
 
     @property
     def run(self) -> str:
-        """In which run it was done."""
+        """Id of the run."""
         return str(self.circumstances.get("run", ""))
 
 
 def open_link(envelope: bytes, keys: Keyring, what: str) -> Link:
-    """The link in a signed envelope.
+    """Return the attestation in a signed envelope.
 
     Raises:
-        DistrustError: it is none, or nobody trusted signed it.
+        DistrustError: the envelope holds something else, or no trusted key signed it.
+        NewerFormatError: a newer hardcase wrote it.
     """
-    statement = keys.opened(envelope, what)
+    statement = keys.open_envelope(envelope, what)
     try:
-        assert statement["predicateType"] == LINK
+        if statement["predicateType"] != LINK:
+            raise ValueError(f"type {statement['predicateType']!r} is not {LINK}")
         predicate = statement["predicate"]
-        named = [*predicate["materials"], *statement["subject"]]
+        environment = dict(predicate["environment"])
+        check_format(environment.pop("format", 1), FORMAT, what)
+        descriptors = [*predicate["materials"], *statement["subject"]]
         return Link(
             step=predicate["name"],
             materials=_digests(predicate["materials"]),
             products=_digests(statement["subject"]),
             parameters=predicate["byproducts"],
-            circumstances=predicate["environment"],
-            kinds={each["name"]: each["mediaType"] for each in named if "mediaType" in each},
-            made_by={each["name"]: each["annotations"]["attestation"] for each in named if "annotations" in each},
+            circumstances=environment,
+            kinds={entry["name"]: entry["mediaType"] for entry in descriptors if "mediaType" in entry},
+            made_by={
+                entry["name"]: entry["annotations"]["attestation"] for entry in descriptors if "annotations" in entry
+            },
         )
-    except (KeyError, TypeError, AssertionError) as error:
-        raise DistrustError(f"{what}: signed, but not a step's record; bring back the original") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DistrustError(f"{what}: signed, but not a step's attestation; bring back the original") from error
 
 
 def follow(store: Store, keys: Keyring, attestations: Iterable[str]) -> dict[str, Link]:
     """Return these attestations and all that they rest on, by sha256, each after those it names.
 
     Args:
-        store: where they lie.
-        keys: who is trusted.
+        store: object store that holds them.
+        keys: trusted keys.
         attestations: sha256 of envelopes.
 
     Raises:
-        HardcaseError: one of them is missing, altered, or signed by nobody trusted.
+        HardcaseError: an attestation is missing, altered, or not signed by a trusted key.
     """
-    found, waiting = dict[str, Link](), deque(attestations)
+    links, waiting = dict[str, Link](), deque(attestations)
     while waiting:
         digest = waiting.popleft()
-        found.pop(digest, None)  # of two ways to it the longer one decides its place
-        found[digest] = open_link(store.get_object(digest), keys, object_name(digest))
-        waiting.extend(dict.fromkeys(found[digest].made_by.values()))
-    return dict(reversed(found.items()))
+        links.pop(digest, None)  # of two paths to an attestation, the longer one decides its position
+        links[digest] = open_link(store.get_object(digest), keys, object_name(digest))
+        waiting.extend(dict.fromkeys(links[digest].made_by.values()))
+    return dict(reversed(links.items()))
 
 
 def gaps(links: Sequence[Link], sources: Iterable[str] = ()) -> list[str]:
-    """What keeps these links from being one closed chain, as sentences.
+    """Return, as sentences, what keeps attestations from forming one closed chain.
 
     Args:
-        links: one a step.
+        links: one per step.
         sources: sha256 of what may come from outside the run.
     """
     known = {digest for link in links for digest in link.products.values()} | set(sources)
-    found = [
+    sentences = [
         f"{link.step} read {name} {digest[:12]}, which no step of the chain wrote"
         for link in links
         for name, digest in link.materials.items()
         if digest not in known
     ]
-    for name in {link.section for link in links}:
-        values = {canonical_json(link.parameters.get("config")) for link in links if link.section == name}
+    for section in {link.section for link in links}:
+        values = {canonical_json(link.parameters.get("config")) for link in links if link.section == section}
         if len(values) > 1:
-            found.append(f"its steps do not share one configuration of {name}")
-    for what in ("code", "seed"):
-        values = {link.parameters[what] for link in links if what in link.parameters}
+            sentences.append(f"its steps do not share one configuration of {section}")
+    for name in ("code", "seed"):
+        values = {link.parameters[name] for link in links if name in link.parameters}
         if len(values) > 1:
-            found.append(f"its steps do not share one {what}: {', '.join(sorted(str(value)[:12] for value in values))}")
-    return found
+            several = ", ".join(sorted(str(value)[:12] for value in values))
+            sentences.append(f"its steps do not share one {name}: {several}")
+    return sentences
 
 
 def _digests(descriptors: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    return {each["name"]: each["digest"]["sha256"] for each in descriptors}
+    return {entry["name"]: entry["digest"]["sha256"] for entry in descriptors}

@@ -1,4 +1,4 @@
-"""The code that makes a model: its digest, its files in the store, its place in git."""
+"""The code that makes a model: its digest, its files in the store, its git commit."""
 
 import os
 import subprocess
@@ -20,20 +20,20 @@ def code_files() -> dict[str, Path]:
 
 
 def code_digest() -> str:
-    """sha256 over all of them, the digest of a folder that holds them."""
+    """Return the sha256 of the package's files, which is the digest of a folder that holds them."""
     return bytes_digest(canonical_json({name: path_digest(path) for name, path in code_files().items()}))
 
 
 def keep_code(store: Store) -> str:
-    """Keep them; the digest of their folder."""
+    """Store the package's files and return the digest of their folder."""
     listing = {name: store.put_object(path.read_bytes()) for name, path in code_files().items()}
     return store.put_object(canonical_json(listing))
 
 
 def git_environment() -> dict[str, str]:
-    """The commit, and whether the tree differs from it, as the environment of steps; what an image says of itself.
+    """Return git's commit and state as environment variables: `HARDCASE_COMMIT`, `HARDCASE_CLEAN` (`yes` or `no`).
 
-    `HARDCASE_COMMIT`, `HARDCASE_CLEAN` (`yes` or `no`); nothing where neither git nor an image tells.
+    The result is empty in an image, which sets them itself, and outside a checkout.
     """
     if "HARDCASE_COMMIT" in os.environ:
         return {}
@@ -44,10 +44,12 @@ def git_environment() -> dict[str, str]:
 
 
 def _git(*words: str) -> str | None:
-    if not (ROOT / ".git").exists():  # a repository further up is another one
+    if not (ROOT / ".git").exists():  # a repository further up is not ours
         return None
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False, timeout=60)
+        result = subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False, timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    return result.stdout if result.returncode == 0 else None

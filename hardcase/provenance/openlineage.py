@@ -1,9 +1,9 @@
-"""OpenLineage events of a run: which step began, ended or failed, what it read and what it made.
+"""OpenLineage events of a run: which step began, ended or failed, what it read and what it wrote.
 
-Where they go is the client library's own configuration (`OPENLINEAGE_URL`, `OPENLINEAGE_CONFIG`,
-`OPENLINEAGE__TRANSPORT__…`); without any, the launcher sets a file in the run's folder. They tell and prove nothing:
-what a model was made of stands in the signed records. So an event that cannot be sent is no error, and costs `PATIENCE`
-at most.
+The client library's own configuration decides where they go (`OPENLINEAGE_URL`, `OPENLINEAGE_CONFIG`,
+`OPENLINEAGE__TRANSPORT__…`); without any, the launcher names a file in the run's folder. Events inform and prove
+nothing, since the signed records hold the proof. An event that cannot be sent is therefore not an error, and costs at
+most `PATIENCE`.
 """
 
 import logging
@@ -38,7 +38,7 @@ _given_up: set[str] = set()  # runs of which an event was not sent: a dead serve
 
 
 def default_environment(folder: Path) -> dict[str, str]:
-    """What sends events to `lineage.jsonl` in that folder, unless the user has said where they go."""
+    """Return variables that send events to `lineage.jsonl` in a folder; none where the user configured a transport."""
     if _disabled() or _configured():
         return {}
     return {
@@ -57,16 +57,16 @@ def emit(
     error: str = "",
     namespace: str = NAMESPACE,
 ) -> None:
-    """Tell of a step of a run, or of the run as a whole; warn once a run and process if that cannot be done.
+    """Send an event of a step or of a whole run; log one warning per run and process if that fails.
 
     Args:
-        state: what happened to it.
-        run: its id.
-        step: None for the whole.
+        state: state that the step or run entered.
+        run: id of the run.
+        step: name of the step; None for the whole run.
         inputs: sha256 of what was read, by name.
-        outputs: of what was made.
-        error: what it failed of.
-        namespace: where the datasets lie, as OpenLineage names it: `file`, `s3://bucket`.
+        outputs: sha256 of what was written, by name.
+        error: reason of a failure.
+        namespace: OpenLineage's namespace of the datasets: `file`, `s3://bucket`.
     """
     if not run or run in _given_up or _disabled() or not _configured():
         return
@@ -79,7 +79,7 @@ def emit(
 
 
 def run_id(run: str, step: str | None) -> str:
-    """The UUID of a run or of its step: whoever knows both can tell of it."""
+    """Return OpenLineage's UUID of a run or of its step; it depends on nothing else."""
     return str(uuid.uuid5(IDS, f"{run}/{step or ''}"))
 
 
@@ -122,12 +122,12 @@ def _run_facets(run: str, step: str | None, error: str) -> dict[str, Any]:
 
     facets: dict[str, Any] = {}
     if step:
-        whole = run_id(run, None)
+        parent = run_id(run, None)
         facets["parent"] = parent_run.ParentRunFacet(
-            run=parent_run.Run(runId=whole),
+            run=parent_run.Run(runId=parent),
             job=parent_run.Job(namespace=NAMESPACE, name=PIPELINE),
             root=parent_run.Root(
-                run=parent_run.RootRun(runId=whole), job=parent_run.RootJob(namespace=NAMESPACE, name=PIPELINE)
+                run=parent_run.RootRun(runId=parent), job=parent_run.RootJob(namespace=NAMESPACE, name=PIPELINE)
             ),
         )
     if error:
@@ -161,10 +161,10 @@ def _digest_facet(digest: str) -> Any:
 
 @lru_cache(maxsize=1)  # by run: a process may launch several, each with a file of its own
 def _client(_run: str) -> "OpenLineageClient":
-    """The library's client as the environment configures it.
+    """Return the library's client as the environment configures it.
 
     Raises:
-        HardcaseError: it names no transport; the library would print events to the console.
+        HardcaseError: the environment names no transport; the library would print events to the console.
     """
     from openlineage.client import OpenLineageClient
     from openlineage.client.facet_v2 import set_producer
@@ -188,10 +188,10 @@ def _not_of_sender(record: logging.LogRecord) -> bool:
 
 
 def _send(client: "OpenLineageClient", event: "RunEvent") -> None:
-    """Send it.
+    """Send an event within `PATIENCE`; no transport limits all that it does.
 
     Raises:
-        TimeoutError: not within `PATIENCE`; no transport has a limit for all it does.
+        TimeoutError: it took longer.
         Exception: whatever the transport raises.
     """
     sent: Future[None] = Future()

@@ -1,22 +1,22 @@
-"""What steps make, in the object store: kept, fetched and checked by sha256 and kind."""
+"""Products of steps in the object store: store, fetch and verify them by sha256 and media type."""
 
 import shutil
 from pathlib import Path
 
 from hardcase.data.weights import refuse_pickles
-from hardcase.provenance.statement import FILE, FOLDER, SNAPSHOT, listed
+from hardcase.provenance.statement import FILE, FOLDER, SNAPSHOT, list_members
 from hardcase.store.digest import path_digest
 from hardcase.store.store import Store, object_name, write_atomically
 
 
 def keep_product(store: Store, path: Path) -> tuple[str, str]:
-    """Keep a file or folder.
+    """Store a file or folder.
 
     Returns:
-        Its sha256 and its kind; a file named `snapshot` is a snapshot's manifest.
+        Its sha256 and its media type; a file named `snapshot` is a snapshot's manifest.
 
     Raises:
-        HardcaseError: the place takes no more.
+        HardcaseError: the store cannot take it.
     """
     if path.is_dir():
         return store.put_folder(path), FOLDER
@@ -24,10 +24,10 @@ def keep_product(store: Store, path: Path) -> tuple[str, str]:
 
 
 def fetch_product(store: Store, digest: str, kind: str, path: Path) -> Path:
-    """Write a kept file or folder at `path`, unless it lies there already.
+    """Write a stored file or folder to `path`, unless it is there already.
 
     Raises:
-        HardcaseError: it is missing or altered, or a folder that holds pickles.
+        HardcaseError: the product is missing or altered, or a folder that holds pickles.
     """
     if path.exists() and path_digest(path) == digest:
         return path
@@ -45,7 +45,7 @@ def fetch_product(store: Store, digest: str, kind: str, path: Path) -> Path:
 
 
 def check_product(store: Store, digest: str, kind: str) -> None:
-    """Verify that a product is in the store, with all that it lists.
+    """Verify that a product and all its members are in the store.
 
     Raises:
         HardcaseError: a part of it is missing or altered.
@@ -53,5 +53,5 @@ def check_product(store: Store, digest: str, kind: str) -> None:
     if kind == FILE:
         store.check_object(digest)
         return
-    for part in listed(store.get_object(digest), kind, object_name(digest)).values():
+    for part in list_members(store.get_object(digest), kind, object_name(digest)).values():
         store.check_object(part)

@@ -1,4 +1,4 @@
-"""What is installed where a model was made, or in an image, as a CycloneDX 1.6 bill of materials."""
+"""Bill of materials (CycloneDX 1.6) of the environment that made a model, or of an image."""
 
 import json
 import uuid
@@ -20,17 +20,17 @@ NAMESPACE: Final = uuid.UUID("6f1d3c52-7f0e-5d2b-9a53-0c4f1f0f6a11")
 
 @cache
 def sbom() -> bytes:
-    """Of the running environment."""
-    return bill(found.metadata for found in distributions())  # a property that parses the file each time
+    """Return the bill of materials of the running environment."""
+    return bill(package.metadata for package in distributions())  # a property that parses the file each time
 
 
 def bill(metadata: Iterable[PackageMetadata], root: str = "hardcase", system: Iterable["Component"] = ()) -> bytes:
-    """Of what is installed somewhere: the same packages give the same bytes.
+    """Return a bill of materials; the same packages give the same bytes.
 
     Args:
-        metadata: of Python's packages, in the order of the path.
-        root: what is made of them; its own metadata may be among them.
-        system: what else there is.
+        metadata: metadata of Python packages, in the order of the import path.
+        root: name of the application; its own metadata may be among them.
+        system: components that are not Python packages.
     """
     from cyclonedx.contrib.license.factories import LicenseFactory
     from cyclonedx.model.bom import Bom
@@ -42,7 +42,7 @@ def bill(metadata: Iterable[PackageMetadata], root: str = "hardcase", system: It
     licence = partial(LicenseFactory().make_from_string, license_acknowledgement=LicenseAcknowledgement.DECLARED)
     installed = _installed(metadata)
     own = installed.pop(root, None)
-    version = {name: _told(found, "Version") for name, found in installed.items()}
+    version = {name: _field(package, "Version") for name, package in installed.items()}
     components = {
         name: Component(
             type=ComponentType.LIBRARY,
@@ -50,59 +50,56 @@ def bill(metadata: Iterable[PackageMetadata], root: str = "hardcase", system: It
             version=version[name],
             bom_ref=f"{name}@{version[name]}",
             purl=PackageURL("pypi", name=name, version=version[name]),
-            licenses=[licence(text) for text in _licences(found)],
+            licenses=[licence(text) for text in _licences(package)],
         )
-        for name, found in sorted(installed.items())
+        for name, package in sorted(installed.items())
     }
     bom = Bom(components=[*components.values(), *system])
-    made = Component(
-        type=ComponentType.APPLICATION,
-        name=root,
-        version=_told(own, "Version") if own else None,
-        bom_ref=root,
+    application = Component(
+        type=ComponentType.APPLICATION, name=root, version=_field(own, "Version") if own else None, bom_ref=root
     )
-    bom.metadata.component = made
-    bom.register_dependency(made, [components[name] for name in _needs(own) if name in components] if own else [])
-    for name, component in components.items():
-        bom.register_dependency(component, [components[n] for n in _needs(installed[name]) if n in components])
-    told = json.loads(JsonV1Dot6(bom).output_as_string())
-    del told["metadata"]["timestamp"], told["serialNumber"]
-    content = json.dumps(told, sort_keys=True)
-    told["serialNumber"] = f"urn:uuid:{uuid.uuid5(NAMESPACE, content)}"
-    return json.dumps(told, indent=1, sort_keys=True).encode() + b"\n"
+    bom.metadata.component = application
+    for component, package in [(application, own), *((components[name], installed[name]) for name in components)]:
+        needs = _requirements(package) if package else []
+        bom.register_dependency(component, [components[name] for name in needs if name in components])
+    document = json.loads(JsonV1Dot6(bom).output_as_string())
+    del document["metadata"]["timestamp"], document["serialNumber"]
+    content = json.dumps(document, sort_keys=True)
+    document["serialNumber"] = f"urn:uuid:{uuid.uuid5(NAMESPACE, content)}"
+    return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def packages(bom: bytes) -> dict[str, str]:
-    """Version by name."""
+    """Return the versions in a bill of materials, by name."""
     return {component["name"]: component["version"] for component in json.loads(bom)["components"]}
 
 
 def _installed(metadata: Iterable[PackageMetadata]) -> dict[str, PackageMetadata]:
-    """By normalised name; of two, the one that is imported, which is first on the path."""
-    whole = [found for found in metadata if _told(found, "Name") and _told(found, "Version")]
-    return {canonicalize_name(_told(found, "Name")): found for found in reversed(whole)}
+    """Return packages by normalised name; of two with one name, the one that is imported: the first on the path."""
+    complete = [package for package in metadata if _field(package, "Name") and _field(package, "Version")]
+    return {canonicalize_name(_field(package, "Name")): package for package in reversed(complete)}
 
 
-def _told(found: PackageMetadata, field: str) -> str:
-    return str((found.get_all(field) or [""])[0]).strip()
+def _field(package: PackageMetadata, field: str) -> str:
+    return str((package.get_all(field) or [""])[0]).strip()
 
 
-def _licences(found: PackageMetadata) -> list[str]:
-    """As declared: the SPDX expression, else the name, else what the classifiers say."""
+def _licences(package: PackageMetadata) -> list[str]:
+    """Return the declared licences: the SPDX expression, else the name, else the classifiers."""
     for field in ("License-Expression", "License"):
-        text = _told(found, field)
+        text = _field(package, field)
         if text and text != "UNKNOWN" and len(text) <= LONGEST_NAME and "\n" not in text:
             return [text]
-    classifiers = found.get_all("Classifier") or []
-    return sorted({each.rpartition(" :: ")[2] for each in classifiers if each.startswith("License :: ")})
+    classifiers = package.get_all("Classifier") or []
+    return sorted({name.rpartition(" :: ")[2] for name in classifiers if name.startswith("License :: ")})
 
 
-def _needs(found: PackageMetadata) -> list[str]:
-    """Names of what it requires here, extras left out."""
-    needs = set()
-    for line in found.get_all("Requires-Dist") or []:
-        with suppress(InvalidRequirement):  # of packages older than the form
-            need = Requirement(line)
-            if need.marker is None or need.marker.evaluate({"extra": ""}):
-                needs.add(canonicalize_name(need.name))
-    return sorted(needs)
+def _requirements(package: PackageMetadata) -> list[str]:
+    """Return the names of what a package requires in this environment, without extras."""
+    names = set()
+    for line in package.get_all("Requires-Dist") or []:
+        with suppress(InvalidRequirement):  # old packages predate the syntax
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                names.add(canonicalize_name(requirement.name))
+    return sorted(names)

@@ -1,7 +1,7 @@
 """Signed statements: in-toto statements in DSSE envelopes, by ed25519 key file or a key of AWS KMS (securesystemslib).
 
-A keyring has one key to sign with and the public keys whose signatures count. Public keys are also kept in the store,
-under their id, so that an auditor who has nothing but the store can check signatures, and is told whose they are.
+A keyring has one key to sign with and the public keys whose signatures count. Public keys are also stored under their
+id, so an auditor who has only the store can verify signatures and see the ids of their keys.
 """
 
 import json
@@ -35,68 +35,72 @@ class DistrustError(HardcaseError):
 
 @dataclass(frozen=True)
 class Keyring:
-    """What a process signs with, and whom it trusts.
+    """The key that a process signs with, and the keys that it trusts.
 
     Attributes:
         trusted: public keys by id.
-        signer: None for one who only verifies.
+        signer: None for a process that only verifies.
     """
 
     trusted: Mapping[str, Key]
     signer: Signer | None = None
 
     def sign(self, statement: Mapping[str, Any]) -> bytes:
-        """The statement in a signed envelope, as canonical JSON.
+        """Return the statement in a signed envelope, as canonical JSON.
 
         Raises:
-            HardcaseError: the key cannot be used.
+            HardcaseError: there is no signing key, or it cannot be used.
         """
-        assert self.signer is not None, "a keyring that only verifies was asked to sign"
-        envelope = Envelope(canonical_json(statement), PAYLOAD, {})
+        envelope, signer = Envelope(canonical_json(statement), PAYLOAD, {}), self._signer()
         try:
-            envelope.sign(self.signer)
+            envelope.sign(signer)
         except Exception as error:  # of KMS: anything that botocore raises
             raise HardcaseError(f"signing key: cannot sign: {str(error)[:200]}; mend its rights") from error
         return canonical_json(envelope.to_dict())
 
-    def opened(self, envelope: bytes, what: str) -> dict[str, Any]:
-        """The statement in an envelope, its signature found good.
+    def open_envelope(self, envelope: bytes, what: str) -> dict[str, Any]:
+        """Return the statement in an envelope after verifying its signature.
 
         Args:
             envelope: JSON.
-            what: to call it in errors.
+            what: name of the envelope in messages.
 
         Raises:
-            DistrustError: it is no envelope, or nobody trusted signed it.
+            DistrustError: it is not an envelope, or no trusted key signed it.
         """
         try:
-            found = Envelope.from_dict(json.loads(envelope))
-            assert found.payload_type == PAYLOAD
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            opened = Envelope.from_dict(json.loads(envelope))
+            if opened.payload_type != PAYLOAD:
+                raise ValueError(f"payload type {opened.payload_type!r}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DistrustError(f"{what}: not a signed statement; bring back the original") from error
         try:
-            found.verify(list(self.trusted.values()), threshold=1)
+            opened.verify(list(self.trusted.values()), threshold=1)
         except (SecureSystemsError, ValueError) as error:
-            signers = ", ".join(keyid[:12] for keyid in found.signatures) or "nobody"
+            signers = ", ".join(keyid[:12] for keyid in opened.signatures) or "nobody"
             known = ", ".join(sorted(keyid[:12] for keyid in self.trusted)) or "none"
             raise DistrustError(
                 f"{what}: no good signature: signed by {signers}, trusted are {known}; bring back the original, or, "
                 "if you know the signer, put its public key into $HARDCASE_HOME/keys"
             ) from error
-        statement: dict[str, Any] = json.loads(found.payload)
-        if statement.get("_type") != STATEMENT:
+        statement = json.loads(opened.payload)
+        if not isinstance(statement, dict) or statement.get("_type") != STATEMENT:
             raise DistrustError(f"{what}: signed, but not an in-toto statement; bring back the original")
         return statement
 
     def publish(self, store: Store) -> None:
-        """Keep the signer's public key in the store."""
-        assert self.signer is not None
-        key = self.signer.public_key
+        """Store the signer's public key."""
+        key = self._signer().public_key
         store.put_named(f"{KEYS}/{key.keyid}.pub", _pem(key))
+
+    def _signer(self) -> Signer:
+        if self.signer is None:
+            raise HardcaseError("signing key: this keyring only verifies; name a private key to sign with")
+        return self.signer
 
 
 def make_key(folder: Path) -> None:
-    """Make an ed25519 key in `folder` unless there is one: `signing.pem`, for its owner's eyes, and its `.pub`."""
+    """Make an ed25519 key in `folder` unless there is one: `signing.pem`, for its owner only, and its `.pub`."""
     path = folder / SIGNING_FILE
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
@@ -107,7 +111,7 @@ def make_key(folder: Path) -> None:
 
 
 def _write_first(path: Path, data: bytes) -> None:
-    """Write a file for its owner's eyes; of several processes that do so at once the first wins."""
+    """Write a file that only its owner can read; of several processes that do so at once the first wins."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".") as file:
         file.write(data)
         file.flush()
@@ -117,11 +121,11 @@ def _write_first(path: Path, data: bytes) -> None:
 
 
 def open_keyring(signing: str, trusted: Iterable[Path]) -> Keyring:
-    """A keyring that signs.
+    """Open a keyring that signs.
 
     Args:
         signing: path of a private key (PEM, PKCS8), or `awskms:<id, ARN or alias>`.
-        trusted: folders of public keys (`*.pub`, PEM) and such files; the signing key's own always counts.
+        trusted: files of public keys (PEM), and folders of them (`*.pub`); the signing key's own always counts.
 
     Raises:
         InputError: a key cannot be read.
@@ -130,13 +134,16 @@ def open_keyring(signing: str, trusted: Iterable[Path]) -> Keyring:
     return Keyring({**public_keys(trusted), signer.public_key.keyid: signer.public_key}, signer)
 
 
-def public_keys(places: Iterable[Path]) -> dict[str, Key]:
-    """The public keys in those files, and in the `*.pub` of those folders, by id.
+def public_keys(paths: Iterable[Path]) -> dict[str, Key]:
+    """Read public keys, by id.
+
+    Args:
+        paths: files in PEM, and folders of `*.pub`.
 
     Raises:
-        InputError: one of them is none.
+        InputError: a file is not a public key.
     """
-    files = [file for place in places for file in (sorted(place.glob("*.pub")) if place.is_dir() else [place])]
+    files = [file for path in paths for file in (sorted(path.glob("*.pub")) if path.is_dir() else [path])]
     keys: dict[str, Key] = {}
     for file in files:
         try:
@@ -150,10 +157,10 @@ def public_keys(places: Iterable[Path]) -> dict[str, Key]:
 
 
 def stored_keys(store: Store) -> dict[str, Key]:
-    """The public keys in the store, by id.
+    """Read the public keys in a store, by id.
 
     Raises:
-        DistrustError: one of them is none, or is not the one of its name.
+        DistrustError: an object is not a public key, or not the key of its name.
     """
     keys: dict[str, Key] = {}
     for name in store.list_names(KEYS):
@@ -168,10 +175,10 @@ def stored_keys(store: Store) -> dict[str, Key]:
 
 
 def public_key(pem: bytes) -> Key:
-    """A public key of PEM bytes.
+    """Return the public key in PEM bytes.
 
     Raises:
-        ValueError: it is none.
+        ValueError: they are not a public key.
     """
     try:
         return SSlibKey.from_crypto(load_pem_public_key(pem))
@@ -203,8 +210,8 @@ def _file_signer(path: Path) -> Signer:
 
 def _kms_signer(uri: str) -> Signer:
     try:
-        where, key = AWSSigner.import_(uri.removeprefix("awskms:"))
-        return Signer.from_priv_key_uri(where, key)
+        address, key = AWSSigner.import_(uri.removeprefix("awskms:"))
+        return Signer.from_priv_key_uri(address, key)
     except Exception as error:  # anything that botocore raises
         raise InputError(
             f"signing key {uri}: {str(error)[:200]}; name a KMS key for signing that this role may use"

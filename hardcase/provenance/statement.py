@@ -1,7 +1,7 @@
-"""What a model version was made of: one in-toto statement with a SLSA v1 provenance predicate.
+"""Provenance of a model version: one in-toto statement with a SLSA v1 predicate (https://slsa.dev/spec/v1.1/provenance).
 
-Everything in it is named by digest and kept in the store, so that whoever has the store can find it all and rehash it
-(https://slsa.dev/spec/v1.1/provenance).
+The statement names everything by digest, and the store holds it, so an auditor with the store can rehash all of it. The
+format version is the one in the build type.
 """
 
 import json
@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hardcase.errors import HardcaseError
+from hardcase.formats import SNAPSHOT_FORMAT, check_format, check_type
 from hardcase.provenance.signing import STATEMENT, DistrustError
 from hardcase.store.store import object_name
 
 SLSA: Final = "https://slsa.dev/provenance/v1"
-BUILD: Final = "urn:hardcase:retraining:v1"
+BUILD: Final = "urn:hardcase:retraining:"
+FORMAT: Final = 1
 BUILDER: Final = "urn:hardcase:pipeline:v1"
-# How an object is to be read.
+# Media types.
 FILE: Final = "application/octet-stream"
 FOLDER: Final = "application/vnd.hardcase.folder+json"
 SNAPSHOT: Final = "application/vnd.hardcase.snapshot+json"
@@ -26,13 +28,13 @@ SUBJECT: Final = "model"
 
 @dataclass(frozen=True)
 class Resource:
-    """Something that a version was made of, or that was made on the way.
+    """A dependency or byproduct of a version.
 
     Attributes:
-        name: what it is to the version.
-        digest: sha256 of the object in the store; empty for what is not kept there.
+        name: its role, such as `snapshot`.
+        digest: sha256 of the object in the store; empty for what the store does not hold.
         kind: media type.
-        notes: what else to say of it.
+        notes: annotations.
     """
 
     name: str
@@ -43,16 +45,16 @@ class Resource:
 
 @dataclass(frozen=True)
 class Provenance:
-    """A version's statement, taken apart.
+    """Content of a version's statement.
 
     Attributes:
         subject: digest of the model's folder.
         parameters: `config` (by step), `source`, `seed`.
-        internal: `fingerprint`, `champion` (judged against), `reference`.
-        dependencies: what it was made of, by name.
-        byproducts: what was made on the way, by name.
-        run: that registered it.
-        parents: earlier runs whose steps it took over.
+        internal: `fingerprint`, `reference` (sha256 of the evaluation that drift compared with).
+        dependencies: inputs, by name.
+        byproducts: intermediate results, by name.
+        run: id of the run that registered the version.
+        parents: earlier runs whose steps it reused.
     """
 
     subject: str
@@ -64,7 +66,7 @@ class Provenance:
     parents: tuple[str, ...] = ()
 
     def statement(self, files: Mapping[str, str]) -> dict[str, Any]:
-        """As an in-toto statement.
+        """Return the in-toto statement.
 
         Args:
             files: sha256 of each of the model's files, by name.
@@ -76,16 +78,16 @@ class Provenance:
             "predicateType": SLSA,
             "predicate": {
                 "buildDefinition": {
-                    "buildType": BUILD,
+                    "buildType": f"{BUILD}v{FORMAT}",
                     "externalParameters": dict(self.parameters),
                     "internalParameters": dict(self.internal),
-                    "resolvedDependencies": [_descriptor(each) for each in self.dependencies.values()],
+                    "resolvedDependencies": [_descriptor(resource) for resource in self.dependencies.values()],
                 },
                 "runDetails": {
                     "builder": {"id": BUILDER},
                     "metadata": {"invocationId": self.run},
                     "byproducts": [
-                        *(_descriptor(each) for each in self.byproducts.values()),
+                        *(_descriptor(resource) for resource in self.byproducts.values()),
                         *({"name": "parent run", "annotations": {"run": run}} for run in self.parents),
                     ],
                 },
@@ -94,68 +96,76 @@ class Provenance:
 
     @property
     def resources(self) -> list[Resource]:
-        """Everything that is kept in the store."""
+        """All resources that the store holds, the model first."""
         model = Resource(SUBJECT, self.subject, FOLDER)
-        everything = [model, *self.dependencies.values(), *self.byproducts.values()]
-        return [resource for resource in everything if resource.digest]
+        resources = [model, *self.dependencies.values(), *self.byproducts.values()]
+        return [resource for resource in resources if resource.digest]
 
 
 def named(resources: Iterable[Resource]) -> dict[str, Resource]:
-    """By name."""
+    """Return resources by name."""
     return {resource.name: resource for resource in resources}
 
 
 def read_provenance(statement: Mapping[str, Any], what: str) -> Provenance:
-    """Take a version's statement apart.
+    """Return the content of a version's statement.
 
     Raises:
         DistrustError: it is another kind of statement.
+        NewerFormatError: a newer hardcase wrote it.
     """
     try:
-        assert statement["predicateType"] == SLSA
         definition, details = statement["predicate"]["buildDefinition"], statement["predicate"]["runDetails"]
-        assert definition["buildType"] == BUILD
-        assert statement["subject"][0]["name"] == SUBJECT
-        parents = [each for each in details["byproducts"] if each["name"] == "parent run"]
-        byproducts = [each for each in details["byproducts"] if each["name"] != "parent run"]
+        check_type(definition["buildType"], BUILD, FORMAT, what)
+        if (statement["predicateType"], statement["subject"][0]["name"]) != (SLSA, SUBJECT):
+            raise ValueError("another type or subject")
+        parents = [entry for entry in details["byproducts"] if entry["name"] == "parent run"]
+        byproducts = [entry for entry in details["byproducts"] if entry["name"] != "parent run"]
         return Provenance(
             subject=statement["subject"][0]["digest"]["sha256"],
             parameters=definition["externalParameters"],
             internal=definition["internalParameters"],
-            dependencies=named(_resource(each) for each in definition["resolvedDependencies"]),
-            byproducts=named(_resource(each) for each in byproducts),
+            dependencies=named(map(_resource, definition["resolvedDependencies"])),
+            byproducts=named(map(_resource, byproducts)),
             run=details["metadata"]["invocationId"],
-            parents=tuple(each["annotations"]["run"] for each in parents),
+            parents=tuple(entry["annotations"]["run"] for entry in parents),
         )
-    except (KeyError, IndexError, TypeError, AssertionError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DistrustError(f"{what}: signed, but not the provenance of a model; bring back the original") from error
 
 
-def listed(content: bytes, kind: str, place: str) -> dict[str, str]:
-    """The sha256 of what a folder or a snapshot lists, by name.
+def list_members(content: bytes, kind: str, name: str) -> dict[str, str]:
+    """Return the sha256 of the members of a folder or snapshot, by name.
+
+    Args:
+        content: listing of the folder, or manifest of the snapshot.
+        kind: media type.
+        name: name of the object in messages.
 
     Raises:
-        HardcaseError: it is no such listing.
+        HardcaseError: the content is not such a listing.
+        NewerFormatError: a newer hardcase wrote the manifest.
     """
     try:
         listing = json.loads(content)
         if kind == SNAPSHOT:
+            check_format(listing.get("schema", 1), SNAPSHOT_FORMAT, name)
             shards = enumerate(listing["shards"])
             listing = {f"shard {number} ({shard['split']})": shard["sha256"] for number, shard in shards}
         for digest in listing.values():
-            object_name(digest)  # refuses what is no sha256
+            object_name(digest)  # raises if it is not a sha256
         return dict(listing)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HardcaseError(f"{place}: not a listing; bring back the original") from error
+        raise HardcaseError(f"{name}: not a listing; bring back the original") from error
 
 
 def _descriptor(resource: Resource) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": resource.name}
+    descriptor: dict[str, Any] = {"name": resource.name}
     if resource.digest:
-        found |= {"digest": {"sha256": resource.digest}, "mediaType": resource.kind}
+        descriptor |= {"digest": {"sha256": resource.digest}, "mediaType": resource.kind}
     if resource.notes.get("commit"):
-        found["digest"] = {"gitCommit": resource.notes["commit"]}
-    return found | ({"annotations": dict(resource.notes)} if resource.notes else {})
+        descriptor["digest"] = {"gitCommit": resource.notes["commit"]}
+    return descriptor | ({"annotations": dict(resource.notes)} if resource.notes else {})
 
 
 def _resource(descriptor: Mapping[str, Any]) -> Resource:
@@ -165,3 +175,6 @@ def _resource(descriptor: Mapping[str, Any]) -> Resource:
         descriptor.get("mediaType", FILE),
         descriptor.get("annotations", {}),
     )
+
+
+listed = list_members  # name of before, for callers that are being rewritten

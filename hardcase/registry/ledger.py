@@ -300,7 +300,7 @@ def fetch_model(store: Store, keys: Keyring, spec: str, dest: Path) -> None:
         HardcaseError: it is not in the store as it was.
     """
     version = find_version(store, keys, spec)
-    statement = keys.opened(store.get_object(version.statement), f"statement {version.statement}")
+    statement = keys.open_envelope(store.get_object(version.statement), f"statement {version.statement}")
     if statement["subject"][0]["digest"]["sha256"] != version.digest:
         raise DistrustError(f"statement {version.statement}: of another model than {spec}; bring back the original")
     draft = dest.with_name(f".{dest.name}.draft")
@@ -346,7 +346,7 @@ def _follows(ledger: Ledger, move: Move) -> bool:
 
 
 def _opened(envelope: bytes, keys: Keyring, key: str, name: str) -> tuple[int, str, Move]:
-    statement = keys.opened(envelope, key)
+    statement = keys.open_envelope(envelope, key)
     try:
         assert statement["predicateType"] == ENTRY
         predicate: Mapping[str, Any] = statement["predicate"]

@@ -1,9 +1,8 @@
-"""Records of steps: what each step of a run on a cluster says of itself, in the store.
+"""Records of runs and of their steps in the store: `runs/<run>.json` and `notes/<run>/<step>.<number>.json`.
 
-Kubeflow's own account of a run freezes once its workflow has grown, and holds neither the reason of a failure nor what
-a step made. A step writes a record when it begins and another when it ends, under
-`notes/<run>/<step>.<number>.json`; each is written once and the last number counts. A step that was served from the
-cache writes none: it is found by following the attestations of those that ran
+Kubeflow's own status of a run freezes once its workflow has grown, and holds neither the reason of a failure nor what
+a step wrote. A step therefore writes a record when it begins and another when it ends. Each record is written once; the
+last number counts. A cached step writes none: the attestations of the steps that ran lead to it
 (`hardcase.provenance.attestations.follow`).
 """
 
@@ -14,29 +13,32 @@ from itertools import count
 from typing import Any, Final, Literal
 
 from hardcase.errors import HardcaseError
+from hardcase.formats import check_format
 from hardcase.store.digest import canonical_json
 from hardcase.store.store import Store
 
 RECORDS: Final = "notes"
 RUNS: Final = "runs"
-# Why a step whose last record says that it runs is not running any more.
+RUN_FORMAT: Final = 2
+STEP_FORMAT: Final = 1
+# Why a step is not running any more although its last record says `running`.
 KILLED: Final = "its pod was killed: out of memory, out of time, or lost with its node"
 State = Literal["running", "succeeded", "failed", "refused"]
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step says of one attempt.
+    """Record of one attempt of a step.
 
     Attributes:
-        step: its name.
+        step: name of the step.
         state: `refused` means that the input or the configuration is at fault; no other attempt can succeed.
-        message: why it failed.
-        log: last lines of its log, if it failed.
+        message: reason of a failure.
+        log: last lines of the log of a failed attempt.
         started: UTC, ISO 8601.
-        ended: the same; empty while it runs.
-        attestation: sha256 of its signed attestation, once it succeeded.
-        materials: sha256 of the attestations of what it read.
+        ended: UTC, ISO 8601; empty while it runs.
+        attestation: sha256 of the signed attestation of a successful attempt.
+        materials: sha256 of the attestations of the steps that wrote its materials.
         left: sha256 of the files that explain a refusal, by name: quarantine, failed expectations.
     """
 
@@ -52,38 +54,39 @@ class StepRecord:
 
 
 def write_record(store: Store, run: str, record: StepRecord) -> None:
-    """Write a step's record after those that it has.
+    """Write a record of a step under its next number.
 
     Raises:
-        HardcaseError: the place takes no more.
+        HardcaseError: the store cannot take it.
     """
-    data = canonical_json(asdict(record))
+    data = canonical_json({"format": STEP_FORMAT, **asdict(record)})
     for number in count(1):
         if store.put_named(f"{RECORDS}/{run}/{record.step}.{number}.json", data):
             return
 
 
 def read_records(store: Store, run: str) -> dict[str, StepRecord]:
-    """Return the last record of each step of a run, by step, in the order in which they began.
+    """Return the last record of each step of a run, by step, in the order in which the steps began.
 
     Raises:
-        HardcaseError: one of them is none.
+        HardcaseError: an object is not the record of a step.
+        NewerFormatError: a newer hardcase wrote it.
     """
     last: dict[str, tuple[int, str]] = {}
     for name in store.list_names(f"{RECORDS}/{run}"):
         step, number, _ = name.rpartition("/")[2].rsplit(".", 2)
         last[step] = max(last.get(step, (0, "")), (int(number), name))
-    found = [_record(store, name) for _, name in last.values()]
-    return {record.step: record for record in sorted(found, key=lambda record: (record.started, record.step))}
+    records = [_read_step(store, name) for _, name in last.values()]
+    return {record.step: record for record in sorted(records, key=lambda record: (record.started, record.step))}
 
 
 def write_run(store: Store, run: str, summary: Mapping[str, Any]) -> None:
-    """Write the record of a run after those that it has: one that Kubeflow retried ends more than once.
+    """Write a record of a run under its next number; a run that Kubeflow retried ends more than once.
 
     Raises:
-        HardcaseError: the place takes no more.
+        HardcaseError: the store cannot take it.
     """
-    data = json.dumps(summary).encode()  # not canonical: the order of its steps is theirs
+    data = json.dumps(summary).encode()  # not canonical, which would sort the steps
     for number in count(1):
         if store.put_named(f"{RUNS}/{run}{f'.{number}' if number > 1 else ''}.json", data):
             return
@@ -93,53 +96,58 @@ def read_run(store: Store, run: str) -> dict[str, Any] | None:
     """Return the last record of a run, or None where there is none yet.
 
     Raises:
-        HardcaseError: it is none.
+        HardcaseError: the object is not the record of a run.
+        NewerFormatError: a newer hardcase wrote it.
     """
     names = [name for name in store.list_names(RUNS) if _run_of(name)[0] == run]
-    return run_record(store, max(names, key=_run_of)) if names else None
+    return read_run_record(store, max(names, key=_run_of)) if names else None
 
 
 def _run_of(name: str) -> tuple[str, int]:
-    """The run and the number of a record, by its name."""
+    """Return the run and the number in the name of a record."""
     run, _, number = name.rpartition("/")[2].removesuffix(".json").partition(".")
     return run, int(number or 1)
 
 
-def stored_runs(store: Store) -> list[dict[str, Any]]:
+def list_runs(store: Store) -> list[dict[str, Any]]:
     """Return the records of all runs in a store, wherever they ran, the newest first.
 
     A run that has no record yet is `running`, with the states of the steps that began.
 
     Raises:
-        HardcaseError: a record is none.
+        HardcaseError: an object is not the record of a run or step.
+        NewerFormatError: a newer hardcase wrote it.
     """
     last = {_run_of(name)[0]: name for name in sorted(store.list_names(RUNS), key=_run_of)}
-    found = {run: run_record(store, name) for run, name in last.items()}
-    for run in {name.split("/")[1] for name in store.list_names(RECORDS)} - set(found):
+    records = {run: read_run_record(store, name) for run, name in last.items()}
+    for run in {name.split("/")[1] for name in store.list_names(RECORDS)} - set(records):
         steps = read_records(store, run)
         began = min((record.started for record in steps.values()), default="")
         states = {step: {"status": record.state} for step, record in steps.items()}
-        found[run] = {"status": "running", "started": began, "steps": states}
-    listed = [{"run_id": run, **content} for run, content in found.items()]
-    return sorted(listed, key=lambda run: (run.get("started") or "", run["run_id"]), reverse=True)
+        records[run] = {"status": "running", "started": began, "steps": states}
+    runs = [{"run_id": run, **content} for run, content in records.items()]
+    return sorted(runs, key=lambda run: (run.get("started") or "", run["run_id"]), reverse=True)
 
 
-def run_record(store: Store, name: str) -> dict[str, Any]:
+def read_run_record(store: Store, name: str) -> dict[str, Any]:
     """Return the record of a run, by its name in the store.
 
     Raises:
-        HardcaseError: it is none.
+        HardcaseError: the object is not the record of a run.
+        NewerFormatError: a newer hardcase wrote it.
     """
     try:
         content = json.loads(store.get_named(name) or b"")
+        check_format(content.get("format", 1), RUN_FORMAT, name)
         return {"snapshot": content["snapshot"], **content}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HardcaseError(f"{name}: not the record of a run; mend or remove it") from error
 
 
-def _record(store: Store, name: str) -> StepRecord:
+def _read_step(store: Store, name: str) -> StepRecord:
     try:
         content: dict[str, Any] = json.loads(store.get_named(name) or b"")
-        return StepRecord(**content)
-    except (ValueError, TypeError) as error:
+        check_format(content.get("format", 1), STEP_FORMAT, name)
+        return StepRecord(**{key: value for key, value in content.items() if key in StepRecord.__dataclass_fields__})
+    except (ValueError, TypeError, AttributeError) as error:
         raise HardcaseError(f"{name}: not the record of a step; remove it") from error

@@ -136,7 +136,7 @@ def test_entry_signed_by_another_key_is_caught_wherever_that_key_is_put(copy: Ma
     make_key(tmp_path / "mallory")
     mallory = open_keyring(str(tmp_path / "mallory" / "signing.pem"), [])
     entry = store / "models" / NAME / "ledger" / "000002.dsse.json"
-    statement = keys_of(copy).opened(entry.read_bytes(), "it")
+    statement = keys_of(copy).open_envelope(entry.read_bytes(), "it")
     statement["predicate"]["why"] = "bribed"
     entry.write_bytes(mallory.sign(statement))
     mallory.publish(open_store(str(store)))
@@ -150,7 +150,7 @@ def test_statement_of_another_model_is_caught(copy: Machine) -> None:
     store, keys = open_store(str(copy.home / "store")), keys_of(copy)
     ledger = read_ledger(store, NAME, keys)
     entry = copy.home / "store" / "models" / NAME / "ledger" / "000002.dsse.json"
-    statement = keys.opened(entry.read_bytes(), "it")
+    statement = keys.open_envelope(entry.read_bytes(), "it")
     statement["predicate"]["made"]["statement"] = ledger.versions[1].statement
     entry.write_bytes(keys.sign(statement))
     found = problems(copy.home / "store", keys, f"{NAME}:2")
@@ -280,7 +280,7 @@ def test_gc_lists_what_nobody_needs_and_nothing_else(copy: Machine) -> None:
     assert copy.call("ingest", "--source", "procedural://?samples=12&seed=5").returncode == 0
 
     def listed(*more: str) -> set[str]:
-        done = copy.call("store", "gc", "--dry-run", "--json", *more)
+        done = copy.call("store", "gc", "--json", *more)
         assert done.returncode == 0, done.stderr
         return {each["name"] for each in json.loads(done.stdout)}
 
@@ -298,9 +298,9 @@ def test_gc_lists_what_nobody_needs_and_nothing_else(copy: Machine) -> None:
     for name in loose:
         (store / name).unlink()
     assert [problems(store, keys_of(copy), f"{NAME}:{number}") for number in (1, 2)] == [[], []]
-    done = copy.call("store", "gc")
-    assert done.returncode == 2
-    assert "--dry-run" in done.stderr
+    assert copy.call("store", "gc", "--older-than", "0").stdout.endswith(
+        "0 unreferenced objects, 0.0 MB; none was removed\n"
+    )
 
 
 def test_gc_judges_nothing_where_a_ledger_was_touched(copy: Machine) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hardcase.errors import HardcaseError
-from hardcase.registry.runs import StepRecord, read_run, stored_runs, write_record, write_run
+from hardcase.registry.runs import StepRecord, list_runs, read_run, write_record, write_run
 from hardcase.store.store import Store, open_store
 from tests.pipelines.conftest import Machine
 
@@ -67,11 +67,11 @@ def test_a_run_that_kubeflow_retried_is_as_it_ended_last(store: Store) -> None:
     assert read_run(store, "run-9") is None
     for status in ("failed", "succeeded"):
         write_run(store, "run-2", {"snapshot": None, "status": status, "started": "2026-11-28T02:00:00+00:00"})
-    (again,) = [run for run in stored_runs(store) if run["run_id"] == "run-2"]
+    (again,) = [run for run in list_runs(store) if run["run_id"] == "run-2"]
     assert again["status"] == (read_run(store, "run-2") or {})["status"] == "succeeded"
 
 
 def test_a_record_that_is_none_is_named(store: Store) -> None:
     store.put_named("runs/run-4.json", b"[]")
     with pytest.raises(HardcaseError, match=r"runs/run-4.json: not the record of a run"):
-        stored_runs(store)
+        list_runs(store)

@@ -69,7 +69,7 @@ def test_statement_names_all_that_made_the_model(house: House) -> None:
     house.launch("a", evaluated(0.7))
     house.launch("b", evaluated(0.8))
     version = house.ledger.versions[2]
-    provenance = read_provenance(house.keys.opened(house.store.get_object(version.statement), "it"), "it")
+    provenance = read_provenance(house.keys.open_envelope(house.store.get_object(version.statement), "it"), "it")
     run = house.root / "run2"
     made = {**provenance.dependencies, **provenance.byproducts}
     for name, file in (("snapshot", "snapshot"), ("mined", "mined"), ("sft_model", "sft"), ("drift", "drift")):

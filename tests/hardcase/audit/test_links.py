@@ -9,6 +9,7 @@ from in_toto_attestation.predicates.link.v0 import link_pb2
 from in_toto_attestation.v1.statement import Statement
 
 from hardcase.errors import HardcaseError
+from hardcase.formats import NewerFormatError
 from hardcase.provenance.attestations import Link, follow, gaps, open_link
 from hardcase.provenance.signing import STATEMENT, DistrustError, Keyring, make_key, open_keyring
 from hardcase.provenance.statement import FILE, FOLDER
@@ -32,7 +33,7 @@ def test_link_comes_back_as_it_was_signed(keys: Keyring) -> None:
 
 
 def test_link_is_one_that_in_toto_reads(keys: Keyring) -> None:
-    statement = keys.opened(THIRD.signed(keys), "it")
+    statement = keys.open_envelope(THIRD.signed(keys), "it")
     predicate = ParseDict(statement["predicate"], link_pb2.Link())
     assert predicate.name == "sft"
     assert predicate.materials[0].digest["sha256"] == A
@@ -43,7 +44,7 @@ def test_link_is_one_that_in_toto_reads(keys: Keyring) -> None:
 def test_other_statements_are_no_links(keys: Keyring) -> None:
     for said in ({"predicateType": "urn:x"}, {"predicateType": "https://in-toto.io/attestation/link/v0.3"}):
         envelope = keys.sign({"_type": STATEMENT, "subject": [], "predicate": {}, **said})
-        with pytest.raises(DistrustError, match="not a step's record"):
+        with pytest.raises(DistrustError, match="not a step's attestation"):
             open_link(envelope, keys, "it")
 
 
@@ -80,7 +81,18 @@ def test_following_attestations_finds_all_that_a_step_rests_on(keys: Keyring, tm
 
 def test_attestations_of_before_are_read_as_they_were(keys: Keyring) -> None:
     """A link of version 0.1 names neither media types nor attestations."""
-    statement = keys.opened(SECOND.signed(keys), "it")
+    statement = keys.open_envelope(SECOND.signed(keys), "it")
     assert all(set(each) == {"name", "digest"} for each in statement["predicate"]["materials"])
     link = open_link(SECOND.signed(keys), keys, "it")
     assert (link.made_by, link.kind("trained")) == ({}, FILE)
+
+
+def test_attestation_of_a_newer_hardcase_asks_for_an_upgrade_and_more_keys_of_this_format_are_kept(
+    keys: Keyring,
+) -> None:
+    statement = keys.open_envelope(FIRST.signed(keys), "it")
+    statement["predicate"]["environment"] |= {"region": "north"}
+    assert open_link(keys.sign(statement), keys, "it").circumstances == {"run": "r1", "region": "north"}
+    statement["predicate"]["environment"]["format"] = 2
+    with pytest.raises(NewerFormatError, match=r"it: written by a newer hardcase \(format 2, .* up to 1\)"):
+        open_link(keys.sign(statement), keys, "it")

@@ -6,8 +6,9 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1.statement import Statement
 
 from hardcase.errors import HardcaseError
+from hardcase.formats import NewerFormatError
 from hardcase.provenance.signing import DistrustError
-from hardcase.provenance.statement import FOLDER, SNAPSHOT, Provenance, Resource, listed, named, read_provenance
+from hardcase.provenance.statement import FOLDER, SNAPSHOT, Provenance, Resource, list_members, named, read_provenance
 
 MADE = Provenance(
     subject="a" * 64,
@@ -50,6 +51,21 @@ def test_other_statements_are_refused(change: dict[str, object]) -> None:
 @pytest.mark.parametrize("content", [b"", b"[]", b"\x80\x04K\x01.", b'{"shards": [1]}'])
 def test_listing_that_is_none_is_refused(content: bytes) -> None:
     with pytest.raises(HardcaseError, match="objects/x: not a listing"):
-        listed(content, SNAPSHOT, "objects/x")
+        list_members(content, SNAPSHOT, "objects/x")
     with pytest.raises(HardcaseError, match="no sha256"):
-        listed(b'{"model.safetensors": "../../etc/passwd"}', FOLDER, "objects/x")
+        list_members(b'{"model.safetensors": "../../etc/passwd"}', FOLDER, "objects/x")
+
+
+def test_statement_of_a_newer_hardcase_asks_for_an_upgrade_and_more_keys_of_this_format_are_kept() -> None:
+    statement = MADE.statement({})
+    definition = statement["predicate"]["buildDefinition"]
+    definition["externalParameters"]["region"] = "north"
+    assert read_provenance(statement, "it").parameters["region"] == "north"
+    definition["buildType"] = "urn:hardcase:retraining:v2"
+    with pytest.raises(NewerFormatError, match=r"it: written by a newer hardcase \(format 2, .* up to 1\)"):
+        read_provenance(statement, "it")
+
+
+def test_manifest_of_a_newer_hardcase_lists_nothing() -> None:
+    with pytest.raises(NewerFormatError, match="objects/x: written by a newer hardcase"):
+        list_members(b'{"schema": 2, "shards": []}', SNAPSHOT, "objects/x")

@@ -50,11 +50,11 @@ def test_key_is_made_once_for_its_owners_eyes_also_by_many_at_once(tmp_path: Pat
 def test_envelope_opens_for_whoever_trusts_the_signer(tmp_path: Path) -> None:
     ours, theirs = keyring(tmp_path / "a"), keyring(tmp_path / "b")
     envelope = ours.sign(SAID)
-    assert ours.opened(envelope, "it") == SAID
-    assert Keyring(public_keys([tmp_path / "a" / "signing.pub"])).opened(envelope, "it") == SAID
-    assert keyring(tmp_path / "b", [tmp_path / "a"]).opened(envelope, "it") == SAID
+    assert ours.open_envelope(envelope, "it") == SAID
+    assert Keyring(public_keys([tmp_path / "a" / "signing.pub"])).open_envelope(envelope, "it") == SAID
+    assert keyring(tmp_path / "b", [tmp_path / "a"]).open_envelope(envelope, "it") == SAID
     with pytest.raises(DistrustError, match=r"it: no good signature: signed by .*, trusted are"):
-        theirs.opened(envelope, "it")
+        theirs.open_envelope(envelope, "it")
 
 
 @pytest.mark.parametrize("what", ["payload", "signature", "payload type", "unsigned", "other key id", "text", "list"])
@@ -73,7 +73,7 @@ def test_touched_envelope_does_not_open(tmp_path: Path, what: str) -> None:
         envelope["signatures"][0]["keyid"] = "0" * 64
     data = {"text": b"hello", "list": b"[]"}.get(what, json.dumps(envelope).encode())
     with pytest.raises(DistrustError, match=r"^it: "):
-        keys.opened(data, "it")
+        keys.open_envelope(data, "it")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
@@ -95,7 +95,7 @@ def test_key_of_another_kind_works_from_a_file(tmp_path: Path) -> None:
     keys = open_keyring(str(tmp_path / "ec.pem"), [])
     store = open_store(str(tmp_path / "store"))
     keys.publish(store)
-    assert Keyring(stored_keys(store)).opened(keys.sign(SAID), "it") == SAID
+    assert Keyring(stored_keys(store)).open_envelope(keys.sign(SAID), "it") == SAID
 
 
 def test_published_key_is_found_and_one_in_anothers_place_is_not_taken(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_published_key_is_found_and_one_in_anothers_place_is_not_taken(tmp_path:
     ours, theirs = keyring(tmp_path / "a"), keyring(tmp_path / "b")
     for keys in (ours, theirs):
         keys.publish(store)
-    assert Keyring(stored_keys(store)).opened(ours.sign(SAID), "it") == SAID
+    assert Keyring(stored_keys(store)).open_envelope(ours.sign(SAID), "it") == SAID
     first, second = sorted((tmp_path / "store" / "keys").iterdir())
     first.write_bytes(second.read_bytes())
     with pytest.raises(DistrustError, match=f"keys/{first.name}: holds the key"):
@@ -126,5 +126,5 @@ def test_key_of_kms_signs_and_whoever_has_its_public_key_can_check(
         keys.publish(store)
         with pytest.raises(InputError, match=r"signing key awskms:alias/other: .*NotFound"):
             open_keyring("awskms:alias/other", [])
-    assert Keyring(stored_keys(store)).opened(envelope, "it") == SAID
-    assert keys.opened(envelope, "it") == SAID
+    assert Keyring(stored_keys(store)).open_envelope(envelope, "it") == SAID
+    assert keys.open_envelope(envelope, "it") == SAID

@@ -11,6 +11,7 @@ import pytest
 
 from hardcase.data.snapshot import SCHEMA, Snapshot
 from hardcase.errors import HardcaseError, InputError
+from hardcase.formats import NewerFormatError
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import open_store, parse_local_path
 
@@ -89,10 +90,17 @@ def test_altered_or_missing_shards_are_never_read(
             read()
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"schema": 2}', json.dumps("x").encode(), None])
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"schema": 0}', json.dumps("x").encode(), None])
 def test_what_is_no_manifest_is_one_clear_error(tmp_path: Path, data: bytes | None) -> None:
     path = tmp_path / "manifest.json"
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(InputError, match="not a snapshot manifest"):
+        Snapshot.open(path, str(tmp_path / "store"))
+
+
+def test_manifest_of_a_newer_hardcase_asks_for_an_upgrade(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(b'{"schema": 2}')
+    with pytest.raises(NewerFormatError, match=r"manifest\.json: written by a newer hardcase \(format 2, .* up to 1\)"):
         Snapshot.open(path, str(tmp_path / "store"))
