@@ -114,7 +114,7 @@ def test_entry_of_format_1_that_held_a_model_reads_as_rejected(store: Store, key
     """It is never written anew: the next entry names its bytes as they were signed."""
     entry = f"models/{NAME}/ledger/000001.dsse.json"
     append(store, keys, read_ledger(store, NAME, keys), made(1, "rejected"))
-    statement = keys.opened(store.get_named(entry) or b"", entry)
+    statement = keys.open_envelope(store.get_named(entry) or b"", entry)
     statement["predicate"]["made"]["verdict"] = "held"
     old = open_store(f"{store.uri}-of-format-1")
     old.put_named(entry, keys.sign(statement))
