@@ -1,10 +1,18 @@
 """Fixtures and rules of all tests."""
 
+import os
 import socket
+import sys
 
 import pytest
 
 LIMIT_S = 600
+
+# Tests start many processes. Without compiled modules each of them would compile its imports again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# One thread a worker: the workers share the cores, and numbers do not depend on how many there are.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
