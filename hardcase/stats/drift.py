@@ -1,9 +1,4 @@
-"""What counts as drift between two evaluations: six tests that share one budget of false alarms.
-
-Samples of one group share an original, and both evaluations may hold the same samples, so errors are those of a
-difference between two tables clustered by group over both (Liang and Zeger, *Biometrika* 73, 1986): right for separate,
-shared and partly shared samples alike, and sharper where they are shared. Thresholds: `docs/decisions/0002`.
-"""
+"""Drift between two evaluations: six tests that share one budget of false alarms (`docs/decisions/0002`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +11,11 @@ from scipy import stats
 
 from hardcase.config import DriftConfig
 from hardcase.data.evaluations import SIZES
+from hardcase.stats.comparison import PooledEvaluations
 from hardcase.task.sample import ASPECTS, LETTERS
 
-Array = npt.NDArray[np.float64]
-
-# Shares of `DriftConfig.alpha`. The first two tell whether the model got worse and move together, so that their
-# false alarms overlap; the others tell what changed.
+# Shares of `DriftConfig.alpha`. The first two show whether the model got worse and move together, so that their
+# false alarms overlap; the others show what changed.
 BUDGET: Final = {
     "partial credit": 0.4,
     "exact match": 0.45,
@@ -30,12 +24,11 @@ BUDGET: Final = {
     "answer letters": 0.0375,
     "aspect mix": 0.0375,
 }
-FEWEST_GROUPS: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
 class DriftTest:
-    """One test.
+    """The result of one test.
 
     Attributes:
         name: a key of `BUDGET`.
@@ -60,84 +53,40 @@ def decide(reference: pd.DataFrame, current: pd.DataFrame, config: DriftConfig) 
     """Compare two evaluations.
 
     Args:
-        reference: one row a sample, with the columns that `hardcase.data.evaluations.read_flat_evaluation` gives.
+        reference: one row a sample, with the columns of `hardcase.data.evaluations.read_flat_evaluation`.
         current: the same of the model that is judged.
         config: the budget, and how large a change must be to matter.
 
     Returns:
-        One verdict a test, in the order of `BUDGET`.
+        The result of each test, in the order of `BUDGET`.
     """
-    both = pd.concat([reference, current], ignore_index=True)
-    is_current = np.arange(len(both)) >= len(reference)
-    crowded = min(reference["group"].nunique(), current["group"].nunique()) >= FEWEST_GROUPS
-    # So few groups tell nothing about the spread between groups: samples count singly.
-    cluster = pd.factorize(both["group" if crowded else "id"])[0]
-    freedom = max(1, min(len(np.unique(cluster[is_current])), len(np.unique(cluster[~is_current]))) - 1)
+    pooled = PooledEvaluations(reference, current)
+    rows = pooled.rows
 
-    def compare(values: Array, strata: npt.NDArray[np.int64]) -> tuple[Array, Array, Array]:
-        before, after, error = _compared(values, strata, is_current, cluster)
-        return before, after, (after - before) / np.maximum(error, 1 / min(len(reference), len(current)))
+    def compare_values(name: str, column: str, sign: int, *, by_aspect: bool) -> DriftTest:
+        before, after, statistic = (float(part[0]) for part in pooled.compare_means(rows[[column]], by_aspect))
+        p_value, threshold = float(stats.t.sf(sign * statistic, pooled.freedom)), config.alpha * BUDGET[name]
+        drifted = p_value <= threshold and sign * (after - before) >= config.min_drop
+        return DriftTest(name, drifted, statistic, p_value, threshold, before, after)
 
-    def one_sided(name: str, column: str, sign: int, strata: npt.NDArray[np.int64]) -> DriftTest:
-        before, after, scores = compare(both[[column]].to_numpy(np.float64), strata)
-        p_value, threshold = float(stats.t.sf(sign * scores[0], freedom)), config.alpha * BUDGET[name]
-        drifted = p_value <= threshold and sign * (after[0] - before[0]) >= config.min_drop
-        return DriftTest(name, bool(drifted), float(scores[0]), p_value, threshold, float(before[0]), float(after[0]))
-
-    def categories(name: str, labels: Sequence[str], values: npt.NDArray[np.bool_]) -> DriftTest:
-        before, after, scores = compare(values.astype(np.float64), everything)
+    def compare_shares(name: str, labels: Sequence[str], members: npt.NDArray[np.bool_]) -> DriftTest:
+        before, after, statistics = pooled.compare_means(members)
         large = np.abs(after - before) >= config.min_shift
-        most = int(np.argmax(np.abs(scores) + np.where(large, len(both), 0)))
-        p_value = min(1.0, len(labels) * 2 * float(stats.t.sf(abs(scores[most]), freedom)))
+        most = int(np.argmax(np.abs(statistics) + np.where(large, len(rows), 0)))
+        p_value = min(1.0, len(labels) * 2 * float(stats.t.sf(abs(statistics[most]), pooled.freedom)))
         threshold = config.alpha * BUDGET[name]
-        shown = [f"{labels[most]}: {100 * share[most]:.1f}%" for share in (before, after)]
-        return DriftTest(
-            name, bool(large[most] and p_value <= threshold), float(scores[most]), p_value, threshold, *shown
-        )
+        drifted = bool(large[most] and p_value <= threshold)
+        shares = [f"{labels[most]}: {100 * share[most]:.1f}%" for share in (before, after)]
+        return DriftTest(name, drifted, float(statistics[most]), p_value, threshold, *shares)
 
-    everything, aspect = np.zeros(len(both), dtype=np.int64), _shared_strata(both["aspect"], is_current)
-    answers = both["answer"].to_numpy(str)
+    answers, sizes, aspects = (rows[column].to_numpy(str) for column in ("answer", "answer_size", "aspect"))
     letters = np.stack([np.char.find(answers, letter) >= 0 for letter in LETTERS], axis=1)
-    sizes, aspects = both["answer_size"].to_numpy(str), both["aspect"].to_numpy(str)
     names = (*ASPECTS, *sorted(set(aspects) - set(ASPECTS)))
     return [
-        one_sided("partial credit", "dpa", -1, aspect),
-        one_sided("exact match", "exact", -1, aspect),
-        one_sided("invalid answers", "invalid", 1, everything),
-        categories("answer size", SIZES, sizes[:, None] == np.array(SIZES)),
-        categories("answer letters", LETTERS, letters),
-        categories("aspect mix", names, aspects[:, None] == np.array(names)),
+        compare_values("partial credit", "dpa", -1, by_aspect=True),
+        compare_values("exact match", "exact", -1, by_aspect=True),
+        compare_values("invalid answers", "invalid", 1, by_aspect=False),
+        compare_shares("answer size", SIZES, sizes[:, None] == np.array(SIZES)),
+        compare_shares("answer letters", LETTERS, letters),
+        compare_shares("aspect mix", names, aspects[:, None] == np.array(names)),
     ]
-
-
-def _shared_strata(aspects: pd.Series, is_current: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Numbers of the aspects that both tables hold, -1 for the others; one stratum where they share none."""
-    codes = pd.factorize(aspects, sort=True)[0]
-    shared = set(codes[is_current]) & set(codes[~is_current])
-    if not shared:
-        return np.zeros(len(codes), dtype=np.int64)
-    return np.where(np.isin(codes, sorted(shared)), codes, -1).astype(np.int64)
-
-
-def _compared(
-    values: Array,
-    strata: npt.NDArray[np.int64],
-    is_current: npt.NDArray[np.bool_],
-    cluster: npt.NDArray[np.int64],
-) -> tuple[Array, Array, Array]:
-    """Means of reference and current, both weighted to the pooled mix of strata, and the error of their difference."""
-    counted = strata >= 0
-    means = np.zeros((2, values.shape[1]))
-    influence_NF = np.zeros_like(values)
-    for stratum in np.unique(strata[counted]):
-        rows = strata == stratum
-        weight = rows.sum() / counted.sum()
-        for side, sign in ((0, -1), (1, 1)):
-            here = rows & (is_current == bool(side))
-            mean = values[here].mean(axis=0)
-            means[side] += weight * mean
-            influence_NF[here] = sign * weight * (values[here] - mean) / here.sum()
-    sums_GF = np.zeros((cluster.max() + 1, values.shape[1]))
-    np.add.at(sums_GF, cluster, influence_NF)
-    count = len(sums_GF)
-    return means[0], means[1], np.sqrt((sums_GF**2).sum(axis=0) * count / max(1, count - 1))

@@ -7,7 +7,7 @@ whole groups are drawn again, not samples: the cluster bootstrap with percentile
 
 from collections.abc import Collection, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,15 @@ Array = npt.NDArray[np.float64]
 Values = Sequence[float] | npt.NDArray[Any]
 
 SUBSETS: Final = tuple(frozenset(letters) for size in range(5) for letters in combinations(LETTERS, size))
-CELLS: Final = 2_000_000  # resamples × groups held at once
+CELLS: Final = 2_000_000  # resamples × groups in memory at once
+
+
+class Interval(NamedTuple):
+    """A statistic with its bounds."""
+
+    value: float
+    low: float
+    high: float
 
 
 def score(
@@ -47,9 +55,10 @@ def score(
     Raises:
         HardcaseError: no samples, an unknown aspect, columns of unequal length, or a value that is not finite.
     """
-    point, low, high = _bootstrap(aspects, dpa, exact, groups, resamples, seed, level=0.95)
-    pairs = [None if value is None else [least, most] for value, least, most in zip(point, low, high, strict=True)]
-    return {**_named(point), "intervals": _named(pairs)}
+    (intervals,) = bootstrap(aspects, dpa, exact, groups, resamples, seed, [0.95])
+    values = [None if interval is None else interval.value for interval in intervals]
+    bounds = [None if interval is None else [interval.low, interval.high] for interval in intervals]
+    return {**name_statistics(values), "intervals": name_statistics(bounds)}
 
 
 def chance(
@@ -60,10 +69,10 @@ def chance(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What guessing earns on these samples: the exact expectation over a uniformly random one of the sixteen answers.
+    """Score guessing on these samples: the exact expectation over a uniformly random one of the sixteen answers.
 
     Returns:
-        The shape of `score`; the intervals tell how the level hangs on which groups were drawn.
+        The shape of `score`; the intervals show how the level depends on which groups were drawn.
 
     Raises:
         HardcaseError: as `score`, or no such kind.
@@ -82,7 +91,7 @@ def paired_difference(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """How much better `second` answered the same samples than `first`, in the units of `score`.
+    """Measure how much better `second` answered the same samples than `first`, in the units of `score`.
 
     Args:
         first: partial credit and exactness of each sample, as `score` takes them.
@@ -103,30 +112,25 @@ def paired_difference(
     if len({column.shape for column in columns}) > 1:
         raise HardcaseError("paired scores: the two models have not answered equally many samples; compare one table")
     gains = columns[2] - columns[0], columns[3] - columns[1]
-    bounds = zip(*_bootstrap(aspects, *gains, groups, resamples, seed, level), strict=True)
-    keys = ("value", "low", "high")
-    return _named([None if bound[0] is None else dict(zip(keys, bound, strict=True)) for bound in bounds])
+    return name_statistics(*bootstrap(aspects, *gains, groups, resamples, seed, [level]))
 
 
-def _named(values: Sequence[Any]) -> dict[str, Any]:
-    """Name the entries of a row of `_statistics`."""
-    return {
-        "overall": values[0],
-        "exact_match": values[1],
-        "by_aspect": dict(zip(ASPECTS, values[2:], strict=True)),
-    }
+def name_statistics(values: Sequence[Any]) -> dict[str, Any]:
+    """Name six values: overall, exact match and the four aspects; an interval becomes `{"value", "low", "high"}`."""
+    overall, exact, *rest = (value._asdict() if isinstance(value, Interval) else value for value in values)
+    return {"overall": overall, "exact_match": exact, "by_aspect": dict(zip(ASPECTS, rest, strict=True))}
 
 
-def _bootstrap(
+def bootstrap(
     aspects: Sequence[str],
     dpa: Values,
     exact: Values,
     groups: Sequence[str],
     resamples: int,
     seed: int,
-    level: float,
-) -> list[list[float | None]]:
-    """The statistics of the samples themselves, and their lower and upper bounds."""
+    levels: Sequence[float],
+) -> list[list[Interval | None]]:
+    """Return overall, exact match and the four aspects with percentile bounds, at each level of coverage."""
     sums_GC = _group_sums(aspects, dpa, exact, groups)
     count = len(sums_GC)
     generator = np.random.default_rng(seed)
@@ -138,15 +142,17 @@ def _bootstrap(
         # einsum adds in one order whatever the number of threads; a BLAS product does not.
         drawn.append(_statistics(np.einsum("rg,gc->rc", times_RG.astype(np.float64), sums_GC)))
     point = _statistics(sums_GC.sum(axis=0))
-    bounds = np.full((2, point.size), np.nan)
-    present = ~np.isnan(point)
-    tail = (1 - level) / 2
-    bounds[:, present] = np.nanquantile(np.concatenate(drawn)[:, present], [tail, 1 - tail], axis=0)
-    return [[None if np.isnan(value) else float(value) for value in row] for row in (point, *bounds)]
+    present, spans = ~np.isnan(point), []
+    for tail in ((1 - level) / 2 for level in levels):
+        bounds = np.full((2, point.size), np.nan)
+        bounds[:, present] = np.nanquantile(np.concatenate(drawn)[:, present], [tail, 1 - tail], axis=0)
+        rows = np.stack([point, *bounds], axis=1).tolist()
+        spans.append([None if np.isnan(row[0]) else Interval(*row) for row in rows])
+    return spans
 
 
 def _group_sums(aspects: Sequence[str], dpa: Values, exact: Values, groups: Sequence[str]) -> Array:
-    """Per group: the sum of partial credit in each aspect, the samples in each aspect, and the sum of exactness."""
+    """Sum by group: partial credit in each aspect, samples in each aspect, exact matches."""
     credit, exactness = np.asarray(dpa, dtype=np.float64), np.asarray(exact, dtype=np.float64)
     lengths = {len(aspects), len(groups), *credit.shape, *exactness.shape}
     if len(lengths) > 1 or lengths == {0}:
