@@ -1,4 +1,4 @@
-"""Which of the rows with whole pictures get in, and on which side of the split: duplicates, groups, leaks."""
+"""Decide which rows with valid images are accepted, and into which split: duplicates, groups, leaks."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -16,15 +16,15 @@ from hardcase.store.digest import bytes_digest
 
 @dataclass(frozen=True, slots=True)
 class RowSummary:
-    """What is kept of a row between the two passes over its pictures.
+    """What is held of a row between the two passes over its images.
 
     Attributes:
         row: from 1.
         id: of the sample.
-        content: digest of all its fields and pictures.
-        question: digest of its pictures and aspect.
+        content: digest of all its fields and images.
+        question: digest of its images and aspect.
         answer: its letters.
-        original: sha256 of the original picture.
+        original: sha256 of the original image.
         phash: perceptual hash of the original, 64 bits.
         split: as the row names it, or None.
         group: as the row names it, or None.
@@ -43,111 +43,111 @@ class RowSummary:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Where an accepted row goes."""
+    """Split and group of an accepted row."""
 
     split: str
     group: str
 
 
 def accept_rows(
-    facts: Sequence[RowSummary], eval_share: float, group_distance: int, *, split_named: bool, group_named: bool
+    rows: Sequence[RowSummary], eval_share: float, group_distance: int, *, split_named: bool, group_named: bool
 ) -> tuple[dict[int, Assignment], list[BadRow]]:
-    """Sort rows into places and quarantine.
+    """Divide rows into accepted and quarantined ones.
 
     Args:
-        facts: every row whose fields and pictures keep the rules.
+        rows: every row with valid fields and images.
         eval_share: share of groups for evaluation where no row names a split.
-        group_distance: originals whose perceptual hashes differ in at most so many of 64 bits are one group, where no
-            row names a group.
+        group_distance: originals whose perceptual hashes differ in at most this many of 64 bits are one group, where
+            no row names a group.
         split_named: whether any row of the source names a split.
         group_named: whether any row of the source names a group.
 
     Returns:
-        The place of each accepted row, and the others. Rules in this order, one reason a row: missing split, id used
-        twice, contradiction, duplicate, leak.
+        The assignment of each accepted row, by row number, and the quarantined rows. A row gets the first reason that
+        applies: missing split, id used twice, contradiction, duplicate, leak.
     """
     bad: dict[int, BadRow] = {}
 
-    def put_out(each: RowSummary, reason: Reason, detail: str) -> None:
-        bad[each.row] = BadRow(each.row, each.id, reason, detail)
+    def quarantine(row: RowSummary, reason: Reason, detail: str) -> None:
+        bad[row.row] = BadRow(row.row, row.id, reason, detail)
 
-    def left() -> list[RowSummary]:
-        return [each for each in facts if each.row not in bad]
+    def list_remaining() -> list[RowSummary]:
+        return [row for row in rows if row.row not in bad]
 
-    for each in facts:
-        if split_named and each.split is None:
-            put_out(each, Reason.BAD_SPLIT, "other rows name a split, this one does not")
-    for same in _by(left(), "id"):
-        if len({each.content for each in same}) > 1:
-            for each in same:
-                put_out(each, Reason.DUPLICATE_ID, f"rows {_numbers(same)} have this id and differ")
-    for same in _by(left(), "question"):
-        if len({each.answer for each in same}) > 1:
-            for each in same:
-                put_out(each, Reason.CONTRADICTION, f"rows {_numbers(same)}: same pictures and aspect, other answers")
+    for row in rows:
+        if split_named and row.split is None:
+            quarantine(row, Reason.BAD_SPLIT, "other rows name a split, this one does not")
+    for same in _find_repeated(list_remaining(), "id"):
+        if len({row.content for row in same}) > 1:
+            for row in same:
+                quarantine(row, Reason.DUPLICATE_ID, f"rows {_format_numbers(same)} have this id and differ")
+    for same in _find_repeated(list_remaining(), "question"):
+        if len({row.answer for row in same}) > 1:
+            detail = f"rows {_format_numbers(same)}: same images and aspect, other answers"
+            for row in same:
+                quarantine(row, Reason.CONTRADICTION, detail)
         else:
-            for each in same[1:]:
-                put_out(each, Reason.DUPLICATE_SAMPLE, f"same pictures, aspect and answer as row {same[0].row}")
-    # Over all rows, also those just put out: one may be what ties two others together.
-    named = dict(zip(facts, _groups(facts, None if group_named else group_distance), strict=True))
-    rest = left()
-    names = [named[each] for each in rest]
+            for row in same[1:]:
+                quarantine(row, Reason.DUPLICATE_SAMPLE, f"same images, aspect and answer as row {same[0].row}")
+    # Quarantined rows count too: grouping is transitive, and such a row may link two others.
+    group_of = dict(zip(rows, _name_groups(rows, None if group_named else group_distance), strict=True))
+    remaining = list_remaining()
     if split_named:
-        judged = {name for each, name in zip(rest, names, strict=True) if each.split == "eval"}
-        for each, name in zip(rest, names, strict=True):
-            if each.split == "train" and name in judged:
-                put_out(each, Reason.SPLIT_LEAK, "its group has rows in the evaluation split")
-        sides = [str(each.split) for each in rest]
+        eval_groups = {group_of[row] for row in remaining if row.split == "eval"}
+        for row in remaining:
+            if row.split == "train" and group_of[row] in eval_groups:
+                quarantine(row, Reason.SPLIT_LEAK, "its group has rows in the evaluation split")
     else:
-        chosen = _evaluated(set(names), eval_share)
-        sides = ["eval" if name in chosen else "train" for name in names]
-    places = {
-        each.row: Assignment(side, name)
-        for each, side, name in zip(rest, sides, names, strict=True)
-        if each.row not in bad
+        eval_groups = _choose_eval_groups({group_of[row] for row in remaining}, eval_share)
+    assignments = {
+        row.row: Assignment("eval" if group_of[row] in eval_groups else "train", group_of[row])
+        for row in list_remaining()
     }
-    return places, list(bad.values())
+    return assignments, list(bad.values())
 
 
-def _by(facts: Iterable[RowSummary], field: str) -> list[list[RowSummary]]:
-    found: dict[Hashable, list[RowSummary]] = defaultdict(list)
-    for each in facts:
-        found[getattr(each, field)].append(each)
-    return [same for same in found.values() if len(same) > 1]
+def _find_repeated(rows: Iterable[RowSummary], field: str) -> list[list[RowSummary]]:
+    by_value: dict[Hashable, list[RowSummary]] = defaultdict(list)
+    for row in rows:
+        by_value[getattr(row, field)].append(row)
+    return [same for same in by_value.values() if len(same) > 1]
 
 
-def _numbers(facts: Sequence[RowSummary]) -> str:
-    return ", ".join(str(each.row) for each in facts[:5]) + (", …" if len(facts) > 5 else "")
+def _format_numbers(rows: Sequence[RowSummary]) -> str:
+    return ", ".join(str(row.row) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
 
 
-def _groups(facts: Sequence[RowSummary], distance: int | None) -> list[str]:
-    """Each row's group: the smallest name in its connected component, a name being the row's own or its original's."""
+def _name_groups(rows: Sequence[RowSummary], distance: int | None) -> list[str]:
+    """Return each row's group: the smallest name in its connected component.
+
+    A row's name is its own group, or the sha256 of its original where it names none.
+    """
     edges: list[npt.NDArray[np.int64]] = [np.empty((0, 2), dtype=np.int64)]
-    for key in ("group", "original"):
+    for field in ("group", "original"):
         first: dict[str, int] = {}
         pairs = [
             (first.setdefault(value, index), index)
-            for index, each in enumerate(facts)
-            if (value := getattr(each, key)) is not None
+            for index, row in enumerate(rows)
+            if (value := getattr(row, field)) is not None
         ]
         edges.append(np.array(pairs, dtype=np.int64).reshape(-1, 2))
     if distance is not None:
-        edges.append(_near(np.array([each.phash for each in facts], dtype=np.uint64), distance))
+        edges.append(_find_near_pairs(np.array([row.phash for row in rows], dtype=np.uint64), distance))
     joined = np.concatenate(edges)
-    size = len(facts)
+    size = len(rows)
     graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(size, size))
     labels = connected_components(graph, directed=False)[1] if size else []
     names: dict[int, str] = {}
-    for each, label in zip(facts, labels, strict=True):
-        own = each.group if each.group is not None else each.original
+    for row, label in zip(rows, labels, strict=True):
+        own = row.group if row.group is not None else row.original
         names[label] = min(own, names.get(label, own))
     return [names[label] for label in labels]
 
 
-def _near(hashes: npt.NDArray[np.uint64], distance: int) -> npt.NDArray[np.int64]:
-    """Pairs of places whose hashes differ in at most `distance` bits.
+def _find_near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> npt.NDArray[np.int64]:
+    """Return pairs of indices whose hashes differ in at most `distance` bits.
 
-    Cut into distance + 1 bands, two such hashes agree in one band at least: only those are compared.
+    Cut into distance + 1 bands, two such hashes agree in at least one band. Only those are compared.
     """
     unique, inverse = np.unique(hashes, return_inverse=True)
     first = np.zeros(len(unique), dtype=np.int64)
@@ -166,8 +166,8 @@ def _near(hashes: npt.NDArray[np.uint64], distance: int) -> npt.NDArray[np.int64
     return np.concatenate(pairs)
 
 
-def _evaluated(names: set[str], share: float) -> set[str]:
-    """The groups for evaluation: by a hash of their names, so that a group stays where it was from run to run."""
+def _choose_eval_groups(names: set[str], share: float) -> set[str]:
+    """Return the groups for evaluation, by a hash of their names, so that a group keeps its split from run to run."""
     rank = {name: int(bytes_digest(name.encode("utf-8", "surrogatepass"))[:13], 16) / 16**13 for name in names}
     chosen = {name for name in names if rank[name] < share}
     if 0 < share < 1 and len(names) > 1:

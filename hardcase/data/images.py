@@ -1,6 +1,6 @@
-"""Pictures: what counts as one, and its pixels as upright RGB (`formats.md`, Pictures).
+"""Validate and decode images: which bytes are accepted, and their pixels as upright RGB.
 
-Content decides the format; every rule on its head is applied before a pixel is decoded.
+Content decides the format. Every rule on the header is applied before a pixel is decoded.
 """
 
 import io
@@ -17,7 +17,7 @@ MAX_PIXELS: Final = 64_000_000
 MIN_SIDE, MAX_SIDE, MAX_RATIO = 16, 16_384, 20
 SUFFIXES: Final = {"JPEG": (".jpg", ".jpeg", ".jfif"), "PNG": (".png",), "WEBP": (".webp",)}
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-# Neither a stuffed zero nor a fill byte, and not of the markers that stand alone; those carry no length.
+# Excludes stuffed zeros, fill bytes and the standalone markers, which carry no length.
 JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 ROTATIONS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,11 +31,11 @@ ROTATIONS: Final = {
 
 
 class BadImage(Exception):
-    """Bytes that are no picture the task takes.
+    """Bytes that are no valid image.
 
     Attributes:
         reason: a code of `hardcase.data.quarantine.Reason`.
-        detail: what was found.
+        detail: the values that break the rule.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -44,21 +44,21 @@ class BadImage(Exception):
 
 
 def inspect_image(data: bytes, suffix: str | None = None) -> tuple[Image.Image, str]:
-    """Check a picture by every rule and decode it.
+    """Check an image by every rule and decode it.
 
     Args:
         data: a file's bytes.
-        suffix: of the file's name; None leaves it out of the check.
+        suffix: of the file's name, or None to skip its check.
 
     Returns:
-        The upright RGB picture and its format: `JPEG`, `PNG` or `WEBP`.
+        The upright RGB image and its format: `JPEG`, `PNG` or `WEBP`.
 
     Raises:
         BadImage: a rule is broken.
     """
     if len(data) > MAX_BYTES:
         raise BadImage("too_many_bytes", f"{len(data)} bytes; at most {MAX_BYTES}")
-    kind = _kind(data)
+    kind = _detect_format(data)
     if suffix is not None and suffix.lower() not in SUFFIXES[kind]:
         raise BadImage("suffix_mismatch", f"holds {kind}, named {suffix or 'without a suffix'}")
     try:
@@ -66,22 +66,22 @@ def inspect_image(data: bytes, suffix: str | None = None) -> tuple[Image.Image, 
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=[kind]) as image:
                 _check_shape(image, kind)
-                _check_whole(data, kind)
+                _check_complete(data, kind)
                 image.seek(0)
                 image.load()
-                return _upright_rgb(image), kind
+                return _convert_to_upright_rgb(image), kind
     except (BadImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise BadImage("too_many_pixels", f"at most {MAX_PIXELS} pixels") from error
-    except UnidentifiedImageError as error:  # its message holds an address of memory, another one each time
+    except UnidentifiedImageError as error:  # its message holds a memory address, which differs from run to run
         raise BadImage("corrupt", f"cannot be read as {kind}") from error
     except Exception as error:  # Pillow and its codecs raise whatever they like on hostile bytes
         raise BadImage("corrupt", f"{type(error).__name__}: {error}"[:200]) from error
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Upright RGB pixels.
+    """Return upright RGB pixels.
 
     Raises:
         BadImage: a rule is broken.
@@ -89,7 +89,7 @@ def decode_image(data: bytes) -> Image.Image:
     return inspect_image(data)[0]
 
 
-def _kind(data: bytes) -> str:
+def _detect_format(data: bytes) -> str:
     if data[:3] == b"\xff\xd8\xff":
         return "JPEG"
     if data[:8] == PNG_SIGNATURE:
@@ -107,19 +107,19 @@ def _check_shape(image: Image.Image, kind: str) -> None:
         raise BadImage("bad_side", f"{width} × {height}; sides are {MIN_SIDE} to {MAX_SIDE}")
     if max(width, height) > MAX_RATIO * min(width, height):
         raise BadImage("bad_ratio", f"{width} × {height}; at most {MAX_RATIO}:1")
-    # A phone's MPO holds more frames behind the picture; anything else with frames is no still image.
+    # A phone's MPO holds more frames after the first image. Any other image with frames is animated.
     if kind != "JPEG" and getattr(image, "is_animated", False):
         raise BadImage("animated", f"{getattr(image, 'n_frames', 0)} frames")
 
 
-def _check_whole(data: bytes, kind: str) -> None:
-    """Pillow forgives a missing end; the contract does not."""
+def _check_complete(data: bytes, kind: str) -> None:
+    """Refuse an image without its end, which Pillow would accept."""
     if kind == "PNG":
         _check_png(data)
     elif kind == "JPEG":
         _check_jpeg(data)
     elif int.from_bytes(data[4:8], "little") + 8 > len(data):
-        raise BadImage("corrupt", "the file is shorter than its RIFF header says")
+        raise BadImage("corrupt", "the file is shorter than the size in its RIFF header")
 
 
 def _check_png(data: bytes) -> None:
@@ -139,35 +139,35 @@ def _check_png(data: bytes) -> None:
 
 
 def _check_jpeg(data: bytes) -> None:
-    """Walk the markers to the end-of-image of the first picture."""
+    """Walk the markers to the end-of-image of the first image."""
     at = 2
-    while found := JPEG_MARKER.search(data, at):
-        at = found.end()
+    while marker := JPEG_MARKER.search(data, at):
+        at = marker.end()
         if data[at - 1] == 0xD9:
             return
         at += int.from_bytes(data[at : at + 2], "big")
     raise BadImage("corrupt", "no end-of-image marker")
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def _convert_to_upright_rgb(image: Image.Image) -> Image.Image:
     upright = image
-    if (orientation := _orientation(image)) in ROTATIONS:
+    if (orientation := _read_orientation(image)) in ROTATIONS:
         upright = image.transpose(ROTATIONS[orientation])
     if upright.mode.startswith("I"):
-        # 16 bits to 8 by the high byte; Pillow's own conversion would clip.
+        # The high byte of 16 bits: Pillow's own conversion would clip.
         deep = np.asarray(upright)
         deep = np.where(deep == upright.info.get("transparency"), 0xFFFF, deep)
         upright = Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
-        ground = Image.new("RGB", rgba.size, "white")
-        ground.paste(rgba, mask=rgba)
-        return ground
+        background = Image.new("RGB", rgba.size, "white")
+        background.paste(rgba, mask=rgba)
+        return background
     return upright.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> Any:
+def _read_orientation(image: Image.Image) -> Any:
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # a damaged note beside a whole picture is no reason to lose it
+    except Exception:  # damaged EXIF data does not invalidate an image
         return None

@@ -1,4 +1,4 @@
-"""What a source holds, told without reading it."""
+"""Digest what a source holds, without reading its files."""
 
 import hashlib
 import os
@@ -8,18 +8,20 @@ from hardcase.data.remote import digest_remote_source
 from hardcase.store.store import parse_local_path
 
 
-def source_digest(source: str, apart: Path | None = None) -> str:
-    """What a source holds: on disk by path, size and time of change, on S3 by key, size and ETag; else empty.
+def source_digest(source: str, excluded: Path | None = None) -> str:
+    """Return the digest of a listing of a source.
 
     Args:
-        source: a URI, a folder, or a manifest file (its folder then counts).
-        apart: a folder that is left out where it lies inside the source.
+        source: a URI, a folder, or a manifest file, whose folder then counts.
+        excluded: a folder that does not count, should it be inside the source.
+
+    Returns:
+        The sha256 over path, size and modification time of local files, or over key, size and ETag on S3. Empty for a
+        procedural source or a stored snapshot, whose URI identifies the content.
     """
     if source.startswith("s3://"):
         return digest_remote_source(source)
-    if source.startswith("snapshot:"):  # its id says it
-        return ""
-    if "://" in source and not source.startswith("file://"):
+    if source.startswith("snapshot:") or ("://" in source and not source.startswith("file://")):
         return ""
     path = parse_local_path(source)
     if not path.exists():
@@ -27,9 +29,9 @@ def source_digest(source: str, apart: Path | None = None) -> str:
     folder = path if path.is_dir() else path.parent
     listing = hashlib.sha256()
     for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if Path(parent, name) != apart)
+        folders[:] = sorted(name for name in folders if Path(parent, name) != excluded)
         for name in sorted(files):
             file = Path(parent, name)
-            facts = file.lstat()
-            listing.update(f"{file.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+            stat = file.lstat()
+            listing.update(f"{file.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return listing.hexdigest()

@@ -1,4 +1,4 @@
-"""A source that lies on S3: listed, and fetched into a folder to be read as any other."""
+"""List a source on S3, and fetch it into a folder to be read like a local one."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -12,62 +12,66 @@ from hardcase.progress import track
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import open_objects, write_atomically
 
-AT_ONCE: Final = 16
+CONCURRENCY: Final = 16
 MANIFEST: Final = (".jsonl", ".parquet")
 
 
 def fetch_source(uri: str, folder: Path) -> Path:
-    """Write what lies under `uri` into `folder`; what lies there already, whole, is not fetched again.
+    """Fetch the objects under `uri` into `folder`, skipping files that are already complete.
 
     Args:
-        uri: `s3://bucket/prefix`, or a manifest's own key below it.
+        uri: `s3://bucket/prefix`, or the key of a manifest below it.
         folder: for the files.
 
     Returns:
         The folder, or the manifest in it.
 
     Raises:
-        InputError: nothing lies there, it cannot be read, or a key cannot be a file's name.
+        InputError: there are no objects, they cannot be read, or a key cannot be a file's name.
     """
-    prefix, manifest = _split(uri)
+    prefix, manifest = _split_manifest(uri)
     _, objects = open_objects(prefix)
-    entries = _entries(prefix)
-    taken = {str(parent) for entry in entries for parent in PurePosixPath(entry["path"]).parents}
+    entries = _list_entries(prefix)
+    folders = {str(parent) for entry in entries for parent in PurePosixPath(entry["path"]).parents}
 
     def fetch(entry: dict[str, Any]) -> None:
         path = folder / entry["path"]
-        if not path.resolve().is_relative_to(folder.resolve()) or entry["path"] in taken:
+        if not path.resolve().is_relative_to(folder.resolve()) or entry["path"] in folders:
             raise InputError(f"source {uri}: the key {entry['path']!r} cannot be a file's name; rename it")
         if not (path.is_file() and path.stat().st_size == entry["size"]):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, bytes(obstore.get(objects, entry["path"]).bytes()))
 
     try:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(CONCURRENCY) as pool:
             for _ in track(pool.map(fetch, entries), "fetching the source", len(entries)):
                 pass
     except (BaseError, OSError) as error:
-        raise InputError(f"source {uri}: cannot be fetched: {str(error)[:200]}; check address and rights") from error
+        raise InputError(
+            f"source {uri}: cannot be fetched: {str(error)[:200]}; check the address and permissions"
+        ) from error
     return folder / manifest if manifest else folder
 
 
 def digest_remote_source(uri: str) -> str:
-    """Of what lies under `uri`: every key, size and ETag."""
-    listed = {entry["path"]: [entry["size"], entry["e_tag"]] for entry in _entries(_split(uri)[0])}
-    return bytes_digest(canonical_json(listed))
+    """Return the sha256 over key, size and ETag of every object under `uri`."""
+    listing = {entry["path"]: [entry["size"], entry["e_tag"]] for entry in _list_entries(_split_manifest(uri)[0])}
+    return bytes_digest(canonical_json(listing))
 
 
-def _split(uri: str) -> tuple[str, str]:
-    above, _, name = uri.rstrip("/").rpartition("/")
-    return (above, name) if name.lower().endswith(MANIFEST) else (uri, "")
+def _split_manifest(uri: str) -> tuple[str, str]:
+    prefix, _, name = uri.rstrip("/").rpartition("/")
+    return (prefix, name) if name.lower().endswith(MANIFEST) else (uri, "")
 
 
-def _entries(uri: str) -> list[dict[str, Any]]:
+def _list_entries(uri: str) -> list[dict[str, Any]]:
     _, objects = open_objects(uri)
     try:
-        found = [dict(entry) for batch in obstore.list(objects) for entry in batch]
+        entries = [dict(entry) for batch in obstore.list(objects) for entry in batch]
     except (BaseError, OSError) as error:
-        raise InputError(f"source {uri}: cannot be listed: {str(error)[:200]}; check address and rights") from error
-    if not found:
-        raise InputError(f"source {uri}: nothing lies there; check the address")
-    return found
+        raise InputError(
+            f"source {uri}: cannot be listed: {str(error)[:200]}; check the address and permissions"
+        ) from error
+    if not entries:
+        raise InputError(f"source {uri}: no objects there; check the address")
+    return entries

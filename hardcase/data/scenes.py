@@ -1,9 +1,9 @@
-"""Procedural scenes: samples like a user's, drawn from nothing, whose flaws are known.
+"""Draw procedural scenes: samples like a user's, whose flaws are known.
 
-The original shows a product alone on a studio ground; four candidates show it placed in a generated scene, as in the
-paper's use (arXiv 2511.10055, figure 1). Each aspect has several kinds of flaw of continuous size with a long tail of
-rare hard ones. A changed or missing band, another width, an arm that the product does not have: these can be told only
-against the original. Candidates also carry flaws of aspects that are not asked for.
+The original shows a product alone on a studio background. Four candidates show it placed in a generated scene, as in
+the paper's use (arXiv 2511.10055, figure 1). Each aspect has several kinds of flaw of continuous size, with a long tail
+of rare hard ones. A changed or missing band, another width and an extra arm are visible only by comparison with the
+original. Candidates also carry flaws of aspects that are not asked for.
 """
 
 import json
@@ -37,13 +37,13 @@ RARE: Final = {
     "extension_rationality": ("spout",),
 }
 TAIL_SHARE: Final = 0.12
-# Annotated are cases no harder than CLEAR, by the number of flawed candidates in these shares.
+# Only scenes no harder than CLEAR are annotated, in these shares by the number of flawed candidates.
 CLEAR: Final = 0.55
 EXPLAINED: Final = (1.0, 0.9, 0.45, 0.15, 0.0)
-# These hide what another aspect's question asks for, so they never distract.
+# These flaws hide what another aspect asks about, so they occur only in their own aspect's scenes.
 OCCLUDING: Final = frozenset({"cropped", "sunken"})
-# Every word that an observation may use.
-OBSERVATION_WORDS: Final = (
+# The vocabulary of observations.
+VOCABULARY: Final = (
     *(["white", "black", "none", "straight", "skewed", "widened", "left", "right", "detached"]),
     *(["standing", "floating", "cropped", "sunken", "both", "spout", "same", "other"]),
 )
@@ -52,7 +52,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A product; lengths are shares of the picture's side."""
+    """Hold a product; lengths are shares of the image's side."""
 
     body: Colour
     band: str
@@ -65,7 +65,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How a picture shows its product: what can be read from it, and the size of each flaw (0 = none)."""
+    """Hold how an image shows its product: what is visible, and the size of each flaw (0 = none)."""
 
     light: str = "none"
     shadow: str = "none"
@@ -85,7 +85,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One drawn sample: five pictures, what each shows, the aspect asked for."""
+    """Hold a drawn sample: five images, what each shows, and the aspect asked for."""
 
     product: Product
     aspect: str
@@ -95,33 +95,33 @@ class Scene:
 
     @property
     def truth(self) -> list[str]:
-        """The letters of the candidates that show a flaw in the aspect asked for."""
+        """Return the letters of the candidates that show a flaw in the aspect asked for."""
         return [letter for letter, view in zip(LETTERS, self.views[1:], strict=True) if self.aspect in view.flaws]
 
     @property
     def reasoning(self) -> str:
-        """The chain of thought: what must be compared, letter by letter, each with its verdict."""
-        return self._notes({True: " bad", False: " ok"})
+        """Return the chain of thought: the observation on each candidate with its verdict."""
+        return self._format_notes({True: " bad", False: " ok"})
 
     @property
     def reading(self) -> str:
-        """What the chain of thought compares, without a verdict."""
-        return self._notes({True: "", False: ""})
+        """Return the observations of the chain of thought without verdicts."""
+        return self._format_notes({True: "", False: ""})
 
-    def _notes(self, verdict: dict[bool, str]) -> str:
+    def _format_notes(self, verdict: dict[bool, str]) -> str:
         notes = [f"original {describe_view(self.views[0], self.aspect)}"] if self.aspect in AGAINST_ORIGINAL else []
         for letter, view in zip(LETTERS, self.views[1:], strict=True):
-            seen = compare_view(view, self.views[0], self.aspect)
-            notes.append(f"{letter} {seen}{verdict[self.aspect in view.flaws]}")
+            observation = compare_view(view, self.views[0], self.aspect)
+            notes.append(f"{letter} {observation}{verdict[self.aspect in view.flaws]}")
         return " ".join(notes)
 
 
-# What a product is like can be told only against its original: its band, its arms.
+# Bands and arms differ by product, so a flaw in them shows only against the original.
 AGAINST_ORIGINAL: Final = frozenset({"appearance_deformation", "extension_rationality"})
 
 
 def describe_view(view: View, aspect: str) -> str:
-    """What an attentive eye notes about one picture for `aspect`, in words of `OBSERVATION_WORDS`."""
+    """Return the observation on one image for `aspect`, in words of `VOCABULARY`."""
     if aspect == "appearance_deformation":
         shape = view.flaws.get(aspect, "")
         return f"{view.band} {shape if shape in ('skewed', 'widened') else 'straight'}"
@@ -133,22 +133,22 @@ def describe_view(view: View, aspect: str) -> str:
 
 
 def compare_view(view: View, original: View, aspect: str) -> str:
-    """What is noted about one candidate: the observation and, where two things have to agree, whether they do."""
+    """Return the observation on a candidate and, where the aspect compares two things, whether they agree."""
     agreeing = {
         "appearance_deformation": view.band == original.band,
         "physical_shadow": view.shadow == view.light,
         "extension_rationality": view.arm == original.arm and not view.spout,
     }
-    seen = describe_view(view, aspect)
-    return f"{seen} {'same' if agreeing[aspect] else 'other'}" if aspect in agreeing else seen
+    observation = describe_view(view, aspect)
+    return f"{observation} {'same' if agreeing[aspect] else 'other'}" if aspect in agreeing else observation
 
 
 def describe_all_aspects(view: View) -> str:
-    """What one picture shows in every aspect, for the perception warm-up."""
+    """Return the observations on one image in every aspect, for the perception warm-up."""
     return " ".join(describe_view(view, aspect) for aspect in ASPECTS)
 
 
-def _product(rng: random.Random) -> Product:
+def _draw_product(rng: random.Random) -> Product:
     return Product(
         body=rng.choice(BODIES),
         band=rng.choice(list(BANDS)),
@@ -160,12 +160,12 @@ def _product(rng: random.Random) -> Product:
     )
 
 
-def _opposite(side: str) -> str:
+def _flip_side(side: str) -> str:
     return "left" if side == "right" else "right"
 
 
-def _flaw(view: View, product: Product, kind: str, size: float, rng: random.Random) -> View:
-    """`view` with one flaw of `kind`; `size` is 1 for plain to see, 0.3 for hardly visible."""
+def _add_flaw(view: View, product: Product, kind: str, size: float, rng: random.Random) -> View:
+    """Return `view` with one flaw of `kind`, whose `size` is 1 if obvious and 0.3 if hardly visible."""
     match kind:
         case "skewed":
             return replace(view, skew=rng.choice((-1, 1)) * 0.85 * size)
@@ -189,8 +189,8 @@ def _flaw(view: View, product: Product, kind: str, size: float, rng: random.Rand
         case "cropped":
             return replace(view, x=0.5 + rng.choice((-1, 1)) * (0.36 + 0.10 * size))
         case "arm":
-            # Where the product has no arm: on either side, or opposite the one it has.
-            side = rng.choice(SIDES) if product.arm == "none" else _opposite(product.arm)
+            # On a random side, or opposite the arm that the product has.
+            side = rng.choice(SIDES) if product.arm == "none" else _flip_side(product.arm)
             return replace(view, arm=side if product.arm == "none" else "both", arm_length=0.11 + 0.13 * size)
         case "spout":
             return replace(view, spout=0.08 + 0.14 * size)
@@ -198,7 +198,7 @@ def _flaw(view: View, product: Product, kind: str, size: float, rng: random.Rand
 
 
 def _draw(product: Product, view: View, wall: Colour, floor: Colour | None, horizon: float) -> Image.Image:
-    """One picture; without a `floor` the product stands alone on a studio ground."""
+    """Draw one image; without a `floor` the product stands alone on a studio background."""
     n = SIZE * OVERSAMPLING
     image = Image.new("RGB", (n, n), wall)
     draw = ImageDraw.Draw(image)
@@ -211,35 +211,35 @@ def _draw(product: Product, view: View, wall: Colour, floor: Colour | None, hori
         _draw_light(draw, n, view.light)
         _draw_shadow(draw, product, view, floor, ground)
 
-    def at(u: float, v: float) -> tuple[float, float]:
-        """Body coordinates (0, 0 top left to 1, 1 bottom right) to pixels, sheared about the foot."""
+    def locate(u: float, v: float) -> tuple[float, float]:
+        """Convert body coordinates (0, 0 top left to 1, 1 bottom right) to pixels, sheared about the foot."""
         return centre + (u - 0.5) * width + (1 - v) * view.skew * height, top + v * height
 
     dark: Colour = (int(product.body[0] * 0.62), int(product.body[1] * 0.62), int(product.body[2] * 0.62))
     for side in SIDES:
         if view.arm in (side, "both"):
-            # The product's own arm has its own length; an arm too many has the length of the flaw.
+            # The product's own arm has its own length, an extra arm the length of the flaw.
             length = (0.2 if side == product.arm else view.arm_length) * n
             way = -1 if side == "left" else 1
-            x, y = at(0.05 if side == "left" else 0.95, 0.5)
+            x, y = locate(0.05 if side == "left" else 0.95, 0.5)
             elbow = (x + way * 0.75 * length, y)
             draw.line(((x, y), elbow, (elbow[0], y - 0.7 * length)), fill=dark, width=int(0.075 * n), joint="curve")
     if view.spout:
-        x, y = at(0.5, 0)
+        x, y = locate(0.5, 0)
         draw.line(((x, y), (x, y - view.spout * n)), fill=product.body, width=int(0.07 * n))
-    draw.polygon((at(0, 0), at(1, 0), at(1, 1), at(0, 1)), fill=product.body)
+    draw.polygon((locate(0, 0), locate(1, 0), locate(1, 1), locate(0, 1)), fill=product.body)
     if view.light != "none":
         a, b = (0.82, 1.0) if view.light == "left" else (0.0, 0.18)
-        draw.polygon((at(a, 0), at(b, 0), at(b, 1), at(a, 1)), fill=dark)
+        draw.polygon((locate(a, 0), locate(b, 0), locate(b, 1), locate(a, 1)), fill=dark)
     if view.band != "none":
         mixed = tuple(
             int(view.band_mix * new + (1 - view.band_mix) * old)
             for new, old in zip(BANDS[view.band], BANDS[product.band], strict=True)
         )
         a, b = product.band_at - 0.13, product.band_at + 0.13
-        draw.polygon((at(0, a), at(1, a), at(1, b), at(0, b)), fill=mixed)
+        draw.polygon((locate(0, a), locate(1, a), locate(1, b), locate(0, b)), fill=mixed)
     if product.cap:
-        draw.polygon((at(0.3, -0.14), at(0.7, -0.14), at(0.7, 0), at(0.3, 0)), fill=dark)
+        draw.polygon((locate(0.3, -0.14), locate(0.7, -0.14), locate(0.7, 0), locate(0.3, 0)), fill=dark)
     if view.lift < 0 and floor is not None:
         draw.rectangle((0, ground, n, n), fill=floor)
         _draw_shadow(draw, product, view, floor, ground)
@@ -270,7 +270,7 @@ def _draw_shadow(draw: ImageDraw.ImageDraw, product: Product, view: View, floor:
     )
 
 
-def _tinted(rng: random.Random, low: int, high: int) -> Colour:
+def _pick_colour(rng: random.Random, low: int, high: int) -> Colour:
     base = rng.randint(low, high)
     return base, base + rng.randint(-12, 12), base + rng.randint(-12, 12)
 
@@ -287,48 +287,50 @@ def draw_scene(
     """Draw one sample.
 
     Args:
-        rng: source of all chance.
-        aspect: the aspect asked for; any when None.
-        product: the product shown; a new one when None.
+        rng: the source of randomness.
+        aspect: the aspect asked for, or None for a random one.
+        product: the product shown, or None for a new one.
         flawed: chance that a candidate is flawed in the aspect asked for.
         distracting: chance of a flaw in each other aspect.
-        tail: whether this is a rare hard case; by `TAIL_SHARE` when None.
-        ceiling: hardness of the hardest ordinary case, in 0 to 1.
+        tail: whether this is a rare hard case, or None to draw it with probability `TAIL_SHARE`.
+        ceiling: hardness of the hardest ordinary case, from 0 to 1.
     """
     aspect = aspect or rng.choice(ASPECTS)
-    product = product or _product(rng)
+    product = product or _draw_product(rng)
     tail = rng.random() < TAIL_SHARE if tail is None else tail
     hardness = rng.uniform(0.8, 1.0) if tail else rng.random() * ceiling
     views = [View(band=product.band, arm=product.arm)]
-    images = [_draw(product, views[0], _tinted(rng, 226, 240), None, 0.62)]
+    images = [_draw(product, views[0], _pick_colour(rng, 226, 240), None, 0.62)]
     for _ in LETTERS:
         light = rng.choice(SIDES)
         view = View(
             light=light,
-            shadow=_opposite(light),
+            shadow=_flip_side(light),
             band=product.band,
             arm=product.arm,
             x=rng.uniform(0.42, 0.58),
             shadow_length=rng.uniform(0.6, 1.0),
         )
         flaws = {}
-        for each in ASPECTS:
-            if rng.random() >= (flawed if each == aspect else distracting):
+        for flaw_aspect in ASPECTS:
+            if rng.random() >= (flawed if flaw_aspect == aspect else distracting):
                 continue
             rare = tail and rng.random() < 0.6
-            kind = rng.choice(RARE[each] if rare else COMMON[each])
-            if each != aspect and kind in OCCLUDING:
+            kind = rng.choice((RARE if rare else COMMON)[flaw_aspect])
+            if flaw_aspect != aspect and kind in OCCLUDING:
                 continue
             size = (1 - 0.7 * hardness if not rare else rng.uniform(0.4, 1.0)) * rng.uniform(0.9, 1.1)
-            view = _flaw(view, product, kind, min(size, 1.0), rng)
-            flaws[each] = kind
+            view = _add_flaw(view, product, kind, min(size, 1.0), rng)
+            flaws[flaw_aspect] = kind
         views.append(replace(view, flaws=flaws))
-        images.append(_draw(product, views[-1], _tinted(rng, 150, 215), _tinted(rng, 95, 140), rng.uniform(0.56, 0.64)))
+        images.append(
+            _draw(product, views[-1], _pick_colour(rng, 150, 215), _pick_colour(rng, 95, 140), rng.uniform(0.56, 0.64))
+        )
     return Scene(product, aspect, tuple(views), tuple(images), hardness)
 
 
 def encode_image(image: Image.Image, suffix: str) -> bytes:
-    """The picture as a JPEG or PNG file's bytes."""
+    """Return an image as the bytes of a JPEG or PNG file."""
     buffer = BytesIO()
     if suffix == ".jpg":
         image.save(buffer, "JPEG", quality=92)
@@ -338,37 +340,37 @@ def encode_image(image: Image.Image, suffix: str) -> bytes:
 
 
 def compute_annotation_share(scene: Scene) -> float:
-    """The chance that someone writes down the reasoning for this scene.
+    """Return the probability that this scene's reasoning is annotated.
 
-    Annotation is expensive, so people explain what is plain to see and quick to write: no hard case, few flaws. A model
-    fine-tuned on that expects too few flaws; to mend it is left to reinforcement on all samples.
+    Annotation is expensive, so annotators explain what is obvious and quick to write: easy cases with few flaws. A
+    model fine-tuned on those expects too few flaws, which reinforcement on all samples corrects.
     """
     return 0.0 if scene.hardness > CLEAR else EXPLAINED[len(scene.truth)]
 
 
 def write_source(folder: Path, samples: int, seed: int, views_a_product: int = 1) -> None:
-    """Write a source as a user would hand it in: pictures and `manifest.jsonl`, written last.
+    """Write a source in a user's format: images and, last, `manifest.jsonl`.
 
     Args:
         folder: a new folder.
-        samples: how many rows.
-        seed: of all chance.
-        views_a_product: how many rows show the same product; they form a group.
+        samples: number of rows.
+        seed: of all randomness.
+        views_a_product: number of rows that show the same product and form a group.
     """
     rng = random.Random(f"scenes {seed}")
     folder.mkdir(parents=True)
     rows = []
-    product = _product(rng)
+    product = _draw_product(rng)
     for index in track(range(samples), "drawing scenes", samples):
         if index % views_a_product == 0:
-            product = _product(rng)
+            product = _draw_product(rng)
         scene = draw_scene(rng, product=product)
-        room = folder / "pictures" / f"{index // 500:03d}"
-        room.mkdir(parents=True, exist_ok=True)
+        subfolder = folder / "pictures" / f"{index // 500:03d}"
+        subfolder.mkdir(parents=True, exist_ok=True)
         paths = []
         for name, image in zip(("original", *LETTERS), scene.images, strict=True):
             suffix = ".png" if name == "original" else ".jpg"
-            path = room / f"{index:06d}-{name}{suffix}"
+            path = subfolder / f"{index:06d}-{name}{suffix}"
             path.write_bytes(encode_image(image, suffix))
             paths.append(path.relative_to(folder).as_posix())
         row = {

@@ -1,7 +1,7 @@
-"""A snapshot: the accepted samples, content-addressed. Parquet shards in the store, and one manifest, written last.
+"""Read snapshots: the accepted samples, content-addressed, as Parquet shards in the store and one manifest.
 
-The id of a snapshot is the sha256 of its canonical manifest. What travels between steps is the manifest; shards are
-fetched from the store, and their digests verified, wherever they are read.
+The id of a snapshot is the sha256 of its canonical manifest. Steps pass on the manifest. Shards are fetched from the
+store, and their digests verified, wherever they are read.
 """
 
 import json
@@ -45,11 +45,11 @@ SPLITS: Final = ("train", "eval")
 
 
 class Snapshot:
-    """An opened snapshot.
+    """A snapshot opened for reading.
 
     Attributes:
         id: sha256 of the manifest.
-        manifest: its content.
+        manifest: the manifest's content.
     """
 
     def __init__(self, id: str, manifest: dict[str, Any], store: Store) -> None:
@@ -57,7 +57,7 @@ class Snapshot:
 
     @classmethod
     def open(cls, manifest: Path, store: str) -> "Snapshot":
-        """Open the snapshot of that manifest file, its shards in `store`.
+        """Open the snapshot of a manifest file, with its shards in `store`.
 
         Raises:
             InputError: the file is not a manifest.
@@ -71,12 +71,12 @@ class Snapshot:
         return cls(path_digest(manifest), content, open_store(store))
 
     def count(self, split: str) -> int:
-        """How many samples `split` holds."""
+        """Return the number of samples in `split`."""
         return int(self.manifest["splits"][split])
 
     def iterate(self, split: str) -> Iterator[Sample]:
-        """The samples of `split`, one shard in memory at a time."""
-        for shard in self._shards(split):
+        """Yield the samples of `split`, one shard in memory at a time."""
+        for shard in self._read_shards(split):
             for batch in shard.iter_batches(batch_size=64):
                 for row in batch.to_pylist():
                     yield Sample(
@@ -89,29 +89,29 @@ class Snapshot:
                     )
 
     def load(self, split: str) -> list[Sample]:
-        """The samples of `split`, encoded pictures and all, in memory."""
+        """Return the samples of `split` with their encoded images, all in memory."""
         return list(self.iterate(split))
 
     def load_shard(self, split: str, shard: str) -> tuple[int, list[Sample]]:
-        """A part of `split`, `3/8` the third of eight alike in size: how many samples lie before it, and its own."""
+        """Return the samples of one shard of `split` (`3/8` is the third of eight), and how many precede them."""
         (number, shards), rows = map(int, shard.split("/")), self.count(split)
         start, stop = rows * (number - 1) // shards, rows * number // shards
         return start, list(islice(self.iterate(split), start, stop))
 
     def read_labels(self, split: str) -> list[dict[str, Any]]:
-        """Id, aspect, answer and group of the samples of `split`, in order; no picture is decoded."""
+        """Return id, aspect, answer and group of the samples of `split`, in order."""
         columns = ["id", "aspect", "answer", "group"]
-        return [row for shard in self._shards(split) for row in shard.read(columns=columns).to_pylist()]
+        return [row for shard in self._read_shards(split) for row in shard.read(columns=columns).to_pylist()]
 
     def read_table(self) -> pa.Table:
-        """All rows without the pictures' bytes."""
+        """Return all rows without the bytes of their images."""
         columns = [name for name, _ in FIELDS] + [
             f"images.list.element.{field.name}" for field in IMAGE if field.name != "bytes"
         ]
-        tables = [shard.read(columns=columns) for split in SPLITS for shard in self._shards(split)]
+        tables = [shard.read(columns=columns) for split in SPLITS for shard in self._read_shards(split)]
         return pa.concat_tables(tables)
 
-    def _shards(self, split: str) -> Iterator[pq.ParquetFile]:
+    def _read_shards(self, split: str) -> Iterator[pq.ParquetFile]:
         digests = [shard["sha256"] for shard in self.manifest["shards"] if shard["split"] == split]
         for data in self._store.get_objects(digests):
             yield pq.ParquetFile(pa.BufferReader(data))

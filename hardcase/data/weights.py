@@ -1,4 +1,4 @@
-"""Weights of models are safetensors and nothing else: a pickle runs what its writer wants when it is loaded."""
+"""Refuse model weights other than safetensors, because loading a pickle runs code that its author chose."""
 
 import json
 from pathlib import Path
@@ -7,26 +7,26 @@ from typing import Any, Final
 from hardcase.errors import HardcaseError
 
 PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-# Pickles by protocol, and zip, as torch.save writes it.
+# Pickle protocols 2 to 5, and the zip that torch.save writes.
 PICKLE_STARTS: Final = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
-HEADER: Final = 10**8  # bytes; safetensors itself takes no longer one
+HEADER: Final = 10**8  # bytes, the limit of safetensors itself
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Only safetensors are loaded: a pickle runs what its writer wants. Nothing is unpickled to find out.
+    """Verify that a folder holds no pickled weights, without unpickling anything.
 
     Raises:
-        HardcaseError: a file under `folder` is a pickle by its name or its first bytes, or is named safetensors and is
-            none, or is cut short, or an index of weights names other files than safetensors.
+        HardcaseError: a file under `folder` is a pickle by its name or its first bytes, is named safetensors but is
+            not one or is truncated, or is an index of weights that names files of another kind.
     """
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if fault := _fault(path):
+        if fault := _find_fault(path):
             raise HardcaseError(
-                f"{path}: {fault}; only whole safetensors are loaded: save the model so, and keep other files elsewhere"
+                f"{path}: {fault}; only complete safetensors are loaded: save the model so, move other files"
             )
 
 
-def _fault(path: Path) -> str:
+def _find_fault(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(8)
     if path.suffix.lower() in PICKLES or start.startswith(PICKLE_STARTS):
@@ -35,18 +35,18 @@ def _fault(path: Path) -> str:
         if path.name.endswith(".safetensors.index.json"):
             named = json.loads(path.read_bytes())["weight_map"].values()
             return "" if all(name.endswith(".safetensors") for name in named) else "names weights of another kind"
-        return _tensors_fault(path) if path.suffix.lower() == ".safetensors" else ""
+        return _find_tensor_fault(path) if path.suffix.lower() == ".safetensors" else ""
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return "is not what its name says"
+        return "is not of the format that its name claims"
 
 
-def _tensors_fault(path: Path) -> str:
-    """Eight bytes say how long the header is, and it says where each tensor ends."""
+def _find_tensor_fault(path: Path) -> str:
+    """Compare the file's size with its header: eight bytes hold the header's length, and it holds each tensor's end."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(HEADER, size - 8):
-            return "is no safetensors file, or cut short"
+            return "is no safetensors file, or is truncated"
         header: dict[str, Any] = json.loads(file.read(length))
     ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    return "" if 8 + length + max(ends, default=0) == size else "is cut short, or holds more than tensors"
+    return "" if 8 + length + max(ends, default=0) == size else "is truncated, or holds more than tensors"

@@ -9,7 +9,7 @@ from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
 from hardcase.config import SftConfig, TrainConfig
-from hardcase.data.scenes import OBSERVATION_WORDS
+from hardcase.data.scenes import VOCABULARY
 from hardcase.model.rows import build_lazy_dataset, build_sft_row, select_annotated
 from hardcase.model.training import build_common_arguments, build_lora_config, train
 from hardcase.model.warmup import NAMES, build_reading_rows, build_warm_up_rows
@@ -25,7 +25,7 @@ def collect_vocabulary_texts(samples: Sequence[Sample], *, warm_up: bool) -> Ite
     for sample in select_annotated(samples):
         yield sample.reasoning or ""
     if warm_up:
-        yield " " + " ".join((*NAMES, *OBSERVATION_WORDS))
+        yield " " + " ".join((*NAMES, *VOCABULARY))
         yield from NAMES
 
 

@@ -70,7 +70,7 @@ def test_the_digest_changes_with_what_lies_there(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("uri", "message"),
-    [("s3://data/nothing", "nothing lies there"), ("s3://nowhere/x", "cannot be listed"), ("s3://", "s3://bucket")],
+    [("s3://data/nothing", "no objects there"), ("s3://nowhere/x", "cannot be listed"), ("s3://", "s3://bucket")],
 )
 def test_a_wrong_address_is_the_users_error(uri: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):

@@ -53,7 +53,7 @@ def test_a_folder_of_whole_safetensors_passes(tmp_path: Path) -> None:
 def test_a_pickle_by_its_name_is_refused_whatever_it_holds(tmp_path: Path, name: str) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / name).write_text("")
-    with pytest.raises(HardcaseError, match=f"{name}: is a pickle, or may be one; only whole safetensors"):
+    with pytest.raises(HardcaseError, match=f"{name}: is a pickle, or may be one; only complete safetensors"):
         refuse_pickles(tmp_path)
 
 

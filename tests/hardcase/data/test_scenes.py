@@ -8,9 +8,9 @@ import pytest
 from hardcase.data.scenes import (
     AGAINST_ORIGINAL,
     COMMON,
-    OBSERVATION_WORDS,
     OCCLUDING,
     RARE,
+    VOCABULARY,
     Scene,
     describe_all_aspects,
     draw_scene,
@@ -82,7 +82,7 @@ def test_reasoning_ends_each_letter_with_its_verdict(scenes: list[Scene]) -> Non
         words = scene.reasoning.split()
         verdicts = [word for word in words if word in ("ok", "bad")]
         assert [letter for letter, verdict in zip(LETTERS, verdicts, strict=True) if verdict == "bad"] == scene.truth
-        assert set(words) <= {*OBSERVATION_WORDS, *LETTERS, "original", "ok", "bad"}
+        assert set(words) <= {*VOCABULARY, *LETTERS, "original", "ok", "bad"}
 
 
 def test_reasoning_says_whether_what_has_to_agree_agrees(scenes: list[Scene]) -> None:

@@ -44,14 +44,14 @@ def refused(folder: Path, match: str) -> None:
 def test_a_pickle_named_safetensors_is_refused_and_not_run(folder: Path, protocol: int) -> None:
     body = pickle.dumps({"w": Trap(folder.parent / "sprung")}, protocol=protocol)
     (folder / "model.safetensors").write_bytes(body)
-    refused(folder, r"model .*model\.safetensors: is .*; only whole safetensors are loaded")
+    refused(folder, r"model .*model\.safetensors: is .*; only complete safetensors are loaded")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
 def test_weights_as_torch_saves_them_are_refused_and_not_run(folder: Path, name: str) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({"w": Trap(folder.parent / "sprung")}, folder / name)
-    refused(folder, f"{name}: is a pickle, or may be one; only whole safetensors are loaded")
+    refused(folder, f"{name}: is a pickle, or may be one; only complete safetensors are loaded")
 
 
 def test_an_index_that_names_a_pickle_is_refused_and_not_run(folder: Path) -> None:
@@ -59,14 +59,14 @@ def test_an_index_that_names_a_pickle_is_refused_and_not_run(folder: Path) -> No
     (folder / "weights.dat").write_bytes(pickle.dumps({"w": Trap(folder.parent / "sprung")}, protocol=0))
     index = {"metadata": {}, "weight_map": {"w": "weights.dat"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    refused(folder, "names weights of another kind; only whole safetensors are loaded")
+    refused(folder, "names weights of another kind; only complete safetensors are loaded")
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
 def test_safetensors_cut_short_are_refused(folder: Path, keep: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    refused(folder, r"model\.safetensors: is .*cut short")
+    refused(folder, r"model\.safetensors: is .*truncated")
 
 
 def test_safetensors_that_only_the_reader_finds_fault_with_are_one_line_too(folder: Path) -> None:
