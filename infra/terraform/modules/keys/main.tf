@@ -75,7 +75,7 @@ resource "aws_kms_key" "artifacts" {
   policy                  = data.aws_iam_policy_document.account.json
 }
 
-# ECDSA on P-256, which hardcase.audit.signing takes; KMS rotates no asymmetric key by itself (docs/how-to/install-on-kubernetes.md, Day 2).
+# ECDSA on P-256, which hardcase.provenance.signing takes; KMS rotates no asymmetric key by itself (docs/how-to/install-on-kubernetes.md, Day 2).
 resource "aws_kms_key" "signing" {
   description              = "${var.name}: signs what models were made of"
   key_usage                = "SIGN_VERIFY"
