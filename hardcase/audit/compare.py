@@ -1,4 +1,4 @@
-"""What changed between two versions of a model: data, configuration, code, environment, scores."""
+"""Compare two versions of a model: data, configuration, code, environment, scores."""
 
 import json
 from collections.abc import Mapping
@@ -18,39 +18,42 @@ from hardcase.store.store import Store
 Changes = dict[str, Any]
 
 
-def differences(store: Store, before: Audit, after: Audit) -> dict[str, Any]:
+def compare_versions(store: Store, before: Audit, after: Audit) -> dict[str, Any]:
     """Compare two versions.
 
     Args:
-        store: of both.
-        before: audit of the earlier one.
-        after: audit of the later one.
+        store: store of both.
+        before: audit of the earlier version.
+        after: audit of the later version.
 
     Returns:
         `facts` (model, commit, seed, source, base model), `config`, `packages`, `scores`: by key, before and after,
-        where they differ; `data`: ids of rows `added`, `removed`, `changed` (same id and aspect, other pictures,
+        where they differ; `data`: ids of rows `added`, `removed`, `changed` (same id and aspect, other images,
         answer, reasoning or split); `code`: files likewise.
 
     Raises:
-        HardcaseError: one of them is not whole.
+        HardcaseError: a version is damaged, or cannot be judged.
     """
-    for audit in (before, after):
-        if audit.first:
-            raise HardcaseError(f"{audit.tree.what}: cannot be compared: {audit.first.problem}")
-    first, second = (_present(audit.provenance) for audit in (before, after))
+    first, second = map(_provenance, (before, after))
     return {
         "facts": _changed(_facts(first), _facts(second)),
         "data": _split(_rows(store, first), _rows(store, second)),
         "config": _changed(_flat(first.parameters["config"]), _flat(second.parameters["config"])),
         "code": _split(_listing(store, first), _listing(store, second)),
-        "packages": _changed(*(packages(store.get_object(each.byproducts["sbom"].digest)) for each in (first, second))),
+        "packages": _changed(_packages(store, first), _packages(store, second)),
         "scores": _changed(_scores(store, first), _scores(store, second)),
     }
 
 
-def _present(provenance: Provenance | None) -> Provenance:
-    assert provenance is not None
-    return provenance
+def _provenance(audit: Audit) -> Provenance:
+    if audit.first or audit.provenance is None:
+        problem = audit.first.problem if audit.first else "it has no provenance"
+        raise HardcaseError(f"{audit.tree.what}: cannot be compared: {problem}")
+    return audit.provenance
+
+
+def _packages(store: Store, provenance: Provenance) -> dict[str, str]:
+    return packages(store.get_object(provenance.byproducts["sbom"].digest))
 
 
 def _facts(provenance: Provenance) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def _facts(provenance: Provenance) -> dict[str, Any]:
 
 
 def _rows(store: Store, provenance: Provenance) -> dict[str, str]:
-    """Digest of each row's content, by id and aspect."""
+    """Return the digest of each row's content, by id and aspect."""
     digest = provenance.dependencies["snapshot"].digest
     table: pa.Table = Snapshot(digest, json.loads(store.get_object(digest)), store).read_table()
     rows = table.select(["id", "aspect", "answer", "reasoning", "split", "images"]).to_pylist()
@@ -81,8 +84,8 @@ def _rows(store: Store, provenance: Provenance) -> dict[str, str]:
 
 
 def _listing(store: Store, provenance: Provenance) -> dict[str, str]:
-    found: dict[str, str] = json.loads(store.get_object(provenance.dependencies["code"].digest))
-    return found
+    files: dict[str, str] = json.loads(store.get_object(provenance.dependencies["code"].digest))
+    return files
 
 
 def _scores(store: Store, provenance: Provenance) -> dict[str, Any]:
@@ -91,11 +94,11 @@ def _scores(store: Store, provenance: Provenance) -> dict[str, Any]:
 
 
 def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Leaves by dotted key."""
-    found: dict[str, Any] = {}
+    """Return the leaves of a tree by dotted key."""
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        found |= _flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
-    return found
+        leaves |= _flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return leaves
 
 
 def _split(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
-"""The audit of one model version, from the store alone: every signature, every digest, every link of the chain.
+"""The audit of one model version, from the store alone: every signature, every digest, every step of the chain.
 
-What is found is a tree: a place in the store for each object, and what is wrong with it. Nothing is taken from a cache,
-and nothing is believed that is not signed by someone trusted, or named by digest in something that is.
+The result is a tree of findings: the name of each object in the store, and its problem if it has one. Nothing comes
+from a cache. An object counts only if a trusted key signed it, or if a signed record names its digest.
 """
 
 import json
@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from hardcase.errors import HardcaseError, InputError
+from hardcase.formats import NewerFormatError
 from hardcase.progress import track
 from hardcase.provenance.attestations import Link, gaps, open_link
 from hardcase.provenance.code import LOCK
@@ -32,7 +33,7 @@ from hardcase.registry.ledger import (
     Version,
     dossier_name,
     entry_name,
-    models,
+    list_models,
     read_ledger,
     read_verdict,
     split_spec,
@@ -41,54 +42,57 @@ from hardcase.store.control import list_all_versions
 from hardcase.store.digest import bytes_digest
 from hardcase.store.store import Store, object_name
 
-# What no step of the run wrote: it is checked against something else.
+# Resources that no step of the run wrote; other checks cover them.
 OUTSIDE = {"code", LOCK, "sbom", "gate", "champion", "reference evaluation", "base_model"}
 READERS = 8
+T = TypeVar("T")
 
 
 @dataclass
 class Finding:
-    """A node of the tree.
+    """A node of the tree of an audit.
 
     Attributes:
-        what: it is.
-        place: its name in the store; empty where it has none.
-        problem: what is wrong with it; empty if nothing.
-        parts: below it.
+        what: description.
+        place: name in the store; empty where it has none.
+        problem: what is wrong; empty if nothing is.
+        newer: whether the problem is a format that this hardcase does not know.
+        parts: findings below it.
     """
 
     what: str
     place: str = ""
     problem: str = ""
+    newer: bool = False
     parts: list["Finding"] = field(default_factory=list)
 
     def add(self, what: str, place: str = "", problem: str = "") -> "Finding":
-        """A new part."""
+        """Add a part and return it."""
         self.parts.append(Finding(what, place, problem))
         return self.parts[-1]
 
     def walk(self) -> Iterator["Finding"]:
-        """It and all below, in order."""
+        """Yield the finding and all parts below it, in order."""
         yield self
         for part in self.parts:
             yield from part.walk()
 
     @property
     def broken(self) -> list["Finding"]:
-        """Those that have a problem, in order."""
-        return [each for each in self.walk() if each.problem]
+        """Findings that have a problem, in order; those of a newer format come last."""
+        return sorted((finding for finding in self.walk() if finding.problem), key=lambda finding: finding.newer)
 
 
 @dataclass
 class Audit:
-    """What was found.
+    """Result of an audit.
 
     Attributes:
-        tree: all of it.
-        ledger: of the model.
-        version: audited; None where the ledger itself is broken.
-        provenance: of the version; None where the statement is broken.
-        links: of its steps, by name.
+        tree: all findings.
+        ledger: ledger of the model.
+        version: audited version; None where the ledger itself is broken.
+        provenance: provenance of the version; None where the statement is broken.
+        links: attestations of its steps, by name.
     """
 
     tree: Finding
@@ -99,63 +103,63 @@ class Audit:
 
     @property
     def first(self) -> Finding | None:
-        """The first broken link."""
+        """The first finding with a problem; one of a newer format only if there is no damage."""
         return self.tree.broken[0] if self.tree.broken else None
 
 
-def examine(store: Store, spec: str, keys: Keyring, shown: Callable[[Ledger], Sequence[str]] = lambda _: ()) -> Audit:
+def examine(store: Store, spec: str, keys: Keyring, compare: Callable[[Ledger], Sequence[str]] = lambda _: ()) -> Audit:
     """Audit a version.
 
     Args:
         store: opened without a cache.
         spec: `NAME`, `NAME@ALIAS` or `NAME:VERSION`.
-        keys: who is trusted.
-        shown: says what another registry shows other than the ledger.
+        keys: trusted keys.
+        compare: returns, as sentences, how another registry differs from the ledger.
 
     Raises:
         InputError: no such model is registered.
     """
     name = split_spec(spec)
-    found = Audit(Finding(spec), Ledger(name))
-    _guarded(found.tree.add("public keys", KEYS), lambda: stored_keys(store))
-    entries = found.tree.add("ledger", f"models/{name}/ledger")
-    _guarded(entries, lambda: setattr(found, "ledger", read_ledger(store, name, keys)))
-    if entries.problem:
-        return found
-    if not found.ledger.moves:
-        known = ", ".join(models(store)) or "none; run `hardcase run` first"
+    audit = Audit(Finding(spec), Ledger(name))
+    _attempt(audit.tree.add("public keys", KEYS), lambda: stored_keys(store))
+    entries = audit.tree.add("ledger", f"models/{name}/ledger")
+    ledger = _attempt(entries, lambda: read_ledger(store, name, keys))
+    if ledger is None:
+        return audit
+    audit.ledger = ledger
+    if not ledger.moves:
+        known = ", ".join(list_models(store)) or "none; run `hardcase run` first"
         raise InputError(f"model {spec!r}: not registered in {store.uri}; these are: {known}")
-    found.version = found.ledger.find(spec)
-    _history(found, entries, store)
-    _statement(found, store, keys)
-    for problem in shown(found.ledger):
-        found.tree.add("MLflow", problem=problem)
-    return found
+    audit.version = ledger.find(spec)
+    _add_history(audit, audit.version, entries, store)
+    _add_statement(audit, audit.version, store, keys)
+    for problem in compare(ledger):
+        audit.tree.add("MLflow", problem=problem)
+    return audit
 
 
-def _guarded(finding: Finding, work: Callable[[], Any]) -> Any:
-    """What the work gives, or its error as the finding's problem."""
+def _attempt(finding: Finding, work: Callable[[], T]) -> T | None:
+    """Return the result of some work, or None with its error as the finding's problem."""
     try:
         return work()
     except HardcaseError as error:
-        finding.problem = finding.problem or str(error)
+        if not finding.problem or finding.newer:
+            finding.problem, finding.newer = str(error), isinstance(error, NewerFormatError)
         return None
 
 
-def _history(found: Audit, entries: Finding, store: Store) -> None:
-    ledger, version = found.ledger, found.version
-    assert version is not None
-    found.tree.what = f"{ledger.name}:{version.number}"
-    aliases = [alias for alias, number in ledger.aliases.items() if number == version.number]
-    if aliases:
-        found.tree.what += f" ({', '.join(aliases)})"
-    for place, move in enumerate(ledger.moves, start=1):
+def _add_history(audit: Audit, version: Version, entries: Finding, store: Store) -> None:
+    ledger = audit.ledger
+    audit.tree.what = f"{ledger.name}:{version.number}"
+    if aliases := [alias for alias, number in ledger.aliases.items() if number == version.number]:
+        audit.tree.what += f" ({', '.join(aliases)})"
+    for number, move in enumerate(ledger.moves, start=1):
         action = "made" if move.made else "rolled back to"
-        entries.add(
-            f"{move.when} {action} {ledger.name}:{move.version}, {move.alias}, by {move.who}: {move.why}",
-            entry_name(ledger.name, place),
-        )
-    _rewritten(entries, ledger.name, store)
+        what = f"{move.when} {action} {ledger.name}:{move.version}, {move.alias}, by {move.who}: {move.why}"
+        if extra := {**(move.model_extra or {}), **((move.made and move.made.model_extra) or {})}:
+            what += f" (keys that this hardcase does not know: {', '.join(extra)})"
+        entries.add(what, entry_name(ledger.name, number))
+    _add_rewritten(entries, ledger.name, store)
     versions = {name.split("/")[2] for name in store.list_names(f"models/{ledger.name}")} - {"ledger"}
     for stray in sorted(versions - {str(number) for number in ledger.versions}):
         entries.add(
@@ -165,8 +169,8 @@ def _history(found: Audit, entries: Finding, store: Store) -> None:
         )
 
 
-def _rewritten(entries: Finding, name: str, store: Store) -> None:
-    """Names are written once; a versioned bucket remembers which were written again or deleted."""
+def _add_rewritten(entries: Finding, name: str, store: Store) -> None:
+    """Report names that were written again or deleted, where the bucket keeps versions; hardcase writes a name once."""
     for folder in (f"{MODELS}/{name}", KEYS):
         try:
             done = list_all_versions(store.uri, folder) or {}
@@ -179,34 +183,31 @@ def _rewritten(entries: Finding, name: str, store: Store) -> None:
                 entries.add("written again", place, what)
 
 
-def _statement(found: Audit, store: Store, keys: Keyring) -> None:
-    version = found.version
-    assert version is not None
-    what = object_name(version.statement)
-    statement = found.tree.add("statement", what)
-    envelope = _guarded(statement, lambda: store.get_object(version.statement))
-    if envelope is None:
+def _add_statement(audit: Audit, version: Version, store: Store, keys: Keyring) -> None:
+    name = object_name(version.statement)
+    statement = audit.tree.add("statement", name)
+    provenance = _attempt(
+        statement, lambda: read_provenance(keys.open_envelope(store.get_object(version.statement), name), name)
+    )
+    if provenance is None:
         return
-    opened = _guarded(statement, lambda: read_provenance(keys.open_envelope(envelope, what), what))
-    if opened is None:
-        return
-    found.provenance = opened
-    for resource in opened.dependencies.values():
+    audit.provenance = provenance
+    for resource in provenance.dependencies.values():
         if resource.notes and not resource.digest:
-            said = ", ".join(f"{key} {value}" for key, value in resource.notes.items())
-            statement.add(f"{resource.name}: {said}")
-    checks = _Objects(store)
-    for resource in opened.resources:
-        checks.add(found.tree.add(resource.name, object_name(resource.digest)), resource.digest, resource.kind)
-    dossier = found.tree.add("dossier", object_name(version.dossier))
-    checks.add(dossier, version.dossier, FOLDER)
-    _published(found.ledger.name, version, dossier, store)
-    checks.rehash()
-    _chain(found, store, keys)
+            notes = ", ".join(f"{key} {value}" for key, value in resource.notes.items())
+            statement.add(f"{resource.name}: {notes}")
+    objects = _Objects(store)
+    for resource in provenance.resources:
+        objects.add(audit.tree.add(resource.name, object_name(resource.digest)), resource.digest, resource.kind)
+    dossier = audit.tree.add("dossier", object_name(version.dossier))
+    objects.add(dossier, version.dossier, FOLDER)
+    _add_published(audit.ledger.name, version, dossier, store)
+    objects.rehash()
+    _add_chain(audit, provenance, version, store, keys)
 
 
 class _Objects:
-    """Objects to be rehashed: listings at once, for what they list, the rest together."""
+    """Objects to rehash: listings immediately, since they name others, and the rest together."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -216,10 +217,9 @@ class _Objects:
         if kind not in (FOLDER, SNAPSHOT):
             self._waiting.setdefault(digest, []).append(finding)
             return
-        content = _guarded(finding, lambda: self._store.get_object(digest))
-        listing = _guarded(finding, lambda: list_members(content, kind, finding.place)) if content is not None else None
-        for name, below in (listing or {}).items():
-            self._waiting.setdefault(below, []).append(finding.add(name, object_name(below)))
+        members = _attempt(finding, lambda: list_members(self._store.get_object(digest), kind, finding.place))
+        for name, member in (members or {}).items():
+            self._waiting.setdefault(member, []).append(finding.add(name, object_name(member)))
 
     def rehash(self) -> None:
         def problem(digest: str) -> str:
@@ -231,18 +231,18 @@ class _Objects:
 
         with ThreadPoolExecutor(READERS) as pool:
             problems = track(pool.map(problem, self._waiting), "rehashing", len(self._waiting))
-            for findings, said in zip(self._waiting.values(), problems, strict=True):
+            for findings, text in zip(self._waiting.values(), problems, strict=True):
                 for finding in findings:
-                    finding.problem = finding.problem or said
+                    finding.problem = finding.problem or text
 
 
-def _published(name: str, version: Version, dossier: Finding, store: Store) -> None:
-    """The dossier as people find it is the one that the ledger names."""
+def _add_published(name: str, version: Version, dossier: Finding, store: Store) -> None:
+    """Compare the dossier under its readable name with the one that the ledger names."""
     try:
         listing = json.loads(store.get_object(version.dossier))
     except (HardcaseError, ValueError):
-        return  # said already
-    there = set(store.list_names(f"models/{name}/{version.number}"))
+        return  # reported already
+    strays = set(store.list_names(f"models/{name}/{version.number}"))
     for file, digest in listing.items():
         place = dossier_name(name, version.number, file)
         data = store.get_named(place)
@@ -250,46 +250,49 @@ def _published(name: str, version: Version, dossier: Finding, store: Store) -> N
         if data is None:
             problem = f"{place}: is missing; register again, or `hardcase audit --rebuild`"
         dossier.add(f"{file}, as published", place, problem)
-        there.discard(place)
-    for place in sorted(there):
+        strays.discard(place)
+    for place in sorted(strays):
         dossier.add("stray file", place, f"{place}: no part of the dossier; remove it")
 
 
-def _chain(found: Audit, store: Store, keys: Keyring) -> None:
-    """The steps' records make one chain, and say what the statement says."""
-    provenance, version = found.provenance, found.version
-    assert provenance is not None and version is not None
-    chain = found.tree.add("chain of steps")
+def _add_chain(audit: Audit, provenance: Provenance, version: Version, store: Store, keys: Keyring) -> None:
+    """Verify that the attestations form one chain and agree with the statement."""
+    chain = audit.tree.add("chain of steps")
     links: dict[str, Link] = {}
     for resource in provenance.byproducts.values():
         if resource.kind == ENVELOPE:
             place = object_name(resource.digest)
             finding = chain.add(resource.name, place)
-            link = _guarded(finding, partial(_link, resource.digest, store, keys))
+            link = _attempt(finding, partial(_open_link, resource.digest, store, keys))
             if link is not None:
                 links[link.step] = link
                 finding.what = (
                     f"{link.step} in run {link.run}: {', '.join(link.materials) or 'the source'} → "
                     + ", ".join(link.products)
                 )
-    found.links = links
+    audit.links = links
     if chain.broken:
         return
-    for problem in [*_disagreements(provenance, links, found.ledger), *_misjudged(provenance, version, store)]:
+    contradictions = [
+        *_contradictions_of_steps(provenance, links, audit.ledger),
+        *_contradictions_of_ledger(provenance, version, store),
+    ]
+    for problem in contradictions:
         chain.add("contradiction", problem=f"{object_name(version.statement)}: {problem}")
 
 
-def _link(digest: str, store: Store, keys: Keyring) -> Link:
+def _open_link(digest: str, store: Store, keys: Keyring) -> Link:
     return open_link(store.get_object(digest), keys, object_name(digest))
 
 
-def _disagreements(provenance: Provenance, links: Mapping[str, Link], ledger: Ledger) -> Iterator[str]:
+def _contradictions_of_steps(provenance: Provenance, links: Mapping[str, Link], ledger: Ledger) -> Iterator[str]:
+    """Yield what the statement says other than the attestations."""
     resources = {resource.name: resource for resource in provenance.resources}
     base = resources.get("base_model", Resource("base_model", ""))
     yield from gaps(list(links.values()), [base.digest])
-    made = {digest for link in links.values() for digest in link.products.values()}
+    products = {digest for link in links.values() for digest in link.products.values()}
     for name, resource in resources.items():
-        if name not in OUTSIDE and resource.kind != ENVELOPE and resource.digest not in made:
+        if name not in OUTSIDE and resource.kind != ENVELOPE and resource.digest not in products:
             yield f"{name} {resource.digest[:12]} was made by no step"
     if missing := {"ingest", "sft", "mine", "grpo", "evaluate", "drift"} - set(links):
         yield f"no record of {', '.join(sorted(missing))}"
@@ -318,29 +321,29 @@ def _disagreements(provenance: Provenance, links: Mapping[str, Link], ledger: Le
         yield "it was judged against a model that is not in the ledger"
 
 
-def _misjudged(provenance: Provenance, version: Version, store: Store) -> Iterator[str]:
-    """What the ledger says otherwise than the statement."""
+def _contradictions_of_ledger(provenance: Provenance, version: Version, store: Store) -> Iterator[str]:
+    """Yield what the ledger says other than the statement."""
     if provenance.subject != version.digest:
         yield f"it is of the model {provenance.subject[:12]}, not of {version.digest[:12]}"
-    said = {name: resource.digest for name, resource in provenance.byproducts.items()}
-    if (said.get("evaluation"), said.get("gate")) != (version.evaluation, version.gate):
+    byproducts = {name: resource.digest for name, resource in provenance.byproducts.items()}
+    if (byproducts.get("evaluation"), byproducts.get("gate")) != (version.evaluation, version.gate):
         yield "evaluation or gate record are not those of the ledger"
     if provenance.internal.get("fingerprint") != version.fingerprint:
         yield "its run is not the one of the ledger"
     try:
         gate = json.loads(store.get_object(version.gate))
     except HardcaseError:
-        return  # said already
+        return  # reported already
     if (read_verdict(gate["verdict"]), gate["reasons"]) != (version.verdict, version.reasons):
         yield "the gate's record does not say what the ledger says"
 
 
 def as_json(audit: Audit) -> dict[str, Any]:
-    """All that was found, for programs."""
+    """Return an audit as a JSON value; `broken` lists damage, `newer` what only a newer hardcase can judge."""
 
     def node(finding: Finding) -> dict[str, Any]:
-        facts = {"what": finding.what, "place": finding.place, "problem": finding.problem}
-        return {**facts, "parts": [node(part) for part in finding.parts]}
+        own = {"what": finding.what, "place": finding.place, "problem": finding.problem}
+        return {**own, "parts": [node(part) for part in finding.parts]}
 
     first, version = audit.first, audit.version
     return {
@@ -349,6 +352,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
         "digest": version.digest if version else None,
         "champion": audit.ledger.aliases.get(CHAMPION),
         "clean": first is None,
-        "broken": [f.problem for f in audit.tree.broken],
+        "broken": [finding.problem for finding in audit.tree.broken if not finding.newer],
+        "newer": [finding.problem for finding in audit.tree.broken if finding.newer],
         "tree": node(audit.tree),
     }

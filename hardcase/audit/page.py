@@ -1,4 +1,4 @@
-"""The audit as one self-contained page: the chain as a picture, the tree below it."""
+"""Render an audit as one self-contained page: the chain as a picture, the tree below it."""
 
 import io
 from pathlib import Path
@@ -7,28 +7,29 @@ from typing import Any
 import jinja2
 
 from hardcase.audit.examine import Audit
+from hardcase.provenance.statement import Provenance
 
 GOOD, BAD, PALE = "#1b7f4b", "#c22f2f", "#eef3f8"
 
 
-def page(audit: Audit) -> str:
-    """HTML."""
+def render_page(audit: Audit) -> str:
+    """Return the page of an audit, in HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    return environment.get_template("page.html.j2").render(audit=audit, picture=_picture(audit))
+    return environment.get_template("page.html.j2").render(audit=audit, picture=_draw(audit))
 
 
-def _picture(audit: Audit) -> str:
-    """The graph as SVG: what came from outside, the steps, what they made; what is broken in red."""
+def _draw(audit: Audit) -> str:
+    """Return the graph as SVG: inputs, steps and what they wrote, damage in red."""
     if audit.provenance is None or not audit.links:
         return ""
     import matplotlib as mpl
     import networkx as nx
     from matplotlib.figure import Figure
 
-    graph = _graph(audit)
-    places = {
+    graph = _graph(audit, audit.provenance)
+    positions = {
         node: (column, row)
         for column, nodes in enumerate(nx.topological_generations(graph))
         for node, row in zip(_steps_last(nodes), _rows(nodes), strict=True)
@@ -38,17 +39,23 @@ def _picture(audit: Audit) -> str:
         axes = figure.subplots()
         axes.set_axis_off()
         nx.draw_networkx_edges(
-            graph, places, ax=axes, edge_color="#9aa7b4", arrowsize=9, node_size=1500, connectionstyle="arc3,rad=0.05"
+            graph,
+            positions,
+            ax=axes,
+            edge_color="#9aa7b4",
+            arrowsize=9,
+            node_size=1500,
+            connectionstyle="arc3,rad=0.05",
         )
-        for node, (x, y) in places.items():
-            facts = graph.nodes[node]
+        for node, (x, y) in positions.items():
+            style = graph.nodes[node]
             box = {
                 "boxstyle": "round,pad=0.4",
-                "facecolor": facts["fill"],
-                "edgecolor": facts["edge"],
+                "facecolor": style["fill"],
+                "edgecolor": style["edge"],
                 "linewidth": 1.3,
             }
-            axes.text(x, y, facts["label"], ha="center", va="center", bbox=box)
+            axes.text(x, y, style["label"], ha="center", va="center", bbox=box)
         axes.margins(0.04, 0.15)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -57,27 +64,26 @@ def _picture(audit: Audit) -> str:
 
 
 def _steps_last(nodes: list[str]) -> list[str]:
-    """In an order that does not depend on how the graph was built; a step, and the gate, comes last."""
+    """Sort nodes independently of how the graph was built; steps and the gate come last."""
     return sorted(nodes, key=lambda node: (node.startswith("step ") or node == "gate", node))
 
 
 def _rows(nodes: list[str]) -> list[float]:
-    """A step lies on the middle line, things, and other shards of the step, above and below it by turns."""
-    things = [node for node in nodes if not node.startswith("step ") and node != "gate"]
-    beside = max(len(nodes) - 1, len(things))
-    rows = [float((1 + place // 2) * (1 if place % 2 == 0 else -1)) for place in range(beside)]
-    return rows if len(things) == len(nodes) else [*rows, 0.0]
+    """Return rows: a step on the middle line, artifacts and other shards of the step alternately above and below."""
+    artifacts = [node for node in nodes if not node.startswith("step ") and node != "gate"]
+    beside = max(len(nodes) - 1, len(artifacts))
+    rows = [float((1 + number // 2) * (1 if number % 2 == 0 else -1)) for number in range(beside)]
+    return rows if len(artifacts) == len(nodes) else [*rows, 0.0]
 
 
-def _graph(audit: Audit) -> Any:
+def _graph(audit: Audit, provenance: Provenance) -> Any:
     import networkx as nx
 
-    assert audit.provenance is not None
     broken = {finding.what for finding in audit.tree.parts if finding.broken}
     graph = nx.DiGraph()
-    resources = audit.provenance.resources
+    resources = provenance.resources
 
-    def thing(name: str, digest: str) -> str:
+    def add_artifact(name: str, digest: str) -> str:
         names = [resource.name for resource in resources if resource.digest == digest]
         label = name if name in names or not names else names[0]
         edge = BAD if label in broken else GOOD
@@ -87,19 +93,19 @@ def _graph(audit: Audit) -> Any:
     for step, link in audit.links.items():
         graph.add_node(f"step {step}", label=step, fill=PALE, edge="#46607a")
         for name, digest in link.materials.items():
-            graph.add_edge(thing(name, digest), f"step {step}")
+            graph.add_edge(add_artifact(name, digest), f"step {step}")
         for name, digest in link.products.items():
             if any(resource.digest == digest for resource in resources):
-                graph.add_edge(f"step {step}", thing(name, digest))
-    source = audit.provenance.parameters["source"]
+                graph.add_edge(f"step {step}", add_artifact(name, digest))
+    source = provenance.parameters["source"]
     graph.add_node("source", label=f"source\n{_short(source)}", fill="white", edge="#46607a")
     graph.add_edge("source", "step ingest")
     for name in ("code", "champion", "reference evaluation"):
-        if (resource := audit.provenance.dependencies.get(name)) is not None:
+        if (resource := provenance.dependencies.get(name)) is not None:
             graph.add_edge(
-                thing(name, resource.digest), {"code": "step sft", "champion": "gate"}.get(name, "step drift")
+                add_artifact(name, resource.digest), {"code": "step sft", "champion": "gate"}.get(name, "step drift")
             )
-    gate = audit.provenance.byproducts["gate"]
+    gate = provenance.byproducts["gate"]
     verdict = audit.version.verdict if audit.version else ""
     graph.add_node(
         "gate", label=f"gate: {verdict}\n{gate.digest[:12]}", fill=PALE, edge=BAD if "gate" in broken else GOOD

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hardcase.audit.compare import differences
+from hardcase.audit.compare import compare_versions
 from hardcase.audit.examine import Audit, examine
 from hardcase.errors import HardcaseError, InputError
 from hardcase.registry.ledger import Ledger, Version, publish_dossier, read_ledger, roll_back, split_spec
@@ -36,7 +36,7 @@ def audited(spec: str, home: Home, keys: Sequence[Path]) -> Audit:
 def compared(name: str, first: str, second: str, home: Home, keys: Sequence[Path]) -> dict[str, Any]:
     """What changed from one version of a model to another, both audited first."""
     audits = [audited(f"{name}:{number.lstrip('v:')}", home, keys) for number in (first, second)]
-    return differences(open_store(home.store), *audits)
+    return compare_versions(open_store(home.store), *audits)
 
 
 def rebuild(spec: str, home: Home) -> None:

@@ -250,7 +250,7 @@ def audit(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prove what a model was made of: rehash everything, verify every signature; exit 1 at a broken link."""
+    """Prove what a model was made of: rehash everything and verify every signature. Damage ends with exit code 1."""
     from hardcase.cli import auditing
     from hardcase.registry.ledger import split_spec
 
@@ -263,9 +263,9 @@ def audit(
             return
         found = auditing.audited(model, home, key or [])
         if html is not None:
-            from hardcase.audit.page import page
+            from hardcase.audit.page import render_page
 
-            write_atomically(html, page(found).encode())
+            write_atomically(html, render_page(found).encode())
         again = {}
         if replay and not found.first:
             from hardcase.runners.replay import replayed
@@ -282,8 +282,9 @@ def audit(
             ]
         )
     if broken:
-        errors.print("error: broken:", " ".join(broken[0].split()))
-        raise typer.Exit(1)
+        newer = found.first is not None and found.first.newer
+        errors.print("error: cannot be judged:" if newer else "error: broken:", " ".join(broken[0].split()))
+        raise typer.Exit(2 if newer else 1)
 
 
 @app.command()

@@ -1,8 +1,10 @@
-"""The ledger of a registered model: signed entries in the store, each naming the one before; the registry of record.
+"""The ledger of a registered model: signed entries in the store, each naming the previous one; the registry of record.
 
-Entry n lies under `models/<name>/ledger/<n>.dsse.json`, written if absent. An entry makes a version and moves an alias
-in one step, so two runs that end at once cannot lose a version or make two champions, and a process killed at any
-moment leaves a whole entry or none. MLflow only shows what stands here.
+Entry n is `models/<name>/ledger/<n>.dsse.json`, written only if absent. One entry makes a version and moves an alias,
+so runs that end concurrently cannot lose a version or make two champions, and an interrupted process leaves a complete
+entry or none. MLflow only mirrors the ledger.
+
+The format version of an entry is the one in its predicate type. Format 1 says `held` where format 2 says `rejected`.
 """
 
 import datetime
@@ -16,16 +18,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from hardcase.config import RegisterConfig
 from hardcase.data.weights import refuse_pickles
 from hardcase.errors import InputError
+from hardcase.formats import check_type
 from hardcase.provenance.signing import STATEMENT, DistrustError, Keyring
 from hardcase.store.digest import bytes_digest
 from hardcase.store.store import Store
 
-ENTRY: Final = "urn:hardcase:ledger:v1"
+ENTRY: Final = "urn:hardcase:ledger:"
+FORMAT: Final = 2
 MODELS: Final = "models"
 Alias = Literal["champion", "challenger"]
 CHAMPION: Final[Alias] = "champion"
@@ -36,7 +40,7 @@ SPEC: Final = re.compile(
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
 
 def read_verdict(verdict: Any) -> Any:
@@ -48,18 +52,18 @@ class Version(_Record):
     """A registered version: one judgement of one model, never rewritten.
 
     Attributes:
-        number: from 1.
-        digest: of the model's folder.
-        evaluation: sha256 of the table it was judged by.
-        fingerprint: of source, configuration, seed and code.
-        pinned: the champion when its run was launched; empty for none.
-        reference: the champion when it was judged, which it was judged against; empty for none.
-        reference_evaluation: what drift compared with; empty for nothing.
-        verdict: of the gate.
-        reasons: the gate's.
+        number: counts from 1.
+        digest: digest of the model's folder.
+        evaluation: sha256 of the table that the gate judged.
+        fingerprint: digest of source, configuration, seed and code.
+        pinned: number of the champion when the run was launched; empty for none.
+        reference: number of the champion that the gate compared with; empty for none.
+        reference_evaluation: sha256 of the evaluation that drift compared with; empty for none.
+        verdict: verdict of the gate.
+        reasons: reasons of the gate.
         gate: sha256 of the gate's record.
-        statement: sha256 of its signed provenance.
-        dossier: digest of the folder of its release dossier.
+        statement: sha256 of the signed provenance.
+        dossier: digest of the folder of the release dossier.
     """
 
     number: int
@@ -77,15 +81,15 @@ class Version(_Record):
 
 
 class Move(_Record):
-    """An alias moved.
+    """A move of an alias.
 
     Attributes:
-        alias: which.
-        version: to where.
-        who: moved it.
-        when: UTC.
-        why: the gate's reasons, or what the user said.
-        made: the version that the gate made; None of a rollback.
+        alias: alias that moved.
+        version: number of the version that it names now.
+        who: user or service that moved it.
+        when: UTC, to the second.
+        why: reasons of the gate, or the user's words.
+        made: new version of a registration; None for a rollback.
     """
 
     alias: Alias
@@ -101,9 +105,9 @@ class Ledger:
     """All entries up to some moment.
 
     Attributes:
-        name: of the registered model.
-        moves: in order.
-        digests: sha256 of each entry as it lies in the store.
+        name: name of the registered model.
+        moves: moves in order.
+        digests: sha256 of each stored entry.
     """
 
     name: str
@@ -112,12 +116,12 @@ class Ledger:
 
     @cached_property
     def versions(self) -> dict[int, Version]:
-        """By number."""
+        """Versions by number."""
         return {move.made.number: move.made for move in self.moves if move.made}
 
     @cached_property
     def champions(self) -> list[Version]:
-        """The champion, last, and those that a rollback would bring back, one after the other."""
+        """The champion, last, after the earlier champions that rollbacks would restore in reverse order."""
         reign: list[int] = []
         for move in self.moves:
             if move.alias == CHAMPION:
@@ -127,38 +131,39 @@ class Ledger:
 
     @property
     def champion(self) -> Version | None:
-        """The version that serves."""
+        """The version that the alias `champion` names."""
         return self.champions[-1] if self.champions else None
 
     @property
     def aliases(self) -> dict[str, int]:
-        """Where they point."""
+        """Numbers of the versions that the aliases name."""
         challengers = [move.version for move in self.moves if move.alias == CHALLENGER]
-        places: dict[str, int] = {CHAMPION: self.champion.number} if self.champion else {}
-        return places | ({CHALLENGER: challengers[-1]} if challengers else {})
+        numbers: dict[str, int] = {CHAMPION: self.champion.number} if self.champion else {}
+        return numbers | ({CHALLENGER: challengers[-1]} if challengers else {})
 
     def find(self, spec: str) -> Version:
-        """The version that `NAME`, `NAME@ALIAS` or `NAME:VERSION` names; the champion if neither is said.
+        """Return the version that `NAME` (its champion), `NAME@ALIAS` or `NAME:VERSION` names.
 
         Raises:
-            InputError: there is none.
+            InputError: the ledger has no such version.
         """
         parts = SPEC.fullmatch(spec)
-        assert parts is not None and parts["name"] == self.name
-        alias = parts["alias"] or CHAMPION
-        number = int(parts["version"]) if parts["version"] else self.aliases.get(alias)
+        if parts is None or parts["name"] != self.name:
+            raise InputError(f"model {spec!r}: not a version of {self.name}")
+        number = int(parts["version"]) if parts["version"] else self.aliases.get(parts["alias"] or CHAMPION)
         if number not in self.versions:
-            aliases = ", ".join(f"@{alias} (:{place})" for alias, place in sorted(self.aliases.items())) or "no alias"
+            aliases = ", ".join(f"@{alias} (:{at})" for alias, at in sorted(self.aliases.items())) or "no alias"
             known = ", ".join(f":{number}" for number in self.versions)
             raise InputError(f"model {spec!r}: not registered; {self.name} has {aliases} and the versions {known}")
         return self.versions[number]
 
     def pin(self, fingerprint: str) -> tuple[str, str]:
-        """What a run of this fingerprint is measured against: number of the champion, sha256 of an evaluation.
+        """Return what a run of this fingerprint is compared with: number of the champion, sha256 of an evaluation.
 
-        The champion and its evaluation; without a champion, the evaluation of the newest version of another
-        fingerprint. Where this fingerprint has been judged and nothing changed since, the same again, so that the same
-        run has the same parameters.
+        1. If this fingerprint was judged and the champion has not changed since, the result is the one of then, so that
+           the same run has the same parameters.
+        2. Otherwise it is the champion and its evaluation.
+        3. Without a champion, it is the evaluation of the newest version of another fingerprint.
         """
         champion = self.champion
         if champion and champion.fingerprint == fingerprint:
@@ -172,8 +177,8 @@ class Ledger:
         before = champion or next(others, None)
         return against, before.evaluation if before else ""
 
-    def judged(self, digest: str, evaluation: str, fingerprint: str, pinned: str) -> Version | None:
-        """The version that this work made before, if it did."""
+    def find_judged(self, digest: str, evaluation: str, fingerprint: str, pinned: str) -> Version | None:
+        """Return the version that an earlier attempt of the same run registered, if any."""
         for version in self.versions.values():
             same = (version.digest, version.evaluation, version.fingerprint) == (digest, evaluation, fingerprint)
             if same and pinned in (version.pinned, version.reference):
@@ -182,57 +187,62 @@ class Ledger:
 
 
 def split_spec(spec: str) -> str:
-    """The name in `NAME`, `NAME@ALIAS` or `NAME:VERSION`.
+    """Return the name in `NAME`, `NAME@ALIAS` or `NAME:VERSION`.
 
     Raises:
-        InputError: not of this form.
+        InputError: the text has another form.
     """
     if (parts := SPEC.fullmatch(spec)) is None:
         raise InputError(f"model {spec!r}: no such folder; name a folder, NAME, NAME@ALIAS or NAME:VERSION")
     return parts["name"]
 
 
-def models(store: Store) -> list[str]:
-    """The names of all registered models."""
+def list_models(store: Store) -> list[str]:
+    """Return the names of all registered models."""
     return sorted({name.split("/")[1] for name in store.list_names(MODELS)})
 
 
 def read_ledger(store: Store, name: str, keys: Keyring) -> Ledger:
-    """The ledger as it stands; empty if there is none.
+    """Read and verify the ledger of a model; it is empty if there is none.
 
     Raises:
-        InputError: no such name can be.
-        DistrustError: an entry is missing, altered, out of its place, or signed by nobody trusted.
+        InputError: a model cannot have that name.
+        DistrustError: an entry is missing, altered, out of place, or not signed by a trusted key.
+        NewerFormatError: a newer hardcase wrote an entry.
     """
     if not re.fullmatch(RegisterConfig.NAME, name):
         raise InputError(f"model name {name!r}: not letters, digits and `._-`; mend `register.name`")
     folder = f"{MODELS}/{name}/ledger"
-    keys_there = store.list_names(folder)
+    names = store.list_names(folder)
     with ThreadPoolExecutor(8) as pool:
-        envelopes = list(pool.map(store.get_named, keys_there))
+        envelopes = list(pool.map(store.get_named, names))
     moves: list[Move] = []
     digests: list[str] = []
-    for place, (key, envelope) in enumerate(zip(keys_there, envelopes, strict=True), start=1):
-        if key != entry_name(name, place):
-            raise DistrustError(f"{entry_name(name, place)}: missing, while {key} is there; bring back the original")
-        sequence, previous, move = _opened(envelope or b"", keys, key, name)
-        if sequence != place or previous != (digests[-1] if digests else ""):
-            raise DistrustError(f"{key}: an entry of another place or chain; bring back the original")
-        if not _follows(Ledger(name, moves, digests), move):
-            raise DistrustError(f"{key}: moves {move.alias} to version {move.version} against the rules")
+    for number, (entry, envelope) in enumerate(zip(names, envelopes, strict=True), start=1):
+        if entry != entry_name(name, number):
+            raise DistrustError(f"{entry_name(name, number)}: missing, while {entry} exists; bring back the original")
+        sequence, previous, move = _open_entry(envelope or b"", keys, entry, name)
+        if sequence != number or previous != (digests[-1] if digests else ""):
+            raise DistrustError(f"{entry}: an entry of another place or chain; bring back the original")
+        if not _is_allowed(Ledger(name, moves, digests), move):
+            raise DistrustError(f"{entry}: moves {move.alias} to version {move.version} against the rules")
         moves.append(move)
         digests.append(bytes_digest(envelope or b""))
     return Ledger(name, tuple(moves), tuple(digests))
 
 
 def append(store: Store, keys: Keyring, ledger: Ledger, move: Move) -> bool:
-    """Write the next entry; False if another process has written it, which is to be read before trying again."""
+    """Write the next entry.
+
+    Returns:
+        False if another process wrote an entry of that number first; read the ledger again before another attempt.
+    """
     sequence = len(ledger.moves) + 1
-    moved = move.made or ledger.versions[move.version]
+    version = move.made or ledger.versions[move.version]
     statement = {
         "_type": STATEMENT,
-        "subject": [{"name": f"{ledger.name}:{move.version}", "digest": {"sha256": moved.digest}}],
-        "predicateType": ENTRY,
+        "subject": [{"name": f"{ledger.name}:{move.version}", "digest": {"sha256": version.digest}}],
+        "predicateType": f"{ENTRY}v{FORMAT}",
         "predicate": {
             "sequence": sequence,
             "previous": ledger.digests[-1] if ledger.digests else "",
@@ -244,10 +254,10 @@ def append(store: Store, keys: Keyring, ledger: Ledger, move: Move) -> bool:
 
 
 def publish_dossier(store: Store, name: str, version: Version) -> list[str]:
-    """Lay a version's dossier where people find it, `models/<name>/<version>/`; what lies there already stays.
+    """Copy a version's dossier to its readable name, `models/<name>/<version>/`; existing files stay.
 
     Returns:
-        The names of its files there.
+        Names of the files in the store.
     """
     files = json.loads(store.get_object(version.dossier))
     for file, digest in files.items():
@@ -256,23 +266,23 @@ def publish_dossier(store: Store, name: str, version: Version) -> list[str]:
 
 
 def dossier_name(name: str, version: int, file: str) -> str:
-    """Where a file of a version's dossier lies in the store."""
+    """Return the name of a dossier's file in the store."""
     return f"{MODELS}/{name}/{version}/{file}"
 
 
-def roll_back(store: Store, keys: Keyring, name: str, who: str, why: str, whole: Callable[[Version], None]) -> Version:
-    """Let the alias `champion` name the champion before this one.
+def roll_back(store: Store, keys: Keyring, name: str, who: str, why: str, verify: Callable[[Version], None]) -> Version:
+    """Move the alias `champion` back to the previous champion.
 
     Args:
-        store: of the ledger.
-        keys: to sign with.
-        name: of the model.
-        who: does it.
-        why: in the user's words.
-        whole: called with the version that is to serve again; raises if it is not as it was.
+        store: store of the ledger.
+        keys: keyring that signs.
+        name: name of the model.
+        who: user who rolls back.
+        why: the user's words.
+        verify: called with the previous champion; raises if it is not intact.
 
     Raises:
-        InputError: there was no champion before.
+        InputError: there is no previous champion.
     """
     while True:
         ledger = read_ledger(store, name, keys)
@@ -280,7 +290,7 @@ def roll_back(store: Store, keys: Keyring, name: str, who: str, why: str, whole:
             now = f"its only champion is :{ledger.champion.number}" if ledger.champion else "it has no champion"
             raise InputError(f"model {name}: nothing to roll back to: {now}; `hardcase audit {name}` shows its history")
         target = ledger.champions[-2]
-        whole(target)
+        verify(target)
         move = Move(alias=CHAMPION, version=target.number, who=who, when=now_utc(), why=why)
         if append(store, keys, ledger, move):
             return target
@@ -290,14 +300,14 @@ def fetch_model(store: Store, keys: Keyring, spec: str, dest: Path) -> None:
     """Write a registered model's files as the folder `dest`, every signature and digest verified.
 
     Args:
-        store: where it lies.
-        keys: who is trusted.
+        store: store of the model.
+        keys: trusted keys.
         spec: `NAME`, `NAME@ALIAS` or `NAME:VERSION`.
-        dest: a folder that is empty or not there yet.
+        dest: an empty folder, or a path that does not exist yet.
 
     Raises:
         InputError: no such model is registered.
-        HardcaseError: it is not in the store as it was.
+        HardcaseError: the stored model or its record is damaged.
     """
     version = find_version(store, keys, spec)
     statement = keys.open_envelope(store.get_object(version.statement), f"statement {version.statement}")
@@ -314,47 +324,46 @@ def fetch_model(store: Store, keys: Keyring, spec: str, dest: Path) -> None:
 
 
 def find_version(store: Store, keys: Keyring, spec: str) -> Version:
-    """The version of that name.
+    """Return the version that `NAME`, `NAME@ALIAS` or `NAME:VERSION` names.
 
     Raises:
         InputError: no such model is registered.
-        DistrustError: the ledger is not as it was.
+        DistrustError: the ledger is damaged.
     """
     ledger = read_ledger(store, split_spec(spec), keys)
     if not ledger.moves:
-        known = ", ".join(models(store)) or "none; run `hardcase run` first"
+        known = ", ".join(list_models(store)) or "none; run `hardcase run` first"
         raise InputError(f"model {spec!r}: not registered in {store.uri}; these are: {known}")
     return ledger.find(spec)
 
 
 def now_utc() -> str:
-    """The time, to the second."""
+    """Return the time, to the second."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def entry_name(name: str, sequence: int) -> str:
-    """Where an entry lies in the store."""
+    """Return the name of an entry in the store."""
     return f"{MODELS}/{name}/ledger/{sequence:06}.dsse.json"
 
 
-def _follows(ledger: Ledger, move: Move) -> bool:
-    """Whether it makes the next version, promoted or rejected, or goes back to an earlier champion."""
+def _is_allowed(ledger: Ledger, move: Move) -> bool:
+    """Return whether a move makes the next version, promoted or rejected, or restores an earlier champion."""
     if move.made is None:
         return move.alias == CHAMPION and move.version in [version.number for version in ledger.champions[:-1]]
     alias = CHAMPION if move.made.verdict == "promoted" else CHALLENGER
     return move.version == move.made.number == len(ledger.versions) + 1 and move.alias == alias
 
 
-def _opened(envelope: bytes, keys: Keyring, key: str, name: str) -> tuple[int, str, Move]:
-    statement = keys.open_envelope(envelope, key)
+def _open_entry(envelope: bytes, keys: Keyring, entry: str, name: str) -> tuple[int, str, Move]:
+    statement = keys.open_envelope(envelope, entry)
     try:
-        assert statement["predicateType"] == ENTRY
+        check_type(statement["predicateType"], ENTRY, FORMAT, entry)
         predicate: Mapping[str, Any] = statement["predicate"]
-        facts = {field: value for field, value in predicate.items() if field not in ("sequence", "previous")}
-        move = Move.model_validate(facts)
-        assert statement["subject"][0]["name"] == f"{name}:{move.version}"
+        move = Move.model_validate({key: predicate[key] for key in predicate if key not in ("sequence", "previous")})
+        if statement["subject"][0]["name"] != f"{name}:{move.version}":
+            raise ValueError("an entry of another model")
         return predicate["sequence"], predicate["previous"], move
-    except (KeyError, TypeError, AssertionError, ValidationError) as error:
-        raise DistrustError(
-            f"{key}: signed, but not an entry of the ledger of {name}; bring back the original"
-        ) from error
+    except (KeyError, IndexError, TypeError, ValueError) as error:  # pydantic's ValidationError is a ValueError
+        message = f"{entry}: signed, but not an entry of the ledger of {name}; bring back the original"
+        raise DistrustError(message) from error

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from hardcase.provenance.attestations import open_link
 from hardcase.provenance.signing import Keyring
 from hardcase.provenance.statement import FOLDER, SNAPSHOT, Resource, list_members, read_provenance
-from hardcase.registry.ledger import Version, models, read_ledger
+from hardcase.registry.ledger import Version, list_models, read_ledger
 from hardcase.registry.runs import RUNS, read_run_record
 from hardcase.store.store import Store, object_name
 
@@ -53,7 +53,7 @@ def list_unreferenced(store: Store, keys: Keyring, older_than: timedelta) -> lis
 
 
 def _referenced(store: Store, keys: Keyring) -> Iterator[str]:
-    for name in models(store):
+    for name in list_models(store):
         for version in read_ledger(store, name, keys).versions.values():
             yield from _of_version(store, keys, version)
     for name in store.list_names(RUNS):

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any, Final, Literal
 
+from hardcase.data.scores import upgrade_scores
 from hardcase.errors import HardcaseError
 from hardcase.formats import check_format
+from hardcase.registry.ledger import read_verdict
 from hardcase.store.digest import canonical_json
 from hardcase.store.store import Store
 
@@ -139,9 +141,19 @@ def read_run_record(store: Store, name: str) -> dict[str, Any]:
     try:
         content = json.loads(store.get_named(name) or b"")
         check_format(content.get("format", 1), RUN_FORMAT, name)
-        return {"snapshot": content["snapshot"], **content}
+        return upgrade_run({"snapshot": content["snapshot"], **content})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HardcaseError(f"{name}: not the record of a run; mend or remove it") from error
+
+
+def upgrade_run(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of a run in today's words: format 1 says `held` for `rejected` and `grpo` for `final`."""
+    upgraded = {**record, "status": read_verdict(record["status"])}
+    if scores := record.get("scores"):
+        upgraded["scores"] = upgrade_scores(scores)
+    if gate := record.get("gate"):
+        upgraded["gate"] = {**gate, "verdict": read_verdict(gate["verdict"])}
+    return upgraded
 
 
 def _read_step(store: Store, name: str) -> StepRecord:

@@ -76,7 +76,7 @@ def run(
     table = read_evaluation(made.read("evaluation"), "evaluation of this run")
     while True:
         ledger = read_ledger(kept, config.name, keys)
-        done = ledger.judged(made.model, made.evaluation, launch.fingerprint, launch.champion)
+        done = ledger.find_judged(made.model, made.evaluation, launch.fingerprint, launch.champion)
         if done is not None:
             break
         champion = _champion(ledger, made)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hardcase.audit.compare import differences
+from hardcase.audit.compare import compare_versions
 from hardcase.audit.examine import examine
 from hardcase.config import IngestConfig, RegisterConfig
 from hardcase.data.scenes import write_source
@@ -52,7 +52,7 @@ def test_rows_configuration_and_scores_that_changed_are_named(house: House, tmp_
         scores={"final": {"overall": 80.0, "exact_match": 0.8}},
     )
     audits = [examine(house.store, f"{NAME}:{number}", house.keys) for number in (1, 2)]
-    found = differences(house.store, *audits)
+    found = compare_versions(house.store, *audits)
     assert [len(found["data"][how]) for how in ("added", "removed", "changed")] == [1, 1, 1]
     assert found["config"] == {"sft.steps": [None, 9]}
     assert found["scores"] == {"overall": [70.0, 80.0], "exact_match": [0.7, 0.8]}
@@ -67,4 +67,4 @@ def test_version_that_is_not_whole_is_not_compared(house: House) -> None:
     (house.root / "store" / "objects" / gate[:2] / gate).unlink()
     audits = [examine(house.store, f"{NAME}:{number}", house.keys) for number in (1, 2)]
     with pytest.raises(HardcaseError, match=f"{NAME}:1.*: cannot be compared: .*{gate}"):
-        differences(house.store, *audits)
+        compare_versions(house.store, *audits)

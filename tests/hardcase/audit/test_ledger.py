@@ -16,7 +16,7 @@ from hardcase.registry.ledger import (
     append,
     fetch_model,
     find_version,
-    models,
+    list_models,
     read_ledger,
     roll_back,
     split_spec,
@@ -73,7 +73,7 @@ def test_aliases_follow_the_moves(store: Store, keys: Keyring) -> None:
     assert ledger.aliases == {"champion": 2, "challenger": 3}
     assert [each.number for each in ledger.champions] == [1, 2]
     assert written(store, keys, made(5), back(2), back(1)).aliases["champion"] == 1
-    assert models(store) == [NAME]
+    assert list_models(store) == [NAME]
 
 
 @given(st.lists(st.sampled_from(["promoted", "rejected", "back"]), max_size=12))
