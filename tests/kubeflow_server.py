@@ -26,7 +26,7 @@ import yaml
 
 from tests.kubeflow_recordings import NEVER, recorded, refusal, task_details, unlike
 
-PIPELINES = Path(__file__).resolve().parents[1] / "pipelines"
+PIPELINES = Path(__file__).resolve().parents[1] / "hardcase" / "compiled"
 # Of each listing: its place in `Kubeflow`, the id of its things, the model of one and of a page.
 KINDS = {
     "runs": ("run_id", "V2beta1Run", "V2beta1ListRunsResponse"),
@@ -229,8 +229,17 @@ class Handler(BaseHTTPRequestHandler):
         if path == "pipelines/upload_version":
             return self.upload()
         kind = path.replace("recurringruns", "recurring_runs")
+        if match := re.fullmatch(r"experiments/([^/:]+):archive", path):  # server/experiment_server.go:370
+            server.experiments[match[1]]["storage_state"] = "ARCHIVED"
+            for run in server.runs.values():
+                if run.get("experiment_id") == match[1]:
+                    run["storage_state"] = "ARCHIVED"
+            return 200, {}
         if match := re.fullmatch(r"pipelines/([^/]+)", path):
             there = server.pipelines.get(match[1])
+            if there and self.command == "DELETE":  # server/pipeline_server.go:604
+                del server.pipelines[match[1]]
+                return 200, {}
             return (200, there) if there else refusal("pipeline-missing", id=match[1])
         if match := re.fullmatch(r"pipelines/([^/]+)/versions(?:/([^/]+))?", path):
             of = {name: each for name, each in server.versions.items() if each["pipeline_id"] == match[1]}
@@ -239,6 +248,8 @@ class Handler(BaseHTTPRequestHandler):
                 return (200, of[match[2]]) if match[2] in of else refusal("pipeline-missing", id=match[2])
             return self.page("pipeline_versions", of)
         if kind in KINDS and self.command == "GET":
+            if kind == "runs" and (asked := server.experiments.get(self.query.get("experiment_id", ""))):
+                self.query.setdefault("namespace", asked.get("namespace", ""))  # server/run_server.go:220
             if kind == "runs" and server.multi_user and not self.query.get("namespace"):
                 return refusal("runs-without-namespace")
             return self.page(kind, getattr(server, kind))
@@ -269,6 +280,9 @@ class Handler(BaseHTTPRequestHandler):
         key = KINDS[kind][0]
         made = f"{key.removesuffix('_id').replace('_', '-')}-{len(things)}"
         if kind == "recurring_runs":
+            chosen = body["pipeline_version_reference"]["pipeline_version_id"]
+            if chosen not in server.versions:  # resource/resource_manager.go:1309
+                return refusal("run-create-version-missing", id=chosen)
             if len(body["trigger"]["cron_schedule"]["cron"].split()) not in (5, 6):
                 return refusal("recurring-create-cron-nonsense")
             # recurring-create-no-account.json; for one user, template/template.go:319.

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from hardcase.cli.console import AsJson, StoreUri, errors, reported
+from hardcase.cli.settings import parse_settings
 from hardcase.errors import InputError
 from hardcase.store.store import open_store
 
@@ -51,6 +52,10 @@ def launch(
         list[str] | None,
         typer.Option("--parameter", "-p", help="Of the pipeline: name=value.", rich_help_panel=SENT),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A key of the profile, as in `run`: sft.steps=100.", rich_help_panel=SENT),
+    ] = None,
     profile: Annotated[str | None, typer.Option(help="As -p profile=…", rich_help_panel=SENT)] = None,
     source: Annotated[str | None, typer.Option(help="As -p source=…", rich_help_panel=SENT)] = None,
     seed: Annotated[str | None, typer.Option(help="As -p seed=…", rich_help_panel=SENT)] = None,
@@ -78,25 +83,27 @@ def launch(
     """Run the pipeline on Kubeflow, now or on a schedule, and follow it."""
     from hardcase.cli import launching
 
-    with reported(as_json):
-        if attach and (dry_run or schedule or key or given):
-            raise InputError("--attach: it launches nothing; leave out --dry-run, --schedule, --key and -p")
-        place = open_store(store) if store else None
+    with reported(as_json), launching.translated():
+        if attach and (dry_run or schedule or key or given or settings):
+            raise InputError("--attach: it launches nothing; leave out --dry-run, --schedule, --key, -p and --set")
+        opened_store = open_store(store) if store else None
         facts: dict[str, Any] = {"run_id": attach}
         if not attach:
             own = {"profile": profile, "source": source, "seed": seed}
-            order = launching.build_order(
+            own["settings"] = json.dumps(parse_settings(settings)) if settings else None
+            package, order = launching.build_order(
                 pipeline,
                 images or [],
                 [*(given or []), *(f"{name}={value}" for name, value in own.items() if value is not None)],
                 key=key,
                 schedule=schedule,
                 concurrency=max_concurrency,
-                namespace=namespace,
                 experiment=experiment,
                 service_account=service_account,
             )
-            facts = launching.rehearse(order, host) if dry_run else launching.describe_order(order)
+            facts = launching.describe_order(package, order, namespace)
+            if dry_run:
+                facts = launching.rehearse(package, order, host, namespace)
             for warning in facts["warnings"]:
                 errors.print("warning:", warning)
         if not dry_run:
@@ -108,10 +115,11 @@ def launch(
                 token_file=token_file,
                 ca=ca,
                 ui=ui,
+                namespace=namespace,
             )
-            with reach.opened() as address:
+            with reach.opened() as client:
                 if not attach:
-                    facts = launching.send_order(order, address)
+                    facts = launching.send_order(package, order, client)
                     if not as_json:
                         launching.show_sent(facts)
                 if attach or (following and not schedule):
@@ -121,8 +129,8 @@ def launch(
                         *(["--mlflow", mlflow] if mlflow else []),
                     ]
                     again += [] if namespace == NAMESPACE else [f"--namespace '{namespace}'"]
-                    more: Any = {"store": place, "mlflow": mlflow, "namespace": namespace, "poll": poll}
-                    facts |= launching.watch_run(facts["run_id"], address, again=" ".join(again), **more)
+                    more: Any = {"store": opened_store, "mlflow": mlflow, "poll": poll}
+                    facts |= launching.watch_run(facts["run_id"], client, again=" ".join(again), **more)
         elif not as_json:
             launching.show_order(facts)
     for note in facts.get("notes", []):

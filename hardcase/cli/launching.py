@@ -1,34 +1,69 @@
-"""What `hardcase launch` does.
-
-Put together of what is sent (`package`, `sending`), how Kubeflow is reached (`client`), and what comes of it
-(`following`).
-"""
+"""What `hardcase launch` does: connect to Kubeflow, send an order, watch the run."""
 
 import json
-import logging
+import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 
-from hardcase.errors import HardcaseError
-from hardcase.kubeflow.client import Absent, Address, Client, Rehearsal, Unreachable, address_of, url_of
-from hardcase.kubeflow.following import Account, Board, Gone, follow
-from hardcase.kubeflow.forwarding import forward
-from hardcase.kubeflow.package import load_package, typed, with_images
-from hardcase.kubeflow.sending import Kubeflow, Order, cron_of
+from hardcase.cli.forwarding import forward
+from hardcase.cli.package import Package, load_package, parse_parameters, replace_images
+from hardcase.cli.watching import Account, Board
+from hardcase.errors import HardcaseError, InputError
+from hardcase.kubeflow.address import (
+    IN_CLUSTER,
+    Absent,
+    Address,
+    Gone,
+    KubeflowError,
+    Refused,
+    Unreachable,
+    check_token,
+    find_address,
+    parse_url,
+    projected_token,
+)
+from hardcase.kubeflow.client import Client, Look, Rehearsal
+from hardcase.kubeflow.launching import Order, launch_package
 from hardcase.store.store import Store
+
+CRON: Final = re.compile(r"([\w*/,?-]+ ){4,5}[\w*/,?-]+", re.ASCII)
+TOKEN: Final = "HARDCASE_KFP_TOKEN"  # noqa: S105  a name
+REMEDIES: Final = {
+    "host": "mend --host",
+    "token": f"renew it in --token-file or {TOKEN}",
+    "ca": "name its authority by --ca",
+    "namespace": "say --namespace NAME, or --namespace '' where there is only one user",
+}
 
 
 class Interrupted(HardcaseError):
     """By Ctrl-C."""
 
     exit_code = 130
+
+
+def translate(error: KubeflowError) -> HardcaseError:
+    """Return an error of the client as one of the command line, with the option that mends it."""
+    remedy = f"; {REMEDIES[error.about]}" if error.about else ""
+    at_fault = isinstance(error, Refused | Absent) and not isinstance(error, Gone)
+    return (InputError if at_fault else HardcaseError)(f"{error}{remedy}")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn an error of the client into one of the command line."""
+    try:
+        yield
+    except KubeflowError as error:
+        raise translate(error) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +74,11 @@ class Reach:
         host: URL of the API.
         port_forward: reach it by kubectl.
         context: of kubectl.
-        in_cluster: this is a pod.
-        token_file: with the bearer token.
+        in_cluster: this is a pod: use its service and token.
+        token_file: holds the bearer token; else `HARDCASE_KFP_TOKEN` has it, or there is none.
         ca: certificates to trust.
         ui: base of links.
+        namespace: of the user; empty for an installation for one user.
     """
 
     host: str = ""
@@ -52,17 +88,36 @@ class Reach:
     token_file: Path | None = None
     ca: Path | None = None
     ui: str = ""
+    namespace: str = ""
+
+    def find_address(self, host: str = "", **more: Any) -> Address:
+        """Return the address of the API.
+
+        Raises:
+            InputError: the options name no host, or no file of certificates.
+            Refused: it is no address, has no token where it should, or would send one by plain http.
+        """
+        host = host or self.host or (IN_CLUSTER if self.in_cluster else "")
+        if not host:
+            raise InputError("no host: say --host URL, --port-forward or --in-cluster, or set HARDCASE_KFP_HOST")
+        if self.ca and not self.ca.is_file():
+            raise InputError(f"--ca {self.ca}: no such file; name certificates in PEM")
+        file = str(self.token_file or "") or (projected_token() if self.in_cluster else "")
+        more |= {"ui": self.ui, "ca": str(self.ca or ""), "namespace": self.namespace, "token_file": file}
+        token = "" if file else os.environ.get(TOKEN, "").strip()
+        more["token"] = token and check_token(token, TOKEN)
+        address = find_address(host, in_cluster=self.in_cluster, **more)
+        address.headers()  # it is better to miss the token now than in the middle
+        return address
 
     @contextmanager
-    def opened(self) -> Iterator[Address]:
-        """The address, as long as the context lasts."""
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it tells of each attempt; we, of the last
-        more: Any = {"ui": self.ui, "token_file": self.token_file, "in_cluster": self.in_cluster, "ca": self.ca}
+    def opened(self) -> Iterator[Client]:
+        """Connect, as long as the context lasts."""
         if not self.port_forward:
-            yield address_of(self.host, **more)
+            yield Client(self.find_address())
             return
         with forward(self.context) as forwarding:
-            yield address_of(f"http://127.0.0.1:{forwarding.port}", **more, keep=forwarding.keep)
+            yield Client(self.find_address(f"http://127.0.0.1:{forwarding.port}", before=forwarding.keep))
 
     @property
     def again(self) -> str:
@@ -73,10 +128,22 @@ class Reach:
         return " ".join(filter(None, [*said, "--in-cluster" if self.in_cluster else ""]))
 
 
+def parse_cron(text: str) -> str:
+    """Return six fields for Kubeflow, whose cron begins with the second; five are taken as every cron takes them.
+
+    Raises:
+        InputError: neither five nor six.
+    """
+    cron = " ".join(text.split())
+    if not CRON.fullmatch(cron):
+        raise InputError(f"--schedule {text!r}: not cron; say minute hour day month weekday, such as '0 3 * * 1'")
+    return cron if len(cron.split()) == 6 else f"0 {cron}"
+
+
 def build_order(
-    pipeline: str, images: Sequence[str], given: Sequence[str], *, key: str, schedule: str, **more: Any
-) -> Order:
-    """Return the order that the command line describes.
+    pipeline: str, images: Sequence[str], given: Sequence[str], *, key: str = "", schedule: str = "", **more: Any
+) -> tuple[Package, Order]:
+    """Return the package and the order that the command line describes.
 
     Args:
         pipeline: name or file of the compiled pipeline.
@@ -86,87 +153,104 @@ def build_order(
         schedule: cron; empty for now.
         more: what else `Order` takes.
     """
-    package = with_images(load_package(pipeline), images)
+    package = replace_images(load_package(pipeline), images)
     made_up = package.name if schedule else f"{package.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-    cron = cron_of(schedule) if schedule else ""
-    return Order(package=package, parameters=typed(package, given), key=key or made_up, cron=cron, **more)
+    cron = parse_cron(schedule) if schedule else ""
+    return package, Order(key=key or made_up, parameters=parse_parameters(package, given), cron=cron, **more)
 
 
-def describe_order(order: Order) -> dict[str, Any]:
+def describe_order(package: Package, order: Order, namespace: str) -> dict[str, Any]:
     """Return an order for programs."""
-    package = order.package
-    facts = {name: getattr(order, name) for name in ("key", "namespace", "experiment", "service_account", "parameters")}
+    facts = {name: getattr(order, name) for name in ("key", "experiment", "service_account", "parameters")}
     facts |= {"schedule": order.cron, "max_concurrency": order.concurrency} if order.cron else {}
     loose = [
         f"image {image} is not pinned by digest: what runs may change; say --image {image}=…" for image in package.loose
     ]
-    return {"pipeline": package.name, "version": package.version, "images": package.images, "warnings": loose, **facts}
+    about = {"pipeline": package.name, "version": package.version, "images": package.images, "warnings": loose}
+    return {**about, "namespace": namespace, **facts}
 
 
-def rehearse(order: Order, host: str) -> dict[str, Any]:
+def send(package: Package, order: Order, client: Client) -> Any:
+    """Launch an order; return what `launch_package` returns."""
+    flow = launch_package(order, package.name, package.content, package.description, client.address)
+    return client.run(flow)
+
+
+def rehearse(package: Package, order: Order, host: str, namespace: str) -> dict[str, Any]:
     """Return what would be sent to a Kubeflow that has none of it yet; nobody is contacted."""
-    client = Rehearsal(Address(url_of(host) if host else ""))
-    Kubeflow(client).launch(order)
-    return {**describe_order(order), "host": client.address.url, "requests": [asdict(each) for each in client.sent]}
+    client = Rehearsal(Address(parse_url(host) if host else "", namespace=namespace))
+    send(package, order, client)
+    return {**describe_order(package, order, namespace), "host": client.address.url, "requests": client.sent}
 
 
-def send_order(order: Order, address: Address) -> dict[str, Any]:
+def send_order(package: Package, order: Order, client: Client) -> dict[str, Any]:
     """Send an order, and return what came of it.
 
     Raises:
-        HardcaseError: it may have been carried out nevertheless; the message says how to find out.
+        Unreachable: it may have been carried out nevertheless; the message says how to find out.
+        Interrupted: the same.
     """
+    again = f"what was started is found by launching again with --key {order.key}"
     try:
-        done = Kubeflow(Client(address)).launch(order)
+        done = send(package, order, client)
     except Absent:
         raise
-    except (Unreachable, KeyboardInterrupt) as error:
-        kind = type(error) if isinstance(error, Unreachable) else Interrupted
-        again = f"what was started is found by launching again with --key {order.key}"
-        raise kind(f"{str(error) or 'interrupted'}; {again}") from error
-    facts = {**describe_order(order), "version_id": done.version.pipeline_version_id, "uploaded": done.uploaded}
-    if done.run is None:
-        link = address.link("recurringrun", done.schedule)
-        return {**facts, "recurring_run_id": done.schedule, "changed": done.changed, "link": link}
-    return {**facts, "run_id": done.run.run_id, "started": done.started, "link": address.link("runs", done.run.run_id)}
+    except Unreachable as error:
+        raise Unreachable(f"{error}; {again}") from error
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"interrupted; {again}") from error
+    address = client.address
+    facts = describe_order(package, order, address.namespace)
+    facts |= {"version_id": done.version["pipeline_version_id"], "uploaded": done.uploaded}
+    if order.cron:
+        schedule = done.thing["recurring_run_id"]
+        link = address.link(schedule, "recurringrun")
+        return {**facts, "recurring_run_id": schedule, "changed": done.created, "link": link}
+    run_id = done.thing["run_id"]
+    return {**facts, "run_id": run_id, "started": done.created, "link": address.link(run_id)}
 
 
 def watch_run(
     run_id: str,
-    address: Address,
+    client: Client,
     *,
     again: str,
     store: Store | None = None,
     mlflow: str = "",
-    namespace: str = "",
     poll: float = 5,
 ) -> dict[str, Any]:
     """Follow a run until it ends, or we must leave it.
 
     Args:
         run_id: of the run.
-        address: where it is.
+        client: of the Kubeflow where it is.
         again: options by which it is reached again.
         store: where its steps leave records.
-        mlflow: URL of MLflow, which knows the outcome of runs.
-        namespace: of the run's pods.
+        mlflow: URL of MLflow, which has the records of runs.
         poll: seconds between looks.
 
     Returns:
-        What `Account.conclude` says, or only `error` if the run was left before its end.
+        What `Account.conclude` returns, or only `error` if the run was left before its end.
     """
-    kubeflow = Kubeflow(Client(address))
-    account = Account(kubeflow, store, mlflow, namespace)
+    account = Account(client, store, mlflow)
+    left = f"; run {run_id} goes on: hardcase launch --attach {run_id} {again}".rstrip()
     try:
         with Board(account.look) as board:
-            run = follow(kubeflow, run_id, board, poll)
+            for event in client.watch(run_id, poll):
+                if isinstance(event, Look):
+                    run = event.run
+                    board.show(run)
+                else:
+                    board.report(f"{event.error}; silent for {event.silent:.0f} s, the run goes on")
         return account.conclude(run)
-    except (HardcaseError, KeyboardInterrupt) as error:
-        code = error.exit_code if isinstance(error, HardcaseError) else Interrupted.exit_code
-        message = str(error) or "interrupted"
-        if not isinstance(error, Gone):
-            message += f"; run {run_id} goes on: hardcase launch --attach {run_id} {again}".rstrip()
-        return {"error": {"message": message, "exit_code": code}}
+    except KubeflowError as error:
+        translated = translate(error)
+        left = "" if isinstance(error, Refused) and error.status == 404 else left
+    except HardcaseError as error:
+        translated = error
+    except KeyboardInterrupt:
+        translated = Interrupted("interrupted")
+    return {"error": {"message": f"{translated}{left}", "exit_code": translated.exit_code}}
 
 
 def show_order(facts: Mapping[str, Any]) -> None:

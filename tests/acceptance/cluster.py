@@ -22,7 +22,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-from tests.kubeflow_recordings import refusal
 from tests.kubeflow_server import Answer, Handler, Kubeflow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -178,33 +177,13 @@ class ClusterHandler(Handler):
             return 200, {"kind": "Status", "status": "Success"}
         return 200, {"items": cluster.pods(query["labelSelector"][0].removeprefix("pipeline/runid="))}
 
-    def create(self, kind: str, request: str) -> Answer:
-        """Refuse a schedule of a version that is not there: resource/resource_manager.go:1309."""
-        chosen = json.loads(self.content).get("pipeline_version_reference", {}).get("pipeline_version_id")
-        if kind == "recurring_runs" and chosen not in self.kubeflow.versions:
-            return refusal("run-create-version-missing", id=chosen)
-        return super().create(kind, request)
-
     def found(self, path: str) -> Answer:
-        """Bring the runs up to date, and answer what archives, deletes or stops."""
-        cluster = self.kubeflow
-        cluster.look()
-        kind, _, rest = path.partition("/")
-        name, _, verb = rest.partition(":")
-        if path == "runs" and (asked := cluster.experiments.get(self.query.get("experiment_id", ""))):
-            self.query.setdefault("namespace", asked.get("namespace", ""))  # server/run_server.go:220
-        if kind == "experiments" and verb == "archive":  # server/experiment_server.go:370
-            cluster.experiments[name]["storage_state"] = "ARCHIVED"
-            for run in cluster.runs.values():
-                if run.get("experiment_id") == name:
-                    run["storage_state"] = "ARCHIVED"
-            return 200, {}
-        if kind == "pipelines" and self.command == "DELETE":  # server/pipeline_server.go:604
-            del cluster.pipelines[name]
-            return 200, {}
+        """Bring the runs up to date, and stop the work of a run that is stopped."""
+        self.kubeflow.look()
         answer = super().found(path)
-        if kind == "runs" and verb == "terminate" and answer[0] == 200:
-            cluster.works[name].process.send_signal(signal.SIGTERM)
+        name, _, verb = path.removeprefix("runs/").partition(":")
+        if verb == "terminate" and answer[0] == 200:
+            self.kubeflow.works[name].process.send_signal(signal.SIGTERM)
         return answer
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from hardcase.errors import HardcaseError
+from hardcase.kubeflow.address import KubeflowError
 from tests.acceptance.installation import Installation, Launched
 
 FIRST = "test_access.py"  # what a run needs; without it none is started
@@ -25,7 +25,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixtu
     left = request.config.stash[LEFT] = []
     try:
         left.extend(there.clear())
-    except HardcaseError as error:
+    except KubeflowError as error:
         left.append(f"what was made could not be removed; its name begins with {there.prefix}: {error}")
 
 

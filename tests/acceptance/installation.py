@@ -10,27 +10,26 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import kfp_server_api as api
 import pytest
 import yaml
 
-from hardcase.errors import HardcaseError
-from hardcase.kubeflow.client import Client, Refused, address_of
-from hardcase.kubeflow.package import Package, load_package, with_images
-from hardcase.kubeflow.sending import Kubeflow
+from hardcase.cli.package import Package, load_package, replace_images
+from hardcase.kubeflow.address import KubeflowError, Refused, find_address
+from hardcase.kubeflow.client import Client
+from hardcase.kubeflow.launching import list_all, terminate
+from hardcase.kubeflow.runs import ENDED, parse_moment
 from hardcase.store.store import Store, open_store
 
 COMMAND = (sys.executable, "-c", "from hardcase.cli.main import main; main()")
 VARIABLE = "ACCEPTANCE_"
-PIPELINE = Path(__file__).resolve().parents[2] / "pipelines" / "retraining.yaml"
-ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+PIPELINE = Path(__file__).resolve().parents[2] / "hardcase" / "compiled" / "retraining.yaml"
 FEW = {"validate__min_train_rows": 100_000}  # a setting that refuses smoke's rows
 Value = TypeVar("Value")
 
@@ -114,14 +113,17 @@ class Installation:
 
     @cached_property
     def client(self) -> Client:
-        """Upstream's client, with the token."""
-        files = {"token_file": Path(self.token_file) if self.token_file else None}
-        return Client(address_of(self.host, ui=self.ui, ca=Path(self.ca) if self.ca else None, **files))
+        """The client that `hardcase launch` uses, with the token."""
+        files = {"token_file": self.token_file, "ca": self.ca}
+        return Client(find_address(self.host, ui=self.ui, namespace=self.user_namespace, **files))
 
-    @cached_property
-    def kubeflow(self) -> Kubeflow:
-        """What `hardcase launch` sends by."""
-        return Kubeflow(self.client)
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return a run as it is now."""
+        return self.client.ask("GET", f"runs/{run_id}")
+
+    def terminate(self, run_id: str) -> None:
+        """Stop a run."""
+        self.client.run(terminate(run_id, self.client.address))
 
     @cached_property
     def opened(self) -> Store:
@@ -135,7 +137,7 @@ class Installation:
         first["pipelineInfo"]["name"] = f"{self.prefix}-retraining"
         path = self.folder / "retraining.yaml"
         path.write_text(yaml.safe_dump_all([first, *others]), encoding="utf-8")
-        package = with_images(load_package(str(path)), self.pins)
+        package = replace_images(load_package(str(path)), self.pins)
         path.write_bytes(package.content)
         return package
 
@@ -194,8 +196,8 @@ class Installation:
 
     def seconds(self, run_id: str) -> float:
         """Return how long a run took, by Kubeflow's clock."""
-        run = self.kubeflow.run(run_id)
-        return float((run.finished_at - run.created_at).total_seconds())
+        run = self.run(run_id)
+        return parse_moment(run["finished_at"], 0) - parse_moment(run["created_at"], 0)
 
     def wait(self, what: str, look: Callable[[], Value | None], limit: float | None = None) -> Value:
         """Look once a second until there is something to see."""
@@ -217,37 +219,28 @@ class Installation:
 
     def clear(self) -> Iterator[str]:
         """Remove or archive all that the checks made, and say of each what became of it."""
-        schedules, runs = api.RecurringRunServiceApi(self.client), api.RunServiceApi(self.client)
-        experiments, pipelines = api.ExperimentServiceApi(self.client), api.PipelineServiceApi(self.client)
-        delete = schedules.recurring_run_service_delete_recurring_run
-        archive = experiments.experiment_service_archive_experiment
-        for each in self.ours(schedules.recurring_run_service_list_recurring_runs, "recurring_runs"):
-            yield _tell(each, "deleted", delete, each.recurring_run_id)
-        for each in self.ours(runs.run_service_list_runs, "runs"):
-            if each.state not in ENDED:
-                yield _tell(each, "terminated", self.kubeflow.terminate, each.run_id)
-        for each in self.ours(experiments.experiment_service_list_experiments, "experiments"):
-            yield _tell(each, "archived, with its runs", archive, each.experiment_id)
-        for each in self.ours(pipelines.pipeline_service_list_pipelines, "pipelines"):
-            yield _tell(each, "deleted", pipelines.pipeline_service_delete_pipeline, each.pipeline_id, cascade=True)
+        for each in self.ours("recurringruns"):
+            yield self._remove(each, "recurring_run", "deleted", "DELETE", "recurringruns/{}")
+        for each in self.ours("runs"):
+            if each["state"] not in ENDED:
+                yield self._remove(each, "run", "terminated", "POST", "runs/{}:terminate")
+        for each in self.ours("experiments"):
+            yield self._remove(each, "experiment", "archived, with its runs", "POST", "experiments/{}:archive")
+        for each in self.ours("pipelines"):
+            yield self._remove(each, "pipeline", "deleted", "DELETE", "pipelines/{}", cascade="true")
         yield f"model {self.prefix}: stays in the store and in MLflow, whose ledger is never cut"
 
-    def ours(self, listing: Callable[..., Any], kind: str) -> list[Any]:
+    def ours(self, listing: str) -> list[dict[str, Any]]:
         """Return what the checks made, of a listing."""
-        found, token = [], ""
-        while True:
-            page = listing(namespace=self.user_namespace, page_size=100, page_token=token, sort_by="created_at desc")
-            found += [each for each in getattr(page, kind) or [] if str(each.display_name).startswith(self.prefix)]
-            if not (token := page.next_page_token or ""):
-                return found
+        things = self.client.run(list_all(listing, self.client.address, sort_by="created_at desc"))
+        return [each for each in things if str(each["display_name"]).startswith(self.prefix)]
 
-
-def _tell(thing: Any, done: str, act: Callable[..., Any], *arguments: str, **more: bool) -> str:
-    kind = type(thing).__name__.removeprefix("V2beta1")
-    try:
-        act(*arguments, **more)
-    except Refused as error:
-        return f"{kind} {thing.display_name}: STAYS, remove it by hand ({error})"
-    except HardcaseError as error:
-        return f"{kind} {thing.display_name}: perhaps it stays ({error})"
-    return f"{kind} {thing.display_name}: {done}"
+    def _remove(self, thing: Mapping[str, Any], kind: str, done: str, method: str, path: str, **query: str) -> str:
+        name = f"{kind.replace('_', ' ').capitalize()} {thing['display_name']}"
+        try:
+            self.client.ask(method, path.format(thing[f"{kind}_id"]), query=query)
+        except Refused as error:
+            return f"{name}: STAYS, remove it by hand ({error})"
+        except KubeflowError as error:
+            return f"{name}: perhaps it stays ({error})"
+        return f"{name}: {done}"

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.request import Request, urlopen
 
-import kfp_server_api as api
 import pytest
 import yaml
 
-from hardcase.kubeflow.client import Refused, Unreachable
+from hardcase.kubeflow.address import Refused, Unreachable
+from hardcase.kubeflow.launching import list_all
 from tests.acceptance.installation import Installation
 
 pytestmark = pytest.mark.acceptance
@@ -50,7 +50,7 @@ def granted(right: str, *, nowhere: bool = False) -> Iterator[None]:
 
 
 def test_api_answers_and_has_the_users_that_mode_says(installation: Installation, record_property: Seen) -> None:
-    several = bool(api.HealthzServiceApi(installation.client).healthz_service_get_healthz().multi_user)
+    several = bool(installation.client.ask("GET", "healthz").get("multi_user"))
     record_property("seen", "several users" if several else "a single user")
     said = "multi" if several else "single"
     assert several == installation.several, f"the installation is not as MODE says: say MODE={said}"
@@ -58,18 +58,16 @@ def test_api_answers_and_has_the_users_that_mode_says(installation: Installation
 
 def test_token_may_list_runs(installation: Installation, record_property: Seen) -> None:
     with granted("list runs"):
-        namespace = installation.user_namespace
-        answer = api.RunServiceApi(installation.client).run_service_list_runs(namespace=namespace, page_size=1)
-        record_property("seen", f"{answer.total_size or 0} runs in {namespace or 'the installation'}")
+        runs = installation.client.run(list_all("runs", installation.client.address))
+        record_property("seen", f"{len(runs)} runs in {installation.user_namespace or 'the installation'}")
 
 
 @pytest.fixture(scope="module")
 def experiment(installation: Installation) -> str:
     """The experiment of all runs."""
     with granted("create experiments"):
-        wanted = api.V2beta1Experiment(display_name=installation.prefix, namespace=installation.user_namespace or None)
-        made = api.ExperimentServiceApi(installation.client).experiment_service_create_experiment(wanted)
-        return str(made.experiment_id)
+        wanted = {"display_name": installation.prefix, "namespace": installation.user_namespace}
+        return str(installation.client.ask("POST", "experiments", body=wanted)["experiment_id"])
     raise AssertionError
 
 
@@ -80,54 +78,42 @@ def test_token_may_create_experiments(experiment: str, record_property: Seen) ->
 def test_token_may_upload_pipelines(installation: Installation, record_property: Seen) -> None:
     package = installation.package
     with granted("upload pipelines"):
-        pipeline = api.PipelineServiceApi(installation.client).pipeline_service_create_pipeline(
-            api.V2beta1Pipeline(
-                display_name=package.name, name=package.name, namespace=installation.user_namespace or None
-            )
-        )
-        file = installation.folder / "probe.yaml"
-        file.write_bytes(package.content)
-        version = api.PipelineUploadServiceApi(installation.client).upload_pipeline_version(
-            str(file), name=f"{package.name}-probe", pipelineid=pipeline.pipeline_id
-        )
-    record_property("seen", f"version {version.display_name}")
+        body = {"display_name": package.name, "name": package.name, "namespace": installation.user_namespace}
+        pipeline = installation.client.ask("POST", "pipelines", body=body)
+        query = {"name": f"{package.name}-probe", "pipelineid": pipeline["pipeline_id"]}
+        files = {"uploadfile": ("probe.yaml", package.content, "application/yaml")}
+        version = installation.client.ask("POST", "pipelines/upload_version", query=query, files=files)
+    record_property("seen", f"version {version['display_name']}")
+
+
+def of_nothing(installation: Installation, experiment: str) -> dict[str, Any]:
+    """What a run and a schedule have in common, of a version that does not exist."""
+    return {
+        "display_name": f"{installation.prefix}-nothing",
+        "experiment_id": experiment,
+        "pipeline_version_reference": {"pipeline_id": NOWHERE, "pipeline_version_id": NOWHERE},
+        "runtime_config": {"parameters": {}},
+    }
 
 
 def test_token_may_start_runs(installation: Installation, experiment: str, record_property: Seen) -> None:
-    reference = api.V2beta1PipelineVersionReference(pipeline_id=NOWHERE, pipeline_version_id=NOWHERE)
-    run = api.V2beta1Run(
-        display_name=f"{installation.prefix}-nothing",
-        experiment_id=experiment,
-        pipeline_version_reference=reference,
-        runtime_config=api.V2beta1RuntimeConfig(parameters={}),
-    )
     with granted("create runs", nowhere=True):
-        api.RunServiceApi(installation.client).run_service_create_run(run)
+        installation.client.ask("POST", "runs", body=of_nothing(installation, experiment))
     record_property("seen", "a run of nothing is refused for that reason")
 
 
 def test_token_may_keep_schedules(installation: Installation, experiment: str, record_property: Seen) -> None:
-    wanted = api.V2beta1RecurringRun(
-        display_name=f"{installation.prefix}-nothing",
-        experiment_id=experiment,
-        mode="DISABLE",
-        max_concurrency="1",
-        trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron="0 0 3 1 1 *")),
-        pipeline_version_reference=api.V2beta1PipelineVersionReference(
-            pipeline_id=NOWHERE, pipeline_version_id=NOWHERE
-        ),
-        runtime_config=api.V2beta1RuntimeConfig(parameters={}),
-    )
+    when = {"mode": "DISABLE", "max_concurrency": "1", "trigger": {"cron_schedule": {"cron": "0 0 3 1 1 *"}}}
     with granted("create recurring runs (jobs)", nowhere=True):
-        api.RecurringRunServiceApi(installation.client).recurring_run_service_create_recurring_run(wanted)
+        installation.client.ask("POST", "recurringruns", body={**of_nothing(installation, experiment), **when})
     record_property("seen", "a schedule of nothing is refused for that reason")
 
 
 def test_ui_answers(installation: Installation, record_property: Seen) -> None:
-    token = installation.client.address.token
-    headers = {"Authorization": f"Bearer {token()}"} if token else {}
     try:
-        with urlopen(Request(f"{installation.ui.rstrip('/')}/", headers=headers), timeout=30) as answer:
+        with urlopen(
+            Request(f"{installation.ui.rstrip('/')}/", headers=installation.client.address.headers()), timeout=30
+        ) as answer:
             page = answer.read(4096).lower()
     except OSError as error:
         pytest.fail(f"no UI at {installation.ui} ({error}), so links lead nowhere: say UI=URL of the start page")

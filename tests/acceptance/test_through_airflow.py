@@ -70,7 +70,7 @@ def test_airflow_launches_a_run_and_follows_it(
 ) -> None:
     result = operate(installation, "airflow", installation.settings())
     assert result["state"] == "SUCCEEDED", result
-    assert set(result["steps"].values()) == {"SUCCEEDED"}
+    assert set(result["steps"].values()) <= {"succeeded", "cached"}
     record_property("seen", f"{result['link']}, {len(result['steps'])} steps")
 
 

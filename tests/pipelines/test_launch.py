@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from hardcase.cli.main import app
-from hardcase.kubeflow.package import load_package
+from hardcase.cli.package import load_package
 from hardcase.registry.runs import StepRecord, write_record, write_run
 from hardcase.registry.tracking import show_run
 from hardcase.report.summary import EXPERIMENT
@@ -121,7 +121,7 @@ def test_run_that_vanishes_is_exit_code_1(kubeflow, launch):
     kubeflow.before_get = lambda run: kubeflow.runs.clear()
     done = launch()
     assert done.exit_code == 1
-    assert one_line(done) == "error: run run-0 is gone from Kubeflow: someone deleted it"
+    assert one_line(done).startswith("error: run run-0 is gone from Kubeflow: someone deleted it")
 
 
 def test_launch_that_got_no_answer_says_how_to_find_the_run(kubeflow, launch):
@@ -154,9 +154,9 @@ def test_attach_with_what_would_launch_is_refused(launch, more):
 @pytest.mark.parametrize(
     ("fault", "code", "said"),
     [
-        (401, 2, "HTTP 401, the token is missing, wrong or expired"),
+        (401, 2, "expired: ordered 401; renew it in --token-file or HARDCASE_KFP_TOKEN"),
         (403, 2, "HTTP 403, the token's account may not do this"),
-        (404, 2, "HTTP 404, there is no such thing there; is --host the API's?"),
+        (404, 2, "HTTP 404, there is no such thing there: ordered 404; mend --host"),
         ("login", 2, "the answer is no JSON"),
         (501, 1, "HTTP 501"),
     ],

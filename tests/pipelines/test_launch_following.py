@@ -2,29 +2,37 @@
 
 import pytest
 
-from hardcase.kubeflow.client import Address, Client, Refused, Unreachable
-from hardcase.kubeflow.following import Account, Gone, Unknown, follow
-from hardcase.kubeflow.sending import Kubeflow
+from hardcase.cli.launching import translate
+from hardcase.cli.watching import Account
+from hardcase.kubeflow.address import Address, Gone, Refused, Unreachable
+from hardcase.kubeflow.client import Client, Look
+from hardcase.kubeflow.launching import terminate
 from hardcase.registry.runs import StepRecord, write_record, write_run
 from hardcase.store.store import open_store
 
 
 class Seen:
-    """Keeps what it is told."""
+    """Keeps what is seen of a run until it ends."""
 
     def __init__(self):
         self.states, self.problems = [], []
 
-    def saw(self, run):
-        self.states.append(run.state)
+    def follow(self, client, run_id, **more):
+        for event in client.watch(run_id, poll=0.01, **more):
+            if isinstance(event, Look):
+                self.states.append(event.run["state"])
+            else:
+                self.problems.append(event.error)
+        return self.states[-1]
 
-    def missed(self, problem):
-        self.problems.append(problem)
+
+def connect(kubeflow, namespace="team"):
+    return Client(Address(kubeflow.url, timeout=0.5, pause=0.001, namespace=namespace))
 
 
 @pytest.fixture
 def client(kubeflow):
-    return Kubeflow(Client(Address(kubeflow.url, timeout=0.5, pause=0.001)))
+    return connect(kubeflow)
 
 
 @pytest.fixture
@@ -46,7 +54,7 @@ def script(kubeflow, *states):
 def test_each_end_is_an_end(kubeflow, client, run_id, end):
     script(kubeflow, "PENDING", "RUNNING", "CANCELING", end)
     seen = Seen()
-    assert follow(client, run_id, seen, poll=0.01).state == end
+    assert seen.follow(client, run_id) == end
     assert seen.states == ["PENDING", "RUNNING", "CANCELING", end]
 
 
@@ -60,40 +68,39 @@ def test_outage_is_survived_and_said(kubeflow, client, run_id, fault):
 
     kubeflow.before_get = outage
     seen = Seen()
-    assert follow(client, run_id, seen, poll=0.01).state == "SUCCEEDED"
-    assert len(seen.problems) == 1
-    assert "the run goes on" in seen.problems[0]
+    assert seen.follow(client, run_id) == "SUCCEEDED"
+    assert [type(problem) for problem in seen.problems] == [Unreachable]
 
 
 def test_silence_beyond_patience_is_an_error(kubeflow, client, run_id):
     script(kubeflow, "RUNNING")
     kubeflow.before_get = lambda run: kubeflow.fault("GET runs/", *[503] * 100)
     with pytest.raises(Unreachable, match="HTTP 503"):
-        follow(client, run_id, Seen(), poll=0.01, patience=0.05)
+        Seen().follow(client, run_id, patience=0.05)
 
 
 def test_server_that_never_answered_is_an_error_at_once(kubeflow, client, run_id):
     kubeflow.fault("GET runs/", *[503] * 100)
     seen = Seen()
     with pytest.raises(Unreachable):
-        follow(client, run_id, seen, poll=0.01)
+        seen.follow(client, run_id)
     assert not seen.problems
 
 
 def test_deleted_run_is_told_from_one_that_never_was(kubeflow, client, run_id):
     kubeflow.before_get = lambda run: kubeflow.runs.clear()
     with pytest.raises(Gone, match=f"run {run_id} is gone from Kubeflow: someone deleted it") as gone:
-        follow(client, run_id, Seen(), poll=0.01)
-    assert gone.value.exit_code == 1
-    with pytest.raises(Unknown, match="run nosuch: Kubeflow has no such run") as unknown:
-        follow(client, "nosuch", Seen(), poll=0.01)
-    assert unknown.value.exit_code == 2
+        Seen().follow(client, run_id)
+    assert translate(gone.value).exit_code == 1
+    with pytest.raises(Refused, match="run nosuch: Kubeflow has no such run") as unknown:
+        Seen().follow(client, "nosuch")
+    assert translate(unknown.value).exit_code == 2
 
 
 def test_expired_token_ends_the_wait_and_says_so(kubeflow, client, run_id):
     kubeflow.before_get = lambda run: kubeflow.fault("GET runs/", 401)
     with pytest.raises(Refused, match="HTTP 401, the token is missing, wrong or expired"):
-        follow(client, run_id, Seen(), poll=0.01)
+        Seen().follow(client, run_id)
 
 
 STATES = {"ingest": "SUCCEEDED", "validate": "FAILED", "sft": None}
@@ -106,11 +113,11 @@ def account(kubeflow, client, run_id, tmp_path):
     kubeflow.runs[run_id]["pipeline_version_reference"] = {
         name: version[name] for name in ("pipeline_id", "pipeline_version_id")
     }
-    return Account(client, open_store(str(tmp_path / "store")), namespace="team")
+    return Account(client, open_store(str(tmp_path / "store")))
 
 
 def conclude(kubeflow, account, run_id):
-    return account.conclude(account.kubeflow.run(run_id))
+    return account.conclude(account.client.ask("GET", f"runs/{run_id}"))
 
 
 def test_failing_step_without_a_record_is_named_once_with_the_command_that_shows_its_log(kubeflow, account, run_id):
@@ -148,7 +155,7 @@ def test_record_of_the_run_decides_what_the_steps_left_open(kubeflow, account, r
 
 def test_terminated_run_is_called_cancelled_where_it_was(kubeflow, client, account, run_id):
     kubeflow.tasks(run_id, ingest="SUCCEEDED", validate="RUNNING")
-    client.terminate(run_id)
+    client.run(terminate(run_id, client.address))
     kubeflow.tasks(run_id, ingest="SUCCEEDED", validate="FAILED")
     kubeflow.end(run_id, "FAILED")
     told = conclude(kubeflow, account, run_id)
@@ -158,7 +165,7 @@ def test_terminated_run_is_called_cancelled_where_it_was(kubeflow, client, accou
 def test_terminated_run_whose_history_does_not_say_so_is_cancelled_if_it_was_seen(kubeflow, account, run_id):
     run = kubeflow.runs[run_id]
     run["state"] = "CANCELING"
-    account.look(account.kubeflow.run(run_id))
+    account.look(account.client.ask("GET", f"runs/{run_id}"))
     kubeflow.end(run_id, "FAILED")
     assert conclude(kubeflow, account, run_id)["error"]["message"] == f"run {run_id} was cancelled"
 
@@ -171,7 +178,7 @@ def test_run_that_failed_before_its_first_step_says_so(kubeflow, account, run_id
 
 def test_frozen_details_without_a_store_are_said(kubeflow, account, run_id):
     kubeflow.replay(run_id, "run-8-shards-too-large")
-    without = Account(account.kubeflow)
+    without = Account(connect(kubeflow, ""))
     told = conclude(kubeflow, without, run_id)
     assert "Kubeflow's details of this run stopped changing; --store URI reads the steps' own records" in told["notes"]
     assert told["steps"]["grpo"] == "unknown"
@@ -191,7 +198,7 @@ def test_steps_of_a_version_that_is_gone_are_those_with_records(kubeflow, accoun
     kubeflow.versions.clear()
     write_record(account.store, run_id, StepRecord("ingest", "running", started="2026-01-01T00:00:00+00:00"))
     kubeflow.runs[run_id]["state"] = "RUNNING"
-    [step] = account.look(account.kubeflow.run(run_id))
+    [step] = account.look(account.client.ask("GET", f"runs/{run_id}"))
     assert (step.name, step.state) == ("ingest", "running")
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
+from hardcase.cli.package import Package, load_package, parse_parameters, replace_images
 from hardcase.errors import InputError
-from hardcase.kubeflow.package import Package, load_package, typed, with_images
 
 LIGHT, TRAIN = "hardcase/python-light:0.1.0", "hardcase/python-train:0.1.0"
 PINNED = "registry.example:5000/light@sha256:" + "a" * 64
@@ -32,8 +32,8 @@ PINNED = "registry.example:5000/light@sha256:" + "a" * 64
 )
 def test_value_has_the_type_that_the_pipeline_defines(little, setting, value):
     name = setting.partition("=")[0]
-    assert typed(load_package(str(little)), [setting]) == {name: value}
-    assert type(typed(load_package(str(little)), [setting])[name]) is type(value)
+    assert parse_parameters(load_package(str(little)), [setting]) == {name: value}
+    assert type(parse_parameters(load_package(str(little)), [setting])[name]) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_value_has_the_type_that_the_pipeline_defines(little, setting, value):
 )
 def test_wrong_value_is_refused_with_what_there_is(little, settings, said):
     with pytest.raises(InputError) as refused:
-        typed(load_package(str(little)), settings)
+        parse_parameters(load_package(str(little)), settings)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -61,18 +61,18 @@ def test_wrong_value_is_refused_with_what_there_is(little, settings, said):
 def test_missing_parameter_is_named():
     package = Package("p", b"", {"store": {"parameterType": "STRING"}, "seed": {"parameterType": "NUMBER_INTEGER"}}, {})
     with pytest.raises(InputError, match=r"p needs store: say -p name=value; it takes seed .a whole number.; store"):
-        typed(package, ["seed=1"])
+        parse_parameters(package, ["seed=1"])
 
 
 @given(st.dictionaries(st.text(), st.one_of(st.integers(), st.text(), st.none(), st.booleans())))
 def test_object_arrives_as_it_was_given(values):
     package = Package("p", b"", {"settings": {"parameterType": "STRUCT"}}, {})
-    assert typed(package, [f"settings={json.dumps(values)}"]) == {"settings": values}
+    assert parse_parameters(package, [f"settings={json.dumps(values)}"]) == {"settings": values}
 
 
 def test_step_in_a_pinned_image_is_told_which_and_the_others_are_left(little):
     before = load_package(str(little))
-    package = with_images(before, [f"{LIGHT}={PINNED}"])
+    package = replace_images(before, [f"{LIGHT}={PINNED}"])
     spec = next(yaml.safe_load_all(package.content))
     containers = {name: each["container"] for name, each in spec["deploymentSpec"]["executors"].items()}
     assert package.images == {"exec-ingest": PINNED, "exec-sft": TRAIN}
@@ -86,21 +86,21 @@ def test_step_in_a_pinned_image_is_told_which_and_the_others_are_left(little):
 def test_image_pinned_already_is_told_too_once(little, tmp_path):
     path = tmp_path / "pinned.yaml"
     path.write_text(little.read_text().replace(TRAIN, PINNED))
-    once = with_images(load_package(str(path)), [])
+    once = replace_images(load_package(str(path)), [])
     path.write_bytes(once.content)
-    assert with_images(load_package(str(path)), []).content == once.content
+    assert replace_images(load_package(str(path)), []).content == once.content
     env = next(yaml.safe_load_all(once.content))["deploymentSpec"]["executors"]["exec-sft"]["container"]["env"]
     assert env == [{"name": "LEFT", "value": "alone"}, {"name": "HARDCASE_IMAGE", "value": PINNED}]
 
 
 def test_without_another_image_the_committed_bytes_are_sent(little):
-    assert with_images(load_package(str(little)), []).content == little.read_bytes()
+    assert replace_images(load_package(str(little)), []).content == little.read_bytes()
 
 
 def test_settings_for_kubernetes_stay_behind_the_spec():
     package = load_package("retraining")
     image = next(iter(package.images.values()))
-    before, after = list(yaml.safe_load_all(package.content)), with_images(package, [f"{image}={PINNED}"])
+    before, after = list(yaml.safe_load_all(package.content)), replace_images(package, [f"{image}={PINNED}"])
     assert PINNED in after.images.values()
     assert list(yaml.safe_load_all(after.content))[1:] == before[1:]
     assert after.inputs == package.inputs
@@ -118,7 +118,7 @@ def test_settings_for_kubernetes_stay_behind_the_spec():
 )
 def test_wrong_image_is_refused(little, replacement, said):
     with pytest.raises(InputError, match="--image") as refused:
-        with_images(load_package(str(little)), [replacement])
+        replace_images(load_package(str(little)), [replacement])
     assert said in str(refused.value)
 
 

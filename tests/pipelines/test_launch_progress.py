@@ -1,17 +1,16 @@
 """What is read of a run: on all recorded answers of a real Kubeflow, with and without the records of its steps."""
 
+import copy
 import gzip
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
-import kfp_server_api as api
 import pytest
 import yaml
 
-from hardcase.kubeflow.package import list_steps, load_package
-from hardcase.kubeflow.progress import KILLED, find_failure, is_frozen, list_progress
-from hardcase.kubeflow.sending import is_cancelled
+from hardcase.cli.package import load_package
+from hardcase.kubeflow.runs import KILLED, cancelled_at, find_failure, is_frozen, list_progress, list_steps
 from hardcase.registry.runs import StepRecord
 from tests.kubeflow_recordings import RECORDINGS, recorded
 
@@ -26,20 +25,20 @@ OF_RUNS = {
         "",
     ),
     "run-error-at-first-pod": (dict.fromkeys(ALL, "not reached"), ""),
-    "run-fail-state-00-running": ({"work": "failed"}, "work"),
+    "run-fail-state-00-running": ({"work": "failed", "tell": "pending"}, "work"),
     "run-fail-state-01-running": ({"work": "failed", "tell": "running"}, "work"),
     "run-fail-state-02-failed": ({"work": "failed", "tell": "succeeded"}, "work"),
     "run-failed-refused-input": (dict.fromkeys(ALL, "not reached") | REFUSED, "validate"),
-    "run-kill-state-00-running": ({"work": "succeeded"}, ""),
+    "run-kill-state-00-running": ({"work": "succeeded", "tell": "pending"}, ""),
     "run-kill-state-01-running": ({"work": "succeeded", "tell": "running"}, ""),
     "run-kill-state-02-succeeded": ({"work": "succeeded", "tell": "succeeded"}, ""),
-    "run-ok-state-00-running": ({"work": "succeeded"}, ""),
+    "run-ok-state-00-running": ({"work": "succeeded", "tell": "pending"}, ""),
     "run-ok-state-01-running": ({"work": "succeeded", "tell": "running"}, ""),
     "run-ok-state-02-succeeded": ({"work": "succeeded", "tell": "succeeded"}, ""),
     "run-retried-state-0-running": ({"work": "failed", "tell": "succeeded"}, "work"),
     "run-retried-state-1-failed": ({"work": "failed", "tell": "succeeded"}, "work"),
     "run-short-state-00-running": ({"work": "running"}, ""),
-    "run-short-state-01-running": ({"work": "succeeded"}, ""),
+    "run-short-state-01-running": ({"work": "succeeded", "tell": "pending"}, ""),
     "run-short-state-02-running": ({"work": "succeeded", "tell": "running"}, ""),
     "run-short-state-03-succeeded": ({"work": "succeeded", "tell": "succeeded"}, ""),
     "run-succeeded-after-lost-pod": (dict.fromkeys(ALL, "succeeded"), ""),
@@ -66,10 +65,10 @@ OF_NODES = {
 PHASES = {"Succeeded", "Failed", "Running", "Pending", "Skipped"}
 
 
-def read(body):
-    """A run as upstream's client reads it."""
-    client = api.ApiClient(api.Configuration())
-    return client.deserialize(SimpleNamespace(data=json.dumps(body)), "V2beta1Run")
+def failing(run, steps):
+    """Step, message, and whether it refused its input."""
+    failure = find_failure(run, steps, "hardcase")
+    return failure["step"], failure["message"], failure["refused"]
 
 
 def details(nodes):
@@ -119,9 +118,8 @@ def test_each_recording_has_its_place_in_these_tables():
 @pytest.mark.parametrize("name", OF_RUNS)
 def test_recorded_run_is_told_by_its_steps_each_once_and_the_failing_one(name, retraining):
     body = recorded(name)["body"]
-    run = read(body)
-    steps = list_progress(run, names_of(body, retraining), {}, NOW.timestamp(), is_cancelled(run))
-    assert ({step.name: step.state for step in steps}, find_failure(run, steps)[0]) == OF_RUNS[name]
+    steps = list_progress(body, names_of(body, retraining), {}, NOW.timestamp())
+    assert ({step.name: step.state for step in steps}, failing(body, steps)[0]) == OF_RUNS[name]
     assert len(steps) == len({step.name for step in steps})
     assert all(step.seconds >= 0 for step in steps)
 
@@ -129,11 +127,11 @@ def test_recorded_run_is_told_by_its_steps_each_once_and_the_failing_one(name, r
 @pytest.mark.parametrize("name", OF_NODES)
 def test_recorded_workflow_is_told_by_its_steps(name, retraining):
     content = json.loads((RECORDINGS / f"argo-nodes-{name}.json").read_text())
-    state, expected, failing = OF_NODES[name]
-    run = read({"run_id": "x", "state": state, "run_details": {"task_details": details(content["nodes"])}})
+    state, expected, failed_at = OF_NODES[name]
+    run = {"run_id": "x", "state": state, "run_details": {"task_details": details(content["nodes"])}}
     names = retraining if "smoke" in name else PROBE
     steps = list_progress(run, names, {}, NOW.timestamp())
-    assert ({step.name: step.state for step in steps}, find_failure(run, steps)[0]) == (expected, failing)
+    assert ({step.name: step.state for step in steps}, failing(run, steps)[0]) == (expected, failed_at)
 
 
 def test_details_made_of_recorded_nodes_are_those_that_kubeflow_showed():
@@ -160,30 +158,29 @@ def test_details_made_of_recorded_nodes_are_those_that_kubeflow_showed():
     ],
 )
 def test_terminated_run_and_frozen_details_are_known(name, cancelled, frozen):
-    run = read(recorded(name)["body"])
-    assert (is_cancelled(run), is_frozen(run)) == (cancelled, frozen)
+    run = recorded(name)["body"]
+    assert (bool(cancelled_at(run)), is_frozen(run)) == (cancelled, frozen)
 
 
 def test_run_that_was_terminated_and_retried_is_not_cancelled():
-    run = read(recorded("run-terminated-final")["body"])
-    run.state_history.append(api.V2beta1RuntimeStatus(state="RUNNING"))
-    run.state = "RUNNING"
-    assert not is_cancelled(run)
-    run.state = "SUCCEEDED"
-    run.state_history[-1].state = "CANCELING"
-    assert not is_cancelled(run)
+    run = copy.deepcopy(recorded("run-terminated-final")["body"])
+    run["state_history"].append({"state": "RUNNING"})
+    run["state"] = "RUNNING"
+    assert not cancelled_at(run)
+    run["state"] = "SUCCEEDED"
+    run["state_history"][-1]["state"] = "CANCELING"
+    assert not cancelled_at(run)
 
 
 def record(step, state, start=0, seconds=0, message=""):
     began = datetime(2026, 11, 28, 2, tzinfo=UTC) + timedelta(seconds=start)
     ended = (began + timedelta(seconds=seconds)).isoformat() if seconds else ""
-    return {step: StepRecord(step, state, message, started=began.isoformat(), ended=ended)}
+    return {step: asdict(StepRecord(step, state, message, started=began.isoformat(), ended=ended))}
 
 
 def progress(body, names, records, **more):
-    run = read(body)
-    steps = list_progress(run, names, records, NOW.timestamp(), **more)
-    return {step.name: step.state for step in steps}, find_failure(run, steps)
+    steps = list_progress(body, names, records, NOW.timestamp(), **more)
+    return {step.name: step.state for step in steps}, failing(body, steps)
 
 
 def test_frozen_run_is_told_by_its_records(retraining):
@@ -214,8 +211,7 @@ def test_refused_input_is_told_with_its_own_message(retraining):
 )
 def test_step_that_left_no_end_was_killed_or_cancelled(name, cancelled, state, message):
     body = recorded(name)["body"]
-    run = read(body)
-    [work, _] = list_progress(run, PROBE, record("work", "running"), NOW.timestamp(), cancelled)
+    [work, _] = list_progress(body, PROBE, record("work", "running"), NOW.timestamp(), cancelled)
     assert (work.state, work.message) == (state, message)
 
 

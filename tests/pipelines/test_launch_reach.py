@@ -17,11 +17,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from hardcase.cli.launching import Reach, build_order
+from hardcase.cli.forwarding import forward
+from hardcase.cli.launching import Reach, build_order, send, translate
 from hardcase.errors import InputError
-from hardcase.kubeflow.client import Absent, Client, Refused, address_of
-from hardcase.kubeflow.forwarding import forward
-from hardcase.kubeflow.sending import Kubeflow
+from hardcase.kubeflow.address import Absent, Refused
+from hardcase.kubeflow.client import Client
 from tests.kubeflow_server import kubeflow_server
 
 # Hands connections on as `kubectl port-forward` does, and says so in its words; notes its pid and arguments.
@@ -65,6 +65,15 @@ def kubectl(kubeflow, tmp_path, monkeypatch):
     return lambda: [json.loads(line) for line in notes.read_text().splitlines()]
 
 
+def address_of(host, **more):
+    """The address that the options describe."""
+    return Reach(host=host, **more).find_address()
+
+
+def look(client, run_id="run-0"):
+    return client.ask("GET", f"runs/{run_id}")["run_id"]
+
+
 def alive(pid):
     with suppress(ProcessLookupError, FileNotFoundError):
         os.kill(pid, 0)
@@ -83,15 +92,15 @@ def test_token_comes_from_the_environment(kubeflow, monkeypatch):
     monkeypatch.setenv("HARDCASE_KFP_TOKEN", "sesame\n")
     address = address_of(kubeflow.url)
     with pytest.raises(Refused):
-        Kubeflow(Client(address)).run("x")
+        look(Client(address), "x")
     assert kubeflow.tokens == ["Bearer sesame"]
     assert "sesame" not in repr(address)
 
 
 def test_token_that_is_none_is_refused_and_not_shown(kubeflow, monkeypatch):
     monkeypatch.setenv("HARDCASE_KFP_TOKEN", "ses\name")
-    with pytest.raises(InputError, match="HARDCASE_KFP_TOKEN: there is no token in it") as refused:
-        Kubeflow(Client(address_of(kubeflow.url))).run("x")
+    with pytest.raises(Refused, match="HARDCASE_KFP_TOKEN: there is no token in it") as refused:
+        look(Client(address_of(kubeflow.url)), "x")
     assert "ses" not in str(refused.value)
 
 
@@ -99,16 +108,16 @@ def test_token_file_is_read_at_each_request_for_it_is_rotated(kubeflow, tmp_path
     path = tmp_path / "token"
     path.write_text("old\n")
     kubeflow.create_run({"display_name": "x"})
-    client = Kubeflow(Client(address_of(kubeflow.url, token_file=path)))
-    client.run("run-0")
+    client = Client(address_of(kubeflow.url, token_file=path))
+    look(client)
     path.write_text("new\n")
-    client.run("run-0")
+    look(client)
     assert kubeflow.tokens == ["Bearer old", "Bearer new"]
 
 
 def test_without_a_token_none_is_sent(kubeflow):
     kubeflow.create_run({"display_name": "x"})
-    Kubeflow(Client(address_of(kubeflow.url))).run("run-0")
+    look(Client(address_of(kubeflow.url)))
     assert kubeflow.tokens == [""]
 
 
@@ -122,7 +131,7 @@ def test_pod_uses_its_projected_token_and_kubeflows_service(tmp_path, monkeypatc
 
 
 def test_outside_a_pod_its_way_is_refused():
-    with pytest.raises(InputError, match=r"/var/run/secrets/kubeflow/pipelines/token: the token cannot be read"):
+    with pytest.raises(Refused, match=r"/var/run/secrets/kubeflow/pipelines/token: the token cannot be read"):
         address_of("", in_cluster=True)
 
 
@@ -139,7 +148,7 @@ def test_outside_a_pod_its_way_is_refused():
 def test_token_does_not_go_over_plain_http(host, in_cluster, tmp_path):
     path = tmp_path / "token"
     path.write_text("sesame")
-    with pytest.raises(InputError, match="plain http"):
+    with pytest.raises(Refused, match="plain http"):
         address_of(host, token_file=path, in_cluster=in_cluster)
     address_of(host)
 
@@ -159,7 +168,7 @@ def test_token_goes_by_tls_or_to_this_machine(host, tmp_path):
 def test_file_without_a_token_is_refused_and_not_shown(content, tmp_path):
     path = tmp_path / "token"
     path.write_text(content)
-    with pytest.raises(InputError, match="there is no token in it") as refused:
+    with pytest.raises(Refused, match="there is no token in it") as refused:
         address_of("https://kubeflow.example", token_file=path)
     assert "lines" not in str(refused.value)
 
@@ -178,7 +187,7 @@ def test_file_without_a_token_is_refused_and_not_shown(content, tmp_path):
     ],
 )
 def test_host_that_is_no_url_is_refused(host):
-    with pytest.raises(InputError, match="not a URL of Kubeflow's API"):
+    with pytest.raises(Refused, match="not a URL of Kubeflow's API"):
         address_of(host)
 
 
@@ -188,8 +197,8 @@ def test_without_a_host_it_is_said_how_to_name_one():
 
 
 def test_links_go_to_the_ui(kubeflow):
-    assert address_of("https://h/pipeline/").link("runs", "a-1") == "https://h/pipeline/#/runs/details/a-1"
-    assert address_of("https://h", ui="https://ui/p/").link("runs", "a-1") == "https://ui/p/#/runs/details/a-1"
+    assert address_of("https://h/pipeline/").link("a-1") == "https://h/pipeline/#/runs/details/a-1"
+    assert address_of("https://h", ui="https://ui/p/").link("a-1") == "https://ui/p/#/runs/details/a-1"
 
 
 @pytest.fixture
@@ -218,20 +227,21 @@ def test_self_signed_server_is_trusted_only_by_its_certificate(certificate, tmp_
     context.load_cert_chain(certificate)
     with kubeflow_server(context) as kubeflow:
         kubeflow.create_run({"display_name": "x"})
-        assert Kubeflow(Client(address_of(kubeflow.url, ca=certificate))).run("run-0").run_id == "run-0"
-        with pytest.raises(Refused, match=r"its certificate is not trusted .*name its authority by --ca"):
-            Kubeflow(Client(address_of(kubeflow.url))).run("run-0")
+        assert look(Client(address_of(kubeflow.url, ca=certificate))) == "run-0"
+        with pytest.raises(Refused, match=r"its certificate is not trusted") as untrusted:
+            look(Client(address_of(kubeflow.url)))
+        assert str(translate(untrusted.value)).endswith("name its authority by --ca")
         (bad := tmp_path / "bad.pem").write_text("no certificate")
-        with pytest.raises(Refused, match="name its authority by --ca"):
-            Kubeflow(Client(address_of(kubeflow.url, ca=bad))).run("run-0")
+        with pytest.raises(Refused, match="no certificates can be read"):
+            look(Client(address_of(kubeflow.url, ca=bad)))
     with pytest.raises(InputError, match="no such file"):
         address_of("https://h", ca=tmp_path / "nosuch.pem")
 
 
 def test_port_forward_is_on_loopback_and_ends_with_us(kubeflow, kubectl):
     kubeflow.create_run({"display_name": "x"})
-    with Reach(port_forward=True, context="dev").opened() as address:
-        assert Kubeflow(Client(address)).run("run-0").run_id == "run-0"
+    with Reach(port_forward=True, context="dev").opened() as client:
+        assert look(client) == "run-0"
         [(pid, *arguments)] = kubectl()
         assert alive(pid)
     assert not alive(pid)
@@ -243,32 +253,31 @@ def test_port_forward_is_on_loopback_and_ends_with_us(kubeflow, kubectl):
 
 def test_port_forward_that_broke_is_started_again_on_its_port(kubeflow, kubectl):
     kubeflow.create_run({"display_name": "x"})
-    with Reach(port_forward=True).opened() as address:
-        client = Kubeflow(Client(address))
-        client.run("run-0")
+    with Reach(port_forward=True).opened() as client:
+        look(client)
         os.kill(kubectl()[0][0], signal.SIGKILL)
         until(lambda: not alive(kubectl()[0][0]))
-        assert client.run("run-0").run_id == "run-0"
-        port = address.url.rpartition(":")[2]
+        assert look(client) == "run-0"
+        port = client.address.url.rpartition(":")[2]
         assert [each[-1] for each in kubectl()] == [":80", f"{port}:80"]
     assert not any(alive(each[0]) for each in kubectl())
 
 
 def test_port_forward_that_breaks_at_the_worst_moment_loses_no_request(kubeflow, kubectl, little):
     """It ends after it was looked at, and before the request."""
-    with Reach(port_forward=True).opened() as address:
-        looked = []
+    with Reach(port_forward=True, namespace="n").opened() as opened:
+        address, looked = opened.address, []
 
         def keep():
-            address.keep()
+            address.before()
             if not looked:
                 looked.append(kubectl()[0][0])
                 os.kill(looked[0], signal.SIGKILL)
                 until(lambda: not Path(f"/proc/{looked[0]}/fd/1").exists())
 
-        order = build_order(str(little), [], [], key="k", schedule="", namespace="n", experiment="e")
-        client = Kubeflow(Client(replace(address, keep=keep, pause=0.01)))
-        assert client.launch(order).run.run_id == "run-0"
+        package, order = build_order(str(little), [], [], key="k", experiment="e")
+        client = Client(replace(address, before=keep, pause=0.01))
+        assert send(package, order, client).thing["run_id"] == "run-0"
     assert (len(kubectl()), len(kubeflow.runs)) == (2, 1)
 
 
@@ -285,7 +294,7 @@ def test_without_kubectl_it_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Absent, match="kubectl is not on the path") as absent, forward():
         pass
-    assert absent.value.exit_code == 2
+    assert translate(absent.value).exit_code == 2
 
 
 def test_kubectl_without_a_cluster_is_quoted(monkeypatch, tmp_path):

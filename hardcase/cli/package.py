@@ -3,34 +3,23 @@
 Everything is read from the YAML itself, the pipeline spec of KFP and behind it the settings for Kubernetes.
 """
 
-import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from google.protobuf.json_format import ParseDict, ParseError
-from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from hardcase.errors import InputError
+from hardcase.kubeflow.launching import KINDS, describe_kind, find_required, name_version
 
 HERE: Final = Path(__file__).parents[1] / "compiled"
 PINNED: Final = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 REFERENCE: Final = re.compile(r"[A-Za-z0-9][\w.:/-]*(@sha256:[0-9a-f]{64})?")
 IMAGE_VARIABLE: Final = "HARDCASE_IMAGE"
-WORDS: Final = {
-    "STRING": "text",
-    "NUMBER_INTEGER": "a whole number",
-    "NUMBER_DOUBLE": "a number",
-    "BOOLEAN": "true or false",
-    "LIST": "a list in JSON",
-    "STRUCT": "an object in JSON",
-}
 
 
 @dataclass(frozen=True)
@@ -53,8 +42,8 @@ class Package:
 
     @property
     def version(self) -> str:
-        """Name of the version that has this content; Airflow's side names it alike."""
-        return f"{self.name}-{hashlib.sha256(self.content).hexdigest()[:12]}"
+        """Name of the version that has this content."""
+        return name_version(self.name, self.content)
 
     @property
     def loose(self) -> list[str]:
@@ -63,7 +52,7 @@ class Package:
 
 
 def load_package(pipeline: str) -> Package:
-    """The compiled pipeline of that name beside this file, or in that YAML file.
+    """Return the compiled pipeline of that name in the package, or in that YAML file.
 
     Raises:
         InputError: there is none.
@@ -92,6 +81,9 @@ def _documents(content: bytes, where: str) -> list[dict[str, Any]]:
     Kubeflow's server reads a file that is no YAML for ever, and burns a processor until it is started anew
     (kubeflow/pipelines 2.17.0, backend/src/apiserver/template/template.go:75), so nothing else is ever sent.
     """
+    from google.protobuf.json_format import ParseDict, ParseError
+    from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+
     try:
         documents = list(yaml.load_all(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     except (yaml.YAMLError, ValueError) as error:
@@ -108,38 +100,13 @@ def _documents(content: bytes, where: str) -> list[dict[str, Any]]:
     return documents
 
 
-def list_steps(spec: Mapping[str, Any]) -> dict[str, bool]:
-    """Return the steps of a pipeline in the order in which they run, those of nested pipelines in their place.
-
-    Args:
-        spec: as it was compiled, or as Kubeflow shows it in a version: with settings for Kubernetes, one level down.
-
-    Returns:
-        Of each step whether it runs however the others end, as an exit handler does.
-    """
-    spec = spec.get("pipeline_spec") or spec
-    components = spec.get("components") or {}
-
-    def walk(component: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
-        tasks = component["dag"]["tasks"]
-        graph = {name: task.get("dependentTasks", ()) for name, task in tasks.items()}
-        for name in TopologicalSorter(graph).static_order():
-            inner = components.get(tasks[name]["componentRef"]["name"], {})
-            if "dag" in inner:
-                yield from walk(inner)
-            else:
-                yield name, "triggerPolicy" in tasks[name]
-
-    return dict(walk(spec["root"]))
-
-
 def _containers(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     executors = spec["deploymentSpec"].get("executors", {})
     return {name: executor["container"] for name, executor in executors.items() if "container" in executor}
 
 
-def with_images(package: Package, replacements: Sequence[str]) -> Package:
-    """The package with other images; each executor whose image is pinned is told which one it runs in.
+def replace_images(package: Package, replacements: Sequence[str]) -> Package:
+    """Return the package with other images; each executor whose image is pinned is told which one it runs in.
 
     The signed record of a step names that image (`HARDCASE_IMAGE`), so it is said only where a digest proves it.
 
@@ -171,8 +138,8 @@ def with_images(package: Package, replacements: Sequence[str]) -> Package:
     return _package(yaml.safe_dump_all(documents, sort_keys=True).encode(), package.name)
 
 
-def typed(package: Package, given: Sequence[str]) -> dict[str, Any]:
-    """The values of a launch, typed as the pipeline defines them.
+def parse_parameters(package: Package, given: Sequence[str]) -> dict[str, Any]:
+    """Return the values of a launch, typed as the pipeline defines them.
 
     Args:
         package: the compiled pipeline.
@@ -191,24 +158,14 @@ def typed(package: Package, given: Sequence[str]) -> dict[str, Any]:
         if name in values:
             raise InputError(f"parameter {name!r}: given twice; say it once")
         values[name] = _value(name, text, package.inputs[name])
-    needed = {
-        name for name, about in package.inputs.items() if not ("defaultValue" in about or about.get("isOptional"))
-    }
-    if missing := sorted(needed - set(values)):
+    if missing := sorted(find_required(package.inputs) - set(values)):
         raise InputError(f"pipeline {package.name} needs {', '.join(missing)}: say -p name=value; {_offered(package)}")
     return values
 
 
 def _offered(package: Package) -> str:
-    told = [f"{name} ({_kind(about)}{_default(about)})" for name, about in sorted(package.inputs.items())]
-    return f"it takes {'; '.join(told) or 'none'}"
-
-
-def _kind(about: Mapping[str, Any]) -> str:
-    if literals := about.get("literals"):
-        return "one of " + ", ".join(str(each) for each in literals)
-    kind = str(about["parameterType"])
-    return WORDS.get(kind, kind)
+    offered = [f"{name} ({describe_kind(about)}{_default(about)})" for name, about in sorted(package.inputs.items())]
+    return f"it takes {'; '.join(offered) or 'none'}"
 
 
 def _default(about: Mapping[str, Any]) -> str:
@@ -223,9 +180,9 @@ def _value(name: str, text: str, about: Mapping[str, Any]) -> Any:
     try:
         value = READERS[kind](text) if kind in READERS else text
     except (KeyError, ValueError) as error:
-        raise InputError(f"parameter {name!r}: {text!r} is not {WORDS[kind]}") from error
+        raise InputError(f"parameter {name!r}: {text!r} is not {KINDS[kind][1]}") from error
     if literals and value not in literals:
-        raise InputError(f"parameter {name!r}: {text!r} is not {_kind(about)}")
+        raise InputError(f"parameter {name!r}: {text!r} is not {describe_kind(about)}")
     return value
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from hardcase.kubeflow.client import Absent
+from hardcase.kubeflow.address import Absent
 from hardcase.runtime.running import die_with_parent
 
 # The UI's server passes the API's requests on, so the links work too.
