@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from hardcase.cli import show
 from hardcase.cli.console import AsJson, StoreUri, errors, reported
 from hardcase.cli.launch import launch
+from hardcase.cli.settings import parse_settings
 from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
 from hardcase.data.listing import source_digest
 from hardcase.errors import InputError
@@ -47,15 +47,7 @@ def absolute(source: str) -> str:
 
 def configured(profile: str, source: str | None, seed: int | None, settings: list[str]) -> Profile:
     """The profile with what the command line says otherwise."""
-    overrides: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise InputError(f"--set {setting}: not of the form section.key=value")
-        try:
-            overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {setting}: the value is not YAML; quote it") from error
+    overrides = parse_settings(settings)
     if seed is not None:
         overrides["seed"] = seed
     if source is not None:

@@ -86,6 +86,16 @@ def test_json_is_one_document_with_all_of_it(kubeflow, launch):
     assert (again["run_id"], again["uploaded"], again["started"]) == ("run-0", False, False)
 
 
+def test_setting_is_spelled_as_for_run_and_sent_as_the_parameter_settings(kubeflow, launch):
+    done = launch("--no-follow", "--set", "sft.steps=2", "--set", "register.name=mine", "--set", "eval.parts=[a, b]")
+    assert done.exit_code == 0, done.stderr
+    sent = kubeflow.runs["run-0"]["runtime_config"]["parameters"]
+    assert sent == {"settings": {"sft.steps": 2, "register.name": "mine", "eval.parts": ["a", "b"]}}
+    for wrong in (["--set", "steps"], ["--set", "a={"], ["--set", "a=1", "-p", "settings={}"]):
+        assert launch("--no-follow", *wrong).exit_code == 2
+    assert len(kubeflow.runs) == 1
+
+
 def test_two_launches_without_a_key_are_two_runs(kubeflow, launch):
     assert [launch("--no-follow").exit_code for _ in range(2)] == [0, 0]
     assert len(kubeflow.runs) == 2
