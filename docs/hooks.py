@@ -16,7 +16,7 @@ LOADED = re.compile(
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Point links that leave `docs/` at the repository, which HARDCASE_REPOSITORY names, or show the path alone."""
+    """Point links that leave `docs/` at the repository, which HARDCASE_REPOSITORY names, or keep their text alone."""
     repository = os.environ.get("HARDCASE_REPOSITORY", "").rstrip("/")
     folder = Path(page.file.abs_src_path or "").parent
 
@@ -27,7 +27,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         if not target.exists():
             raise PluginError(f"{page.file.src_uri}: {link[2]} does not exist")
         path = target.relative_to(DOCS.parent).as_posix()
-        return f"[{link[1]}]({repository}/blob/main/{path}{link[3] or ''})" if repository else f"`{path}`"
+        return f"[{link[1]}]({repository}/blob/main/{path}{link[3] or ''})" if repository else link[1]
 
     return LINK.sub(replace, markdown)
 

@@ -1,22 +1,19 @@
-"""What docs/tutorials name is there: files, targets of make and their variables, options, secrets, sections."""
+"""The tutorial of Kubeflow names files, targets, variables, secrets and sections that exist; no cluster is needed."""
 
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 
-from hardcase.cli.main import app
+from tests.support.pages import lines_of_shell
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "tutorials" / "kubeflow-on-your-laptop.md"
 TEXT = PAGE.read_text(encoding="utf-8")
+PROGRAMS = ("make", "kubectl apply", "kubectl -n kubeflow create secret")
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-# A command may go on in the next line.
-LINES = [line.strip() for line in re.findall("^    (.*)$", TEXT.replace("\\\n", " "), re.MULTILINE)]
-COMMANDS = [shlex.split(line.removesuffix("&"), comments=True) for line in LINES]
+COMMANDS = [shlex.split(line, comments=True) for line in lines_of_shell(PAGE) if line.startswith(PROGRAMS)]
 
 
 def commands_of(program: str) -> list[list[str]]:
@@ -42,17 +39,6 @@ def test_table_of_options_is_that_of_make() -> None:
     read = (REPOSITORY / "tests" / "acceptance" / "installation.py").read_text(encoding="utf-8")
     for name in asked[1].split():
         assert f'option("{name}"' in read, f"{name} is given and never read"
-
-
-@pytest.mark.parametrize("words", commands_of("hardcase"), ids=" ".join)
-def test_hardcase_takes_the_options(words: list[str]) -> None:
-    command: Any = typer.main.get_command(app)
-    rest = words[1:]
-    while hasattr(command, "commands"):
-        command = command.commands[rest.pop(0)]
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    assert {word for word in rest if word.startswith("-")} <= known
-    command.make_parser(command.context_class(command)).parse_args(rest)
 
 
 def test_files_and_sections_are_there() -> None:
