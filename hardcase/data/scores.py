@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from hardcase.errors import InputError
 
-# Whose scores the file holds, in the order in which they are shown; those of `sft` may be null.
-PARTS: Final = ("chance", "sft", "final")
+# Whose scores the file holds, with their labels, in the order in which they are shown; those of `sft` may be null.
+PARTS: Final = {"chance": "chance", "sft": "SFT", "final": "final"}
 
 
 def write_scores(scores: Mapping[str, Any], path: Path) -> None:

@@ -1,12 +1,11 @@
-"""Tell people of a run that ended badly: by a webhook, by mail, or both; where to is the environment's.
+"""Notify people of a run that ended badly, by webhook and by mail; addresses come from the environment.
 
-`HARDCASE_WEBHOOK`: a URL that takes JSON; `text` is what Slack, Mattermost and Teams' workflows show.
+`HARDCASE_WEBHOOK`: a URL that takes JSON. Slack, Mattermost and Teams' workflows show its `text`.
 `HARDCASE_SMTP_HOST`, `HARDCASE_SMTP_PORT` (587), `HARDCASE_SMTP_USER`, `HARDCASE_SMTP_PASSWORD`, `HARDCASE_MAIL_FROM`,
-`HARDCASE_MAIL_TO` (addresses, with commas): mail. With a user it is encrypted by STARTTLS, by TLS from the start on
-port 465; without one it goes in clear, as to a relay beside us.
+`HARDCASE_MAIL_TO` (addresses, separated by commas): mail. With a user the connection is encrypted by STARTTLS, or by
+TLS from the start on port 465. Without a user it is not encrypted, as to a relay in the same network.
 """
 
-import logging
 import smtplib
 import ssl
 from collections.abc import Mapping
@@ -18,38 +17,35 @@ import requests
 from hardcase.errors import HardcaseError, InputError
 from hardcase.report.conclusion import Conclusion
 
-PATIENCE = 30  # seconds
-logger = logging.getLogger(__name__)
+TIMEOUT = 30  # seconds
 
 
 def notify(ended: Conclusion, environment: Mapping[str, str]) -> list[str]:
-    """Tell by every way there is.
+    """Send a notification over every channel that the environment names.
 
     Args:
-        ended: how the run did.
-        environment: where to, as above.
+        ended: how the run ended.
+        environment: addresses, as above.
 
     Returns:
-        The ways by which it was told.
+        The channels that took it: `webhook`, `mail`.
 
     Raises:
-        HardcaseError: some way failed; the others were tried.
+        HardcaseError: a channel failed; the others were tried.
     """
-    told, failed = [], []
-    for way, variable, send in (("webhook", "HARDCASE_WEBHOOK", _post), ("mail", "HARDCASE_SMTP_HOST", _mail)):
+    sent, failed = [], []
+    for channel, variable, send in (("webhook", "HARDCASE_WEBHOOK", _post), ("mail", "HARDCASE_SMTP_HOST", _mail)):
         if not environment.get(variable):
             continue
         try:
             send(ended, environment)
-            told.append(way)
+            sent.append(channel)
         except (OSError, HardcaseError) as error:  # requests' and smtplib's are OSErrors
             # The URL of a webhook is a secret, and requests' messages hold it.
-            secret = environment.get("HARDCASE_WEBHOOK") if way == "webhook" else ""
-            shown = type(error).__name__ if secret else str(error)
-            failed.append(f"{way}: {shown}")
+            failed.append(f"{channel}: {type(error).__name__ if channel == 'webhook' else error}")
     if failed:
-        raise HardcaseError(f"run {ended.run}: not told by {'; '.join(failed)}; mend its address or rights")
-    return told
+        raise HardcaseError(f"run {ended.run}: no notification by {'; '.join(failed)}; correct its address or rights")
+    return sent
 
 
 def _post(ended: Conclusion, environment: Mapping[str, str]) -> None:
@@ -64,7 +60,7 @@ def _post(ended: Conclusion, environment: Mapping[str, str]) -> None:
         "report": ended.report,
         "logs": ended.logs,
     }
-    requests.post(environment["HARDCASE_WEBHOOK"], json=body, timeout=PATIENCE).raise_for_status()
+    requests.post(environment["HARDCASE_WEBHOOK"], json=body, timeout=TIMEOUT).raise_for_status()
 
 
 def _mail(ended: Conclusion, environment: Mapping[str, str]) -> None:
@@ -78,9 +74,9 @@ def _mail(ended: Conclusion, environment: Mapping[str, str]) -> None:
     host, port = environment["HARDCASE_SMTP_HOST"], int(environment.get("HARDCASE_SMTP_PORT") or 587)
     context = ssl.create_default_context()
     if port == 465:
-        server: smtplib.SMTP = smtplib.SMTP_SSL(host, port, timeout=PATIENCE, context=context)
+        server: smtplib.SMTP = smtplib.SMTP_SSL(host, port, timeout=TIMEOUT, context=context)
     else:
-        server = smtplib.SMTP(host, port, timeout=PATIENCE)
+        server = smtplib.SMTP(host, port, timeout=TIMEOUT)
     with server:
         if user := environment.get("HARDCASE_SMTP_USER"):
             if port != 465:

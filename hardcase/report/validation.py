@@ -1,7 +1,7 @@
 """Data Docs as one page that needs no network and holds no clock.
 
 Sections are rendered by the templates of Great Expectations; the frame around them is ours, because its frame loads
-styles, scripts and pictures from the network, links to pages of a whole site, and carries the time and random ids.
+styles, scripts and images from the network, links to pages of a whole site, and carries the time and random ids.
 """
 
 from copy import deepcopy
@@ -44,12 +44,12 @@ COLLAPSE: Final = "{% for block in content_block.collapse %}{{ block | render_co
 
 
 def page(checked: Any, snapshot: str, rows: int, failures: list[str]) -> str:
-    """The page as HTML.
+    """Return the page as HTML.
 
     Args:
         checked: the suite's result, as Great Expectations gives it.
-        snapshot: id.
-        rows: how many it has.
+        snapshot: id of the snapshot.
+        rows: number of its rows.
         failures: a sentence for each expectation that is not met.
     """
     from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
@@ -57,11 +57,11 @@ def page(checked: Any, snapshot: str, rows: int, failures: list[str]) -> str:
     from jinja2 import ChoiceLoader, DictLoader
 
     checked = deepcopy(checked)
-    for each in checked.results:
-        # GX 1.24 sets values that were not expected into the page as they are, and ids and groups are the user's text.
-        each.result = _escaped(each.result)
+    for result in checked.results:
+        # GX 1.24 writes unexpected values into the page without escaping, and ids and groups are the user's text.
+        result.result = _escape(result.result)
     document = ValidationResultsPageRenderer().render(checked)
-    # Of the overview only its statistics: the rest is links to other pages, the clock and batch ids.
+    # Only the statistics of the overview stay: the rest is links to other pages, the clock and batch ids.
     overview = document.sections[0]
     overview.content_blocks = overview.content_blocks[1:2]
     view: Any = DefaultJinjaPageView()
@@ -69,9 +69,9 @@ def page(checked: Any, snapshot: str, rows: int, failures: list[str]) -> str:
     return str(view.render(document, snapshot=snapshot, rows=rows, failures=failures))
 
 
-def _escaped(value: Any) -> Any:
+def _escape(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _escaped(each) for key, each in value.items()}
+        return {key: _escape(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_escaped(each) for each in value]
+        return [_escape(item) for item in value]
     return escape(value) if isinstance(value, str) else value

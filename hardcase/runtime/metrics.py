@@ -1,44 +1,30 @@
-"""What Kubeflow's pages show of an evaluation.
-
-They prove nothing and are not sealed: what a model was made of is in the artifacts beside them.
-"""
+"""Scores and a confusion matrix for Kubeflow's pages. They prove nothing and are not sealed."""
 
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import pyarrow.parquet as pq
-
+from hardcase.data.evaluations import read_evaluation
+from hardcase.data.scores import PARTS, read_scores
 from hardcase.task.sample import LETTERS
 
 
-class Metrics(Protocol):
-    """What is used of KFP's metrics."""
-
-    @property
-    def path(self) -> str: ...
-
-    def log_metric(self, metric: str, value: float) -> None: ...
-
-
-def show_scores(metrics: Metrics, confusion: Any, scores: Path, evaluation: Path) -> None:
-    """Show the scores, and how often a picture with a flaw was flagged, and one without; an invalid answer flags none.
+def show_scores(metrics: Any, confusion: Any, scores: Path, evaluation: Path) -> None:
+    """Show the scores, and how often images with and without a flaw were flagged; an invalid answer flags none.
 
     Args:
-        metrics: to show the scores.
+        metrics: KFP's metrics, for the scores.
         confusion: KFP's classification metrics.
-        scores: what evaluate wrote.
-        evaluation: the table.
+        scores: `scores.json`.
+        evaluation: `evaluation.parquet`.
     """
-    found = json.loads(scores.read_text(encoding="utf-8"))
-    parts = {"final": found["final"], "sft": found["sft"], "chance": found["chance"]}
-    known = {part: each for part, each in parts.items() if each}
-    numbers = {f"{part} {name}": each[name] for part, each in known.items() for name in ("overall", "exact_match")}
+    content, names = read_scores(scores.read_bytes()), ("overall", "exact_match")
+    numbers = {f"{part} {name}": content[part][name] for part in reversed(PARTS) if content[part] for name in names}
     for name, number in numbers.items():
         metrics.log_metric(name, number)
     Path(metrics.path).write_text(json.dumps(numbers), encoding="utf-8")  # kfp.local's cache wants a file
     counts = [[0, 0], [0, 0]]
-    for row in pq.read_table(evaluation, columns=["truth", "answer"]).to_pylist():
+    for row in read_evaluation(evaluation, "evaluation").select(["truth", "answer"]).to_pylist():
         for letter in LETTERS:
             counts[letter not in row["truth"]][letter not in (row["answer"] or ())] += 1
     confusion.log_confusion_matrix(["flaw", "no flaw"], counts)

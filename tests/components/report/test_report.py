@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from hardcase.config import IngestConfig
+from hardcase.data.cases import MinedCase, write_cases
+from hardcase.data.evaluations import write_evaluation
 from hardcase.data.snapshot import Snapshot
 from hardcase.report.page import run
 from hardcase.steps.ingest import run as ingest
@@ -25,30 +25,26 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "procedural://?samples=12&seed=1", store, IngestConfig(eval_share=0.5), snapshot, quarantine, folder / "scratch"
     )
     opened = Snapshot.open(snapshot, store)
-    mined = [
-        {
-            "id": sample.id,
-            "answers": ["A", None],
-            "mean_reward": 0.3,
-            "exact_rate": 0.25,
-            "hard": True,
-            "suspect": False,
-        }
-        for sample in opened.iterate("train")
+    cases = [
+        MinedCase(sample.id, ["A", None], 0.3, 0.25, hard=True, suspect=False) for sample in opened.iterate("train")
     ]
-    evaluation = [
-        {"id": sample.id, "exact": False, "dpa": 0.0, "text": "<think><script>alert(1)</script></think>"}
-        for sample in opened.iterate("eval")
-    ]
-    pq.write_table(pa.Table.from_pylist(mined), folder / "mined.parquet")
-    pq.write_table(pa.Table.from_pylist(evaluation), folder / "evaluation.parquet")
+    answer = {
+        "truth": [],
+        "answer": None,
+        "text": "<think><script>alert(1)</script></think>",
+        "dpa": 0.0,
+        "exact": False,
+    }
+    rows = [{"id": sample.id, "aspect": sample.aspect, "group": "g", **answer} for sample in opened.iterate("eval")]
+    write_cases(cases, folder / "mined.parquet")
+    write_evaluation(rows, folder / "evaluation.parquet")
     artifacts = {
         "snapshot": snapshot,
         "quarantine": quarantine,
         "mined": folder / "mined.parquet",
         "evaluation": folder / "evaluation.parquet",
     }
-    return {"artifacts": artifacts, "store": store, "folder": folder, "counts": (len(mined), len(evaluation))}
+    return {"artifacts": artifacts, "store": store, "folder": folder, "counts": (len(cases), len(rows))}
 
 
 def test_a_run_that_made_nothing_has_a_page_that_says_why(tmp_path: Path) -> None:
