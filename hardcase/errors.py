@@ -1,4 +1,4 @@
-"""The one family of errors; the class decides the exit code, the message says what, where and how to mend it."""
+"""Define the errors: the class determines the exit code, and the message says what, where and how to fix it."""
 
 
 class HardcaseError(Exception):
@@ -20,6 +20,6 @@ class GateRejected(HardcaseError):
 
 
 def build_error(exit_code: int, message: str) -> HardcaseError:
-    """The error that ends with this exit code."""
+    """Build the error that ends the process with `exit_code`."""
     kinds = {kind.exit_code: kind for kind in (HardcaseError, InputError, GateRejected)}
     return kinds[exit_code](message)

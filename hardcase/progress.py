@@ -1,6 +1,6 @@
-"""Progress of long work, as log records: the library prints nothing, whoever runs it decides what to draw.
+"""Report the progress of long work as log records, which the caller displays.
 
-A record goes to the logger ``hardcase.progress`` with the attributes ``what``, ``done`` and ``total``.
+A record goes to the logger `hardcase.progress` with the attributes `what`, `done` and `total`.
 """
 
 import logging
@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 
 def report(what: str, done: int, total: int) -> None:
-    """Say that `done` of `total` units of `what` are finished."""
+    """Report that `done` of `total` units of `what` are finished."""
     logger.info("%s %d/%d", what, done, total, extra={"what": what, "done": done, "total": total})
 
 

@@ -1,7 +1,7 @@
-"""Objects of a far store kept near: files by sha256 in one folder; the least lately used go when it grows too big.
+"""Cache objects of a remote store as files by sha256 in one folder, and evict the least recently used.
 
-Several processes share it. A file appears whole or not at all, and one that another process has just removed was read
-to the end or is fetched again; what is read is verified by the store as everything is.
+Several processes share the folder. Files appear only when complete. A file that another process has just evicted is
+either read to its end or fetched again. The store verifies cached bytes like all others.
 """
 
 import fcntl
@@ -16,18 +16,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ObjectCache:
-    """A folder of objects.
+    """Read and write cached objects.
 
     Attributes:
-        folder: where.
-        limit: bytes that it may hold.
+        folder: of the files.
+        limit: most bytes that it holds.
     """
 
     folder: Path
     limit: int
 
     def get(self, digest: str) -> bytes | None:
-        """The bytes kept under that digest, if any; they count as just used."""
+        """Return the object with that digest and mark it as used, or return None."""
         path = self.folder / digest
         try:
             data = path.read_bytes()
@@ -37,7 +37,7 @@ class ObjectCache:
         return data
 
     def put(self, digest: str, data: bytes) -> None:
-        """Keep `data`, unless it is more than all may be; a disk that takes no more is no error."""
+        """Write `data`, unless it exceeds the limit; a full disk is only a warning."""
         if len(data) > self.limit:
             return
         try:
@@ -45,30 +45,28 @@ class ObjectCache:
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".", delete=False) as file:
                 file.write(data)
             Path(file.name).replace(self.folder / digest)
-            self._make_room()
+            self._evict()
         except OSError as error:
-            logger.warning("cache %s: %s; objects are fetched each time", self.folder, error.strerror)
+            logger.warning("cache %s: %s; objects are not cached", self.folder, error.strerror)
 
     def drop(self, digest: str) -> None:
-        """Forget what is kept under that digest."""
+        """Remove the object with that digest."""
         (self.folder / digest).unlink(missing_ok=True)
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         with (self.folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one process removes at a time, or all would remove too much
-            kept = sorted((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path) for entry in self._files())
-            excess = sum(size for _, size, _ in kept) - self.limit
-            for _, size, path in kept:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time, or together they would evict too much
+            files = [entry for entry in os.scandir(self.folder) if not entry.name.startswith(".")]
+            by_age = sorted((file.stat().st_mtime_ns, file.stat().st_size, file.path) for file in files)
+            excess = sum(size for _, size, _ in by_age) - self.limit
+            for _, size, path in by_age:
                 if excess <= 0:
                     break
                 Path(path).unlink(missing_ok=True)
                 excess -= size
 
-    def _files(self) -> list[os.DirEntry[str]]:
-        return [entry for entry in os.scandir(self.folder) if not entry.name.startswith(".")]
-
 
 def open_cache() -> ObjectCache:
-    """In `$HARDCASE_CACHE`, `~/.cache/hardcase` by default; up to `$HARDCASE_CACHE_GB`, 20 by default."""
+    """Open this machine's cache: `$HARDCASE_CACHE` (`~/.cache/hardcase`), up to `$HARDCASE_CACHE_GB` (20)."""
     folder = os.environ.get("HARDCASE_CACHE") or Path.home() / ".cache" / "hardcase"
     return ObjectCache(Path(folder), int(float(os.environ.get("HARDCASE_CACHE_GB") or 20) * 10**9))

@@ -1,7 +1,7 @@
-"""What we rely on in a store, tried out: `hardcase store check`.
+"""Verify that an object store supports what hardcase needs: `hardcase store check`.
 
-An endpoint that calls itself S3-compatible may ignore `If-None-Match`, and then two writers of one manifest both
-believe that theirs is kept (rclone, s3rver and Ceph's dbstore do: let sixteen writers win).
+An S3-compatible endpoint may ignore `If-None-Match`. Then two writers of one manifest both believe that theirs is
+stored. With rclone, s3rver and Ceph's dbstore all sixteen writers of the check win.
 """
 
 import datetime
@@ -22,8 +22,8 @@ from hardcase.store.control import get_object_lock, is_versioned
 from hardcase.store.store import open_objects, refuse_links, split_s3
 
 WRITERS: Final = 16
-CHUNK: Final = 5 * 2**20  # the least that S3 takes as a part
-LOCKED: Final = 5  # minutes for which the object is locked that Object Lock is tried on
+CHUNK: Final = 5 * 2**20  # the smallest part of an upload that S3 accepts
+LOCKED: Final = 5  # minutes of retention of the object that tests Object Lock
 PUBLIC: Final = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
 OFF: Final = "not enabled on the bucket"
 Verdict = Literal["ok", "failed", "off"]
@@ -31,13 +31,13 @@ Verdict = Literal["ok", "failed", "off"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One property.
+    """Hold the result for one property.
 
     Attributes:
-        name: of it.
+        name: of the property.
         required: whether a store without it is refused.
-        verdict: `off` where the place does not claim it.
-        detail: what was seen.
+        verdict: `off` where the store does not claim it.
+        detail: the observation.
     """
 
     name: str
@@ -47,46 +47,46 @@ class Check:
 
 
 def check_store(uri: str) -> list[Check]:
-    """Try every property in a folder of its own below `uri`, which is removed again.
+    """Check every property in a new folder below `uri`, which is removed afterwards.
 
     Raises:
-        InputError: the place cannot be opened.
-        HardcaseError: a link leads the folder out of it.
+        InputError: the store cannot be opened.
+        HardcaseError: a symlink leads that folder out of the store.
     """
     uri, objects = open_objects(uri)
     folder = f"check/{uuid.uuid4().hex}"
     refuse_links(uri, folder)
     try:
-        found = [
-            _tried("read after write", lambda: _read_after_write(objects, folder)),
-            _tried("put if absent, 16 writers", lambda: _one_winner(objects, folder)),
-            _tried("listing", lambda: _listing(objects, folder)),
-            _tried("ranges", lambda: _ranges(objects, folder)),
-            _tried("multipart", lambda: _multipart(objects, folder)),
+        checks = [
+            _check("read after write", lambda: _check_read_after_write(objects, folder)),
+            _check("put if absent, 16 writers", lambda: _check_single_winner(objects, folder)),
+            _check("listing", lambda: _check_listing(objects, folder)),
+            _check("ranges", lambda: _check_ranges(objects, folder)),
+            _check("multipart", lambda: _check_multipart(objects, folder)),
         ]
-        return found + (_claims(uri, folder) if uri.startswith("s3://") else [])
+        return checks + (_check_claims(uri, folder) if uri.startswith("s3://") else [])
     finally:
         _remove(objects, uri, folder)
 
 
 def require_conformance(uri: str, checks: list[Check]) -> None:
-    """Refuse a place that fails what is required.
+    """Refuse a store that fails a required check.
 
     Raises:
-        InputError: it does.
+        InputError: a required check failed.
     """
     if failed := [f"{check.name} ({check.detail})" for check in checks if check.required and check.verdict != "ok"]:
         raise InputError(f"store {uri}: fails {'; '.join(failed)}; use AWS S3, or an endpoint that passes")
 
 
-def _tried(name: str, work: Callable[[], str], *, required: bool = True) -> Check:
+def _check(name: str, work: Callable[[], str], *, required: bool = True) -> Check:
     try:
         return Check(name, required, "ok", work())
     except (BaseError, OSError, AssertionError) as error:
         return Check(name, required, "failed", " ".join(str(error).split())[:200] or type(error).__name__)
 
 
-def _read_after_write(objects: ObjectStore, folder: str) -> str:
+def _check_read_after_write(objects: ObjectStore, folder: str) -> str:
     for number in range(8):
         data = bytes([number]) * 1000
         obstore.put(objects, f"{folder}/raw", data)
@@ -94,7 +94,7 @@ def _read_after_write(objects: ObjectStore, folder: str) -> str:
     return "8 of 8 writes read back at once"
 
 
-def _one_winner(objects: ObjectStore, folder: str) -> str:
+def _check_single_winner(objects: ObjectStore, folder: str) -> str:
     def write(number: int) -> bool:
         try:
             obstore.put(objects, f"{folder}/race", str(number).encode(), mode="create")
@@ -105,38 +105,38 @@ def _one_winner(objects: ObjectStore, folder: str) -> str:
     with ThreadPoolExecutor(WRITERS) as pool:
         won = [number for number, first in enumerate(pool.map(write, range(WRITERS))) if first]
     assert len(won) == 1, f"{len(won)} of {WRITERS} writers won"
-    kept = bytes(obstore.get(objects, f"{folder}/race").bytes())
-    assert kept == str(won[0]).encode(), "what is kept is not the winner's"
+    stored = bytes(obstore.get(objects, f"{folder}/race").bytes())
+    assert stored == str(won[0]).encode(), "the stored object is not the winner's"
     return f"one of {WRITERS} won"
 
 
-def _listing(objects: ObjectStore, folder: str) -> str:
+def _check_listing(objects: ObjectStore, folder: str) -> str:
     names = {f"{folder}/list/{number:02}" for number in range(20)}
     for name in names:
         obstore.put(objects, name, b"x")
-    seen = {entry["path"] for batch in obstore.list(objects, prefix=f"{folder}/list") for entry in batch}
-    assert seen == names, f"{len(seen)} of {len(names)} new objects listed"
+    listed = {entry["path"] for batch in obstore.list(objects, prefix=f"{folder}/list") for entry in batch}
+    assert listed == names, f"{len(listed)} of {len(names)} new objects listed"
     return f"{len(names)} of {len(names)} new objects listed at once"
 
 
-def _ranges(objects: ObjectStore, folder: str) -> str:
+def _check_ranges(objects: ObjectStore, folder: str) -> str:
     data = bytes(range(256)) * 40
     obstore.put(objects, f"{folder}/range", data)
     for start, end in ((0, 1), (255, 257), (5000, len(data))):
-        got = bytes(obstore.get_range(objects, f"{folder}/range", start=start, end=end))
-        assert got == data[start:end], f"bytes {start} to {end} are others"
+        data_range = bytes(obstore.get_range(objects, f"{folder}/range", start=start, end=end))
+        assert data_range == data[start:end], f"bytes {start} to {end} differ"
     return "first, middle and last bytes"
 
 
-def _multipart(objects: ObjectStore, folder: str) -> str:
+def _check_multipart(objects: ObjectStore, folder: str) -> str:
     data = b"".join(hashlib.sha256(bytes([number])).digest() for number in range(64)) * (CHUNK // 1024)
     obstore.put(objects, f"{folder}/parts", data, use_multipart=True, chunk_size=CHUNK)
-    assert bytes(obstore.get(objects, f"{folder}/parts").bytes()) == data, "what is read back differs"
+    assert bytes(obstore.get(objects, f"{folder}/parts").bytes()) == data, "the object read back differs"
     return f"{len(data) // 2**20} MiB in {-(-len(data) // CHUNK)} parts"
 
 
-def _claims(uri: str, folder: str) -> list[Check]:
-    """What boto3 is asked for; what the bucket claims to do is tried."""
+def _check_claims(uri: str, folder: str) -> list[Check]:
+    """Check with boto3 the features that the bucket claims to have."""
     import boto3
 
     bucket, prefix = split_s3(uri)
@@ -148,7 +148,7 @@ def _claims(uri: str, folder: str) -> list[Check]:
             client.put_object(Bucket=bucket, Key=f"{key}/sum", Body=b"x", ChecksumSHA256="A" * 43 + "=")
         except _client_errors():
             return "a wrong sha256 is refused"
-        raise AssertionError("a wrong sha256 is taken")
+        raise AssertionError("a wrong sha256 is accepted")
 
     def versions() -> str:
         if not is_versioned(client, bucket):
@@ -162,8 +162,8 @@ def _claims(uri: str, folder: str) -> list[Check]:
         if (default := get_object_lock(client, bucket)) is None:
             return ""
         until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=LOCKED)
-        held = {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": until, "ChecksumAlgorithm": "SHA256"}
-        version = client.put_object(Bucket=bucket, Key=f"{key}/lock", Body=b"x", **held)["VersionId"]
+        retention = {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": until, "ChecksumAlgorithm": "SHA256"}
+        version = client.put_object(Bucket=bucket, Key=f"{key}/lock", Body=b"x", **retention)["VersionId"]
         try:
             client.delete_object(Bucket=bucket, Key=f"{key}/lock", VersionId=version)
         except _client_errors():
@@ -183,23 +183,23 @@ def _claims(uri: str, folder: str) -> list[Check]:
         return f"all {len(PUBLIC)} are set"
 
     return [
-        _claimed("checksums", checksums),
-        _claimed("versioning", versions),
-        _claimed("object lock", lock),
-        _claimed("encryption", encryption),
-        _claimed("public access block", privacy),
+        _check_claim("checksums", checksums),
+        _check_claim("versioning", versions),
+        _check_claim("object lock", lock),
+        _check_claim("encryption", encryption),
+        _check_claim("public access block", privacy),
     ]
 
 
-def _claimed(name: str, work: Callable[[], str]) -> Check:
-    strange: tuple[type[Exception], ...] = (LookupError, *_client_errors())  # some answer what S3 never would
+def _check_claim(name: str, work: Callable[[], str]) -> Check:
+    expected: tuple[type[Exception], ...] = (LookupError, *_client_errors())  # some responses lack fields of S3's
     try:
-        found = _tried(name, work, required=False)
-    except strange as error:
+        check = _check(name, work, required=False)
+    except expected as error:
         code = getattr(error, "response", {}).get("Error", {}).get("Code") or type(error).__name__
         unset = code.endswith(("NotFoundError", "NoSuchPublicAccessBlockConfiguration"))
-        return Check(name, False, "off", OFF if unset else f"cannot be seen: {code}")
-    return found if found.detail else Check(name, False, "off", OFF)
+        return Check(name, False, "off", OFF if unset else f"cannot be queried: {code}")
+    return check if check.detail else Check(name, False, "off", OFF)
 
 
 def _client_errors() -> tuple[type[Exception], ...]:
@@ -217,14 +217,13 @@ def _remove(objects: ObjectStore, uri: str, folder: str) -> None:
 
 
 def _remove_versions(bucket: str, prefix: str, folder: str) -> None:
-    """What a versioned bucket keeps of it all; where the role may not, it is left to the bucket's lifecycle."""
+    """Remove the versions of a versioned bucket; where the role may not, the bucket's lifecycle does."""
     import boto3
 
     client: Any = boto3.client("s3")
     key = f"{prefix}/{folder}/".lstrip("/")
-    for more in ({}, {"BypassGovernanceRetention": True}):  # asking for that without the right to is refused
+    for options in ({}, {"BypassGovernanceRetention": True}):  # the second is refused without its permission
         for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=key):
-            left = page.get("Versions", []) + page.get("DeleteMarkers", [])
-            named = [{"Key": each["Key"], "VersionId": each["VersionId"]} for each in left]
-            if named:
-                client.delete_objects(Bucket=bucket, Delete={"Objects": named, "Quiet": True}, **more)
+            versions = page.get("Versions", []) + page.get("DeleteMarkers", [])
+            if objects := [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in versions]:
+                client.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True}, **options)

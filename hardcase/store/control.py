@@ -1,6 +1,6 @@
-"""What S3 knows of a name beside its bytes, and is told by boto3: versions, Object Lock.
+"""List versions and set retention on S3 with boto3.
 
-Names are written once, but whoever may write to a bucket may overwrite and delete in it. A versioned bucket remembers
+Names are written once, but a role that can write to a bucket can also overwrite and delete. A versioned bucket records
 that, and Object Lock forbids it for a time. Local files have neither.
 """
 
@@ -13,17 +13,17 @@ from typing import Any
 from hardcase.errors import HardcaseError
 from hardcase.store.store import check_name, split_s3
 
-# S3's own, and what an endpoint says that does not know the question.
+# Error codes of S3 without Object Lock, and of endpoints that do not implement the request.
 NO_LOCK = ("ObjectLockConfigurationNotFoundError", "NotImplemented")
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
-    """One thing that was done to a name.
+    """Hold one version of a name.
 
     Attributes:
-        id: the bucket's.
-        deleted: whether it was deleted then (a delete marker), or else written.
+        id: of the version in the bucket.
+        deleted: whether it is a delete marker.
         when: by the bucket's clock, to the second.
     """
 
@@ -33,69 +33,69 @@ class ObjectVersion:
 
 
 def list_versions(uri: str, name: str) -> list[ObjectVersion] | None:
-    """All that was done to a name, newest first: one version if it was written once and left alone.
+    """List the versions of a name, newest first: only one if it was written once and not changed since.
 
     Returns:
-        None where nobody remembers: local files, or a bucket whose versioning is not enabled now.
+        None without a history: on local files, or on a bucket whose versioning is not enabled.
 
     Raises:
-        HardcaseError: the bucket cannot be asked.
+        HardcaseError: the bucket refuses the request.
     """
-    found = list_all_versions(uri, name)
-    return None if found is None else found.get(name, [])
+    versions = list_all_versions(uri, name)
+    return None if versions is None else versions.get(name, [])
 
 
 def list_all_versions(uri: str, prefix: str) -> dict[str, list[ObjectVersion]] | None:
-    """The history of every name in the folder `prefix`, also of those that were deleted, in one go; as `history`."""
+    """List the versions of every name in the folder `prefix`, deleted ones included, as `list_versions` does."""
     if not uri.startswith("s3://"):
         return None
-    bucket, above, client = _place(uri)
-    with _asking(uri, prefix):
+    bucket, root, client = _open_bucket(uri)
+    with _report_errors(uri, prefix):
         if not is_versioned(client, bucket):
             return None
-        found: dict[str, list[tuple[bool, ObjectVersion]]] = {}
-        pages = client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=above + check_name(prefix))
+        by_name: dict[str, list[tuple[bool, ObjectVersion]]] = {}
+        pages = client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=root + check_name(prefix))
         for page in pages:
             for kind in ("Versions", "DeleteMarkers"):
-                for seen in page.get(kind, []):
-                    version = ObjectVersion(seen["VersionId"], kind == "DeleteMarkers", seen["LastModified"])
-                    found.setdefault(seen["Key"].removeprefix(above), []).append((seen["IsLatest"], version))
-    # Each kind comes newest first; a second may hold several.
-    newest = {
-        name: [version for _, version in sorted(seen, key=lambda each: (each[0], each[1].when), reverse=True)]
-        for name, seen in found.items()
+                for entry in page.get(kind, []):
+                    version = ObjectVersion(entry["VersionId"], kind == "DeleteMarkers", entry["LastModified"])
+                    by_name.setdefault(entry["Key"].removeprefix(root), []).append((entry["IsLatest"], version))
+    # S3 lists each kind newest first. The sort is stable, so versions of the same second keep that order.
+    return {
+        name: [version for _, version in sorted(versions, key=lambda entry: (entry[0], entry[1].when), reverse=True)]
+        for name, versions in by_name.items()
+        if name == prefix or name.startswith(f"{prefix}/")
     }
-    return {name: seen for name, seen in newest.items() if name == prefix or name.startswith(f"{prefix}/")}
 
 
 def retain(uri: str, name: str, days: int) -> bool:
-    """Forbid for `days` from now that the newest version of a name is deleted; what is forbidden longer stays so.
+    """Retain the newest version of a name for `days` from now, unless it is retained longer already.
 
-    In governance mode: only a role with `s3:BypassGovernanceRetention` can still delete it.
+    The mode is governance: a role with `s3:BypassGovernanceRetention` can still delete the version.
 
     Returns:
-        Whether it is held; False with local files, and on a bucket without Object Lock.
+        Whether it is retained; False for local files and a bucket without Object Lock.
 
     Raises:
-        HardcaseError: the bucket refuses, or keeps nothing under that name.
+        HardcaseError: the bucket refuses, or there is no such name.
     """
     if not uri.startswith("s3://"):
         return False
-    bucket, above, client = _place(uri)
-    key = above + check_name(name)
+    bucket, root, client = _open_bucket(uri)
+    key = root + check_name(name)
     until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
-    with _asking(uri, name):
+    with _report_errors(uri, name):
         if get_object_lock(client, bucket) is None:
             return False
-        held = client.head_object(Bucket=bucket, Key=key)
-        if "ObjectLockRetainUntilDate" not in held or held["ObjectLockRetainUntilDate"] < until:
-            retention = {"Mode": held.get("ObjectLockMode", "GOVERNANCE"), "RetainUntilDate": until}
-            client.put_object_retention(Bucket=bucket, Key=key, VersionId=held["VersionId"], Retention=retention)
+        head = client.head_object(Bucket=bucket, Key=key)
+        if "ObjectLockRetainUntilDate" not in head or head["ObjectLockRetainUntilDate"] < until:
+            retention = {"Mode": head.get("ObjectLockMode", "GOVERNANCE"), "RetainUntilDate": until}
+            client.put_object_retention(Bucket=bucket, Key=key, VersionId=head["VersionId"], Retention=retention)
     return True
 
 
 def is_versioned(client: Any, bucket: str) -> bool:
-    """Whether a bucket keeps what is overwritten or deleted."""
+    """Return whether a bucket keeps overwritten and deleted versions."""
     from botocore.exceptions import ClientError
 
     try:
@@ -107,7 +107,7 @@ def is_versioned(client: Any, bucket: str) -> bool:
 
 
 def get_object_lock(client: Any, bucket: str) -> dict[str, Any] | None:
-    """The bucket's default retention, which may be empty; None without Object Lock."""
+    """Return the bucket's default retention, which may be empty, or None without Object Lock."""
     from botocore.exceptions import ClientError
 
     try:
@@ -120,7 +120,7 @@ def get_object_lock(client: Any, bucket: str) -> dict[str, Any] | None:
     return retention if lock.get("ObjectLockEnabled") == "Enabled" else None
 
 
-def _place(uri: str) -> tuple[str, str, Any]:
+def _open_bucket(uri: str) -> tuple[str, str, Any]:
     import boto3  # not needed for local files, and slow to import
 
     bucket, prefix = split_s3(uri)
@@ -128,12 +128,12 @@ def _place(uri: str) -> tuple[str, str, Any]:
 
 
 @contextmanager
-def _asking(uri: str, name: str) -> Iterator[None]:
+def _report_errors(uri: str, name: str) -> Iterator[None]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
     except (ClientError, BotoCoreError) as error:
         raise HardcaseError(
-            f"store {uri}: {name}: {str(error)[:200]}; mend the role's rights, or the address"
+            f"store {uri}: {name}: {str(error)[:200]}; fix the role's permissions, or the address"
         ) from error

@@ -1,4 +1,4 @@
-"""Digests of files and folders: what an artifact is, independent of where it lies."""
+"""Digest files and folders, independent of their location."""
 
 import hashlib
 import json
@@ -7,20 +7,20 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one byte form of a JSON value: sorted keys, no spaces, UTF-8."""
+    """Encode a JSON value in its one canonical form: sorted keys, no spaces, UTF-8."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def bytes_digest(data: bytes) -> str:
-    """sha256 of `data`, 64 hex digits."""
+    """Return the sha256 of `data` as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def path_digest(path: Path) -> str:
-    """sha256 of a file's bytes, or of a folder's canonical list of relative paths and file digests.
+    """Return the sha256 of a file's bytes, or of a folder's canonical list of relative paths and file digests.
 
     Raises:
-        FileNotFoundError: nothing lies at `path`.
+        FileNotFoundError: `path` does not exist.
     """
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file())

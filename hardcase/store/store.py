@@ -1,12 +1,11 @@
-"""The object store: content by sha256, written once and verified on every read, through obstore.
+"""Content-addressed object store: objects by sha256, written once and verified on every read, through obstore.
 
-`file://…`, a plain path, or `s3://bucket/prefix` at AWS or any S3-compatible endpoint. Keys are
-`objects/<first two digits>/<sha256>`, written put-if-absent, so writers never race and nothing is ever half there.
-What must be found without knowing its digest (ledgers, dossiers, public keys, runs) lies under a readable name, also
-written once; whoever reads it verifies a signature, or a digest that something signed names.
+A store is `file://…`, a plain path, or `s3://bucket/prefix` at AWS or any S3-compatible endpoint. Keys are
+`objects/<first two digits>/<sha256>`. They are written put-if-absent, so writers never race and no object is partial.
+Objects that are looked up without a digest (ledgers, dossiers, public keys, runs) have a readable name, also written
+once. Their readers verify a signature, or a digest in a signed record.
 
-Nothing outside the place is read or written, whatever a URI, a digest or a listing says, and whatever links somebody
-put into a store's folder.
+No URI, digest, listing or symlink makes the store read or write outside its folder or prefix.
 """
 
 import json
@@ -15,6 +14,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -31,18 +31,18 @@ from hardcase.store.digest import bytes_digest, canonical_json
 
 NAME: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)*[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
-# No file and no key has any use for control characters or half characters; a backslash is a folder elsewhere.
+# Control characters and surrogates have no use in a name, and a backslash separates folders on other systems.
 ODD: Final = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\\\\]")
-# What AWS demands of the name of a bucket: no address of four numbers, no two dots in a row.
+# AWS accepts no bucket named like an IPv4 address or with two dots in a row.
 BUCKET: Final = re.compile(r"(?!\d+(?:\.\d+){3}$)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
-AHEAD: Final = 4  # objects on their way at once; each is in memory whole
+CONCURRENCY: Final = 4  # transfers at once; each holds a complete object in memory
 
 
 class Store:
-    """Objects by digest at one place.
+    """Read and write the objects of one store.
 
     Attributes:
-        uri: where.
+        uri: of the store.
     """
 
     def __init__(self, uri: str, *, cached: bool = True) -> None:
@@ -50,36 +50,32 @@ class Store:
         self._cache = open_cache() if cached and self.uri.startswith("s3://") else None
 
     def put_object(self, data: bytes) -> str:
-        """Keep `data`, unless it is there already; its sha256.
+        """Store `data`, unless it is stored already, and return its sha256.
 
         Raises:
-            HardcaseError: the place takes no more.
+            HardcaseError: the store cannot be written to.
         """
         digest = bytes_digest(data)
-        name = self._inside(object_name(digest))
-        try:
+        name = refuse_links(self.uri, object_name(digest))
+        with self._report_errors(f"cannot write {name}", "free space or fix permissions"):
             try:
                 obstore.put(self._objects, name, data, mode="create")
             except AlreadyExistsError:
-                # What a damaged disk left under this name must not stay in the way of the right bytes.
+                # Replace bytes that a damaged disk has altered.
                 if bytes(obstore.get(self._objects, name).bytes()) != data:
                     obstore.put(self._objects, name, data, use_multipart=False)
-        except (BaseError, OSError) as error:
-            raise HardcaseError(
-                f"store {self.uri}: cannot keep {name}: {str(error)[:200]}; make room there, or mend its rights"
-            ) from error
         return digest
 
     def get_object(self, digest: str) -> bytes:
-        """The bytes of that sha256.
+        """Return the object with that sha256.
 
         Raises:
-            HardcaseError: they are missing or altered, or that is no sha256.
+            HardcaseError: it is missing or altered, or the digest is no sha256.
         """
-        name = object_name(digest)  # before the cache is asked: it makes a path of the digest too
-        if self._cache is not None and (near := self._cache.get(digest)) is not None:
-            if bytes_digest(near) == digest:
-                return near
+        name = object_name(digest)  # first, because the cache makes a path of the digest too
+        if self._cache is not None and (hit := self._cache.get(digest)) is not None:
+            if bytes_digest(hit) == digest:
+                return hit
             self._cache.drop(digest)
         data = self._fetch(name)
         if bytes_digest(data) != digest:
@@ -89,10 +85,10 @@ class Store:
         return data
 
     def check_object(self, digest: str) -> None:
-        """Find that the store itself holds that object; on local files, whose disk may err, unaltered too.
+        """Verify that the store itself holds an object, and on local files also that it is unaltered.
 
         Raises:
-            HardcaseError: it does not.
+            HardcaseError: it is missing or altered.
         """
         if self._cache is None:
             self.get_object(digest)
@@ -101,63 +97,63 @@ class Store:
         try:
             obstore.head(self._objects, name)
         except (FileNotFoundError, BaseError) as error:
-            raise HardcaseError(f"store {self.uri}: {name} is missing; run again to make it anew") from error
+            raise HardcaseError(f"store {self.uri}: {name} is missing; run again to create it") from error
 
     def get_objects(self, digests: Sequence[str]) -> Iterator[bytes]:
-        """The bytes of each of those sha256, in order, a few fetched ahead."""
-        with ThreadPoolExecutor(AHEAD) as pool:
-            ahead: deque[Future[bytes]] = deque()
+        """Yield the objects with those sha256 in order, and fetch a few ahead."""
+        with ThreadPoolExecutor(CONCURRENCY) as pool:
+            pending: deque[Future[bytes]] = deque()
             for digest in digests:
-                if len(ahead) == AHEAD:
-                    yield ahead.popleft().result()
-                ahead.append(pool.submit(self.get_object, digest))
-            while ahead:
-                yield ahead.popleft().result()
+                if len(pending) == CONCURRENCY:
+                    yield pending.popleft().result()
+                pending.append(pool.submit(self.get_object, digest))
+            while pending:
+                yield pending.popleft().result()
 
     def _fetch(self, name: str) -> bytes:
-        self._inside(name)
-        try:
-            if self.uri.startswith("file:"):  # twice as fast as through obstore, which copies
-                return (parse_local_path(self.uri) / name).read_bytes()
-            return bytes(obstore.get(self._objects, name).bytes())
-        except FileNotFoundError as error:
-            raise HardcaseError(f"store {self.uri}: {name} is missing; run again to make it anew") from error
-        except (BaseError, OSError) as error:
-            raise HardcaseError(
-                f"store {self.uri}: cannot read {name}: {str(error)[:200]}; mend its rights, or remove it"
-            ) from error
-
-    def _inside(self, name: str) -> str:
         refuse_links(self.uri, name)
-        return name
+        with self._report_errors(f"cannot read {name}", "fix permissions, or remove it"):
+            try:
+                if self.uri.startswith("file:"):  # twice as fast as through obstore, which copies
+                    return (parse_local_path(self.uri) / name).read_bytes()
+                return bytes(obstore.get(self._objects, name).bytes())
+            except FileNotFoundError as error:
+                raise HardcaseError(f"store {self.uri}: {name} is missing; run again to create it") from error
+
+    @contextmanager
+    def _report_errors(self, failure: str, remedy: str) -> Iterator[None]:
+        try:
+            yield
+        except (BaseError, OSError) as error:
+            raise HardcaseError(f"store {self.uri}: {failure}: {str(error)[:200]}; {remedy}") from error
 
     def put_folder(self, folder: Path) -> str:
-        """Keep every file of a folder; the digest of the folder, as `path_digest` gives it.
+        """Store every file of a folder, and return the digest that `path_digest` gives for the folder.
 
         Raises:
-            HardcaseError: the place takes no more, or a file has a name that could not be written back.
+            HardcaseError: the store cannot be written to, or a file has a name that could not be restored.
         """
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         names = [path.relative_to(folder).as_posix() for path in files]
         if odd := [name for name in names if not _is_plain(name)]:
-            raise HardcaseError(f"folder {folder}: {odd[0]!r} is no name to keep a file by; rename it")
-        with ThreadPoolExecutor(AHEAD) as pool:
-            kept = pool.map(lambda path: self.put_object(path.read_bytes()), files)
-            listing = dict(zip(names, track(kept, f"keeping {folder.name}", len(files)), strict=True))
+            raise HardcaseError(f"folder {folder}: {odd[0]!r} is not a valid name in a store; rename the file")
+        with ThreadPoolExecutor(CONCURRENCY) as pool:
+            digests = pool.map(lambda path: self.put_object(path.read_bytes()), files)
+            listing = dict(zip(names, track(digests, f"storing {folder.name}", len(files)), strict=True))
         return self.put_object(canonical_json(listing))
 
     def get_folder(self, digest: str, folder: Path) -> None:
-        """Write the files of a kept folder under `folder`.
+        """Write the files of a stored folder under `folder`.
 
         Raises:
-            HardcaseError: a file is missing or altered, what is kept there lists no folder, or a link under `folder`
-                leads elsewhere; of the last two nothing was written.
+            HardcaseError: a file is missing or altered. Or the object lists no folder, or a symlink under `folder`
+                leads elsewhere; then nothing is written.
         """
-        listing = self._listing(digest)
+        listing = self._read_listing(digest)
         for name in listing:
             if _is_linked(folder, name):
                 raise HardcaseError(
-                    f"{folder / name}: a link stands in the way of {name}; remove it, or name a new folder"
+                    f"{folder / name}: a symlink leads out of the folder; remove it, or name a new folder"
                 )
 
         def fetch(name: str) -> None:
@@ -166,118 +162,108 @@ class Store:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(folder / name, data)
             except OSError as error:
-                raise HardcaseError(f"{folder / name}: cannot be written: {error.strerror}; make room there") from error
+                raise HardcaseError(f"{folder / name}: cannot be written: {error.strerror}; free space") from error
 
-        with ThreadPoolExecutor(AHEAD) as pool:
+        with ThreadPoolExecutor(CONCURRENCY) as pool:
             for _ in track(pool.map(fetch, listing), f"fetching {folder.name}", len(listing)):
                 pass
 
-    def _listing(self, digest: str) -> dict[str, str]:
-        what = f"store {self.uri}: {object_name(digest)}"
+    def _read_listing(self, digest: str) -> dict[str, str]:
+        where = f"store {self.uri}: {object_name(digest)}"
         try:
             listing = json.loads(self.get_object(digest))
         except (ValueError, RecursionError):
             listing = None
         if not isinstance(listing, dict) or not all(_is_digest(file) for file in listing.values()):
-            raise HardcaseError(f"{what} lists no folder; name the digest of one that was kept")
-        above = {parent.as_posix() for name in listing for parent in PurePosixPath(name).parents}
-        if odd := [name for name in listing if name in above or not _is_plain(name)]:
+            raise HardcaseError(f"{where} lists no folder; name the digest of a stored folder")
+        folders = {parent.as_posix() for name in listing for parent in PurePosixPath(name).parents}
+        if odd := [name for name in listing if name in folders or not _is_plain(name)]:
             raise HardcaseError(
-                f"{what} lists {odd[0][:200]!r}, outside its folder or no file's name; trust nothing from there"
+                f"{where} lists {odd[0][:200]!r}, which is outside its folder or no file name; do not trust that store"
             )
         return listing
 
     def put_named(self, name: str, data: bytes) -> bool:
-        """Keep `data` under a readable name; False if something is kept there already, which stays.
+        """Store `data` under a readable name, unless the name is taken, and return whether it was stored.
 
         Raises:
-            HardcaseError: the place takes no more.
+            HardcaseError: the store cannot be written to.
         """
-        try:
-            obstore.put(self._objects, self._inside(check_name(name)), data, mode="create")
-        except AlreadyExistsError:
-            return False
-        except (BaseError, OSError) as error:
-            raise HardcaseError(
-                f"store {self.uri}: cannot keep {name}: {str(error)[:200]}; make room there, or mend its rights"
-            ) from error
+        with self._report_errors(f"cannot write {name}", "free space or fix permissions"):
+            try:
+                obstore.put(self._objects, refuse_links(self.uri, check_name(name)), data, mode="create")
+            except AlreadyExistsError:
+                return False
         return True
 
     def get_named(self, name: str) -> bytes | None:
-        """What is kept under a readable name, unverified; None if nothing is.
+        """Return the object under a readable name, unverified, or None if there is none.
 
         Raises:
             HardcaseError: it cannot be read.
         """
-        try:
-            return bytes(obstore.get(self._objects, self._inside(check_name(name))).bytes())
-        except FileNotFoundError:
-            return None
-        except (BaseError, OSError) as error:
-            raise HardcaseError(f"store {self.uri}: cannot read {name}: {str(error)[:200]}; mend its rights") from error
+        with self._report_errors(f"cannot read {name}", "fix permissions"):
+            try:
+                return bytes(obstore.get(self._objects, refuse_links(self.uri, check_name(name))).bytes())
+            except FileNotFoundError:
+                return None
 
     def list_objects(self) -> Iterator[tuple[str, int, datetime]]:
-        """Every object: its sha256, its size in bytes, when it was written.
+        """Yield the sha256, size in bytes and time of writing of every object.
 
         Raises:
-            HardcaseError: the place cannot be listed.
+            HardcaseError: the store cannot be listed.
         """
-        try:
+        with self._report_errors("cannot be listed", "fix permissions"):
             for page in obstore.list(self._objects, prefix="objects"):
                 for entry in page:
                     yield entry["path"].rpartition("/")[2], entry["size"], entry["last_modified"]
-        except (BaseError, OSError) as error:
-            raise HardcaseError(f"store {self.uri}: cannot be listed: {str(error)[:200]}; mend its rights") from error
 
     def list_names(self, prefix: str) -> list[str]:
-        """All readable names in the folder `prefix`, sorted.
+        """Return all readable names in the folder `prefix`, sorted.
 
         Raises:
-            HardcaseError: the place cannot be listed.
+            HardcaseError: the store cannot be listed.
         """
-        try:
+        with self._report_errors(f"cannot list {prefix}", "fix permissions"):
             if self.uri.startswith("file:"):
                 root = parse_local_path(self.uri)
-                for folder, folders, files in os.walk(root / self._inside(check_name(prefix))):
+                for folder, folders, files in os.walk(root / refuse_links(self.uri, check_name(prefix))):
                     for name in folders + files:
-                        self._inside((Path(folder) / name).relative_to(root).as_posix())
+                        refuse_links(self.uri, (Path(folder) / name).relative_to(root).as_posix())
             pages = obstore.list(self._objects, prefix=check_name(prefix))
             return sorted(entry["path"] for page in pages for entry in page)
-        except (BaseError, OSError) as error:
-            raise HardcaseError(
-                f"store {self.uri}: cannot list {prefix}: {str(error)[:200]}; mend its rights"
-            ) from error
 
 
 def open_store(uri: str, *, cached: bool = True) -> Store:
-    """The store at `uri`.
+    """Open the store at `uri`.
 
     Args:
-        uri: where.
-        cached: read what was fetched before from this machine's cache; else always from the store itself.
+        uri: of the store.
+        cached: read objects from this machine's cache where it has them, or always from the store itself.
 
     Raises:
-        InputError: not a place that can be opened.
+        InputError: the store cannot be opened.
     """
     return Store(uri, cached=cached)
 
 
 def open_objects(uri: str) -> tuple[str, ObjectStore]:
-    """The place of that URI as obstore takes it, and its full URI.
+    """Return the full URI of a store and its obstore client.
 
-    On S3 the endpoint, region and credentials are those of the AWS chain, as boto3 finds them (environment, profile,
-    role of the pod or the machine; `AWS_ENDPOINT_URL` for another endpoint). Server errors, time-outs and refusals to
-    go so fast are tried again, waiting longer each time.
+    On S3 the endpoint, region and credentials are those of the AWS chain, as boto3 resolves them (environment, profile,
+    role of the pod or the machine; `AWS_ENDPOINT_URL` for another endpoint). Server errors, time-outs and throttling
+    are retried with increasing delays.
 
     Raises:
-        InputError: no such kind of place, or it cannot be opened.
+        InputError: the URI's scheme is unknown, or the store cannot be opened.
     """
     if not uri.startswith("s3://"):
         path = parse_local_path(uri)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"store {uri}: cannot be made a folder: {error.strerror}; name another place") from error
+            raise InputError(f"store {uri}: cannot create its folder: {error.strerror}; name another") from error
         return path.as_uri(), LocalStore(path)
     bucket, prefix = split_s3(uri)
     import boto3  # not needed for local files, and slow to import
@@ -293,7 +279,7 @@ def open_objects(uri: str) -> tuple[str, ObjectStore]:
         prefix=prefix or None,
         region=client.meta.region_name,
         credential_provider=Boto3CredentialProvider(session),
-        # A bucket with Object Lock takes no upload without a checksum, and any bucket then refuses a garbled one.
+        # A bucket with Object Lock requires a checksum, and every bucket refuses an upload that does not match it.
         checksum_algorithm="SHA256",
         retry_config={"max_retries": 8, "retry_timeout": timedelta(minutes=3)},
         client_options={"timeout": timedelta(minutes=5), "allow_http": endpoint.startswith("http://")},
@@ -304,10 +290,10 @@ def open_objects(uri: str) -> tuple[str, ObjectStore]:
 
 
 def split_s3(uri: str) -> tuple[str, str]:
-    """Bucket and prefix of `s3://bucket/prefix`; nothing in it is decoded.
+    """Split `s3://bucket/prefix` into bucket and prefix, without decoding either.
 
     Raises:
-        InputError: it is not of that form.
+        InputError: the URI is not of that form.
     """
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     prefix = prefix.removesuffix("/")
@@ -322,10 +308,10 @@ def split_s3(uri: str) -> tuple[str, str]:
 
 
 def parse_local_path(uri: str) -> Path:
-    """The path that `file:///…` or a plain path names.
+    """Return the path of a `file:///…` URI or a plain path.
 
     Raises:
-        InputError: another scheme or machine, a URI that leads through `..`, or nothing.
+        InputError: the URI is empty, of another scheme or machine, or holds `..`.
     """
     if uri.startswith(("file:///", "file://localhost/")) and not re.search("[?#\0-\x1f\x7f\ud800-\udfff]", uri):
         path = os.fsdecode(unquote_to_bytes("/" + uri.removeprefix("file://").partition("/")[2]))
@@ -333,23 +319,24 @@ def parse_local_path(uri: str) -> Path:
             return Path(path)
     elif uri and "\0" not in uri and "://" not in uri and not uri.lower().startswith(("file:", "s3:")):
         return Path(os.path.abspath(uri))
-    raise InputError(f"{uri!r}: not a place on local files; name a folder or file:///…, without `..`, `?` or `#`")
+    raise InputError(f"{uri!r}: not a local path; name a folder or file:///…, without `..`, `?` or `#`")
 
 
-def refuse_links(uri: str, name: str) -> None:
-    """Below a store's folder no link is followed; the folder itself may be reached by one.
+def refuse_links(uri: str, name: str) -> str:
+    """Return a name of the store at `uri`, unless a symlink below the store's folder leads to it.
 
     Raises:
-        HardcaseError: `name` is a link, or lies behind one.
+        HardcaseError: `name` or one of its folders is a symlink.
     """
     if uri.startswith("file:") and _is_linked(parse_local_path(uri), name):
-        raise HardcaseError(f"store {uri}: {name} is a link or lies behind one; put what it leads to in its place")
+        raise HardcaseError(f"store {uri}: {name} is a symlink or is behind one; replace the symlink by its target")
+    return name
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that is either not there or whole, whatever happens."""
+    """Write a file so that it is never seen incomplete: to a draft, synced, then renamed."""
     draft = path.with_name(f".{path.name}.draft")
-    # Whoever puts a link in the draft's place must not have its target overwritten.
+    # Never write through a symlink that somebody put in the draft's place.
     with open(draft, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
         file.write(data)
         file.flush()
@@ -358,26 +345,26 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def object_name(digest: str) -> str:
-    """Where the object of that sha256 lies in the store.
+    """Return the key of the object with that sha256.
 
     Raises:
-        HardcaseError: that is no sha256.
+        HardcaseError: the digest is no sha256.
     """
     if not _is_digest(digest):
         raise HardcaseError(
-            f"store: {str(digest)[:80]!r} is no sha256 of 64 lower-case hex digits; check what names it"
+            f"store: {str(digest)[:80]!r} is no sha256 of 64 lower-case hex digits; check where it comes from"
         )
     return f"objects/{digest[:2]}/{digest}"
 
 
 def check_name(name: str) -> str:
-    """A readable name, as it is.
+    """Return a readable name unchanged, if it is valid.
 
     Raises:
-        InputError: it could be none.
+        InputError: it is not valid.
     """
     if not NAME.fullmatch(name):
-        raise InputError(f"store: {name!r} is no name for an object; use letters, digits, `._-`, in folders by `/`")
+        raise InputError(f"store: {name!r} is not a valid object name; use letters, digits, `._-`, in folders by `/`")
     return name
 
 
@@ -386,7 +373,7 @@ def _is_digest(digest: object) -> bool:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether it leads from a folder down to a file in it, on every system."""
+    """Return whether a relative name stays within its folder on every system."""
     return not ODD.search(name) and {"", ".", ".."}.isdisjoint(name.split("/"))
 
 

@@ -58,16 +58,16 @@ def test_a_name_overwritten_or_deleted_by_somebody_shows_it_newest_first() -> No
 
 
 def test_more_versions_than_one_answer_holds_are_all_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = control._place
+    open_bucket = control._open_bucket
 
     def two_at_a_time(uri: str) -> tuple[str, str, Any]:
-        bucket, above, client = place(uri)
+        bucket, root, client = open_bucket(uri)
         event = "provide-client-params.s3.ListObjectVersions"
         client.meta.events.register(event, lambda params, **_: {**params, "MaxKeys": 2})
-        return bucket, above, client
+        return bucket, root, client
 
     versions = [put(str(number).encode(), "models/many/1") for number in range(5)]
-    monkeypatch.setattr(control, "_place", two_at_a_time)
+    monkeypatch.setattr(control, "_open_bucket", two_at_a_time)
     found = list_versions(URI, "models/many/1") or []
     assert {version.id for version in found} == set(versions)
     assert found[0].id == versions[-1]
@@ -108,7 +108,7 @@ def test_a_compliance_lock_of_the_bucket_is_lengthened_not_weakened() -> None:
 
 @pytest.mark.parametrize("uri", [URI, "s3://nowhere-at-all"])
 def test_what_cannot_be_asked_is_one_clear_error(uri: str) -> None:
-    with pytest.raises(HardcaseError, match=f"store {uri}: models/none: .*; mend the role's rights"):
+    with pytest.raises(HardcaseError, match=f"store {uri}: models/none: .*; fix the role's permissions"):
         retain(uri, "models/none", 1)
 
 

@@ -94,7 +94,7 @@ def test_many_objects_come_in_order() -> None:
 
 
 def test_a_bucket_that_is_not_there_is_one_clear_error() -> None:
-    with pytest.raises(HardcaseError, match="s3://nowhere: cannot keep objects/"):
+    with pytest.raises(HardcaseError, match="s3://nowhere: cannot write objects/"):
         open_store("s3://nowhere").put_object(b"x")
 
 
