@@ -1,5 +1,6 @@
 """An Airflow provider for hardcase: a connection type `kubeflow`, its hook, a deferrable operator and a local one."""
 
+from importlib.metadata import version
 from typing import Any
 
 
@@ -13,7 +14,7 @@ def get_provider_info() -> dict[str, Any]:
         "package-name": "hardcase-airflow-provider",
         "name": "hardcase",
         "description": "Kubeflow Pipelines over its REST API, and hardcase on this machine.",
-        "versions": ["0.1.0"],
+        "versions": [version("hardcase-airflow-provider")],
         "connection-types": [
             {
                 "connection-type": "kubeflow",

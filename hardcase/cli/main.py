@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hardcase import __version__
 from hardcase.cli import show
 from hardcase.cli.console import AsJson, StoreUri, errors, reported
 from hardcase.cli.launch import launch
@@ -31,6 +32,22 @@ app = typer.Typer(
 ProfileName = Annotated[str, typer.Option("--profile", help="Name in profiles/, or path of a YAML file.")]
 OfStore = Annotated[str | None, typer.Option("--store", help="Of the runs recorded there, wherever they ran.")]
 ModelSpec = Annotated[str, typer.Option("--model", help="Folder, NAME@ALIAS or NAME:VERSION.")]
+
+
+def print_version(asked: bool) -> None:
+    """Print the version and leave, if that is asked for."""
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Retrain a small vision-language model that screens generated images."""
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from hardcase import __version__
 from hardcase.errors import HardcaseError, InputError
 from hardcase.provenance.attestations import Link
 from hardcase.provenance.openlineage import emit
@@ -40,8 +41,8 @@ from hardcase.store.store import Store, open_store
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 PROGRESS_MARK = "::progress:: "
-TRAIN_IMAGE = "hardcase/python-train:0.1.0"
-LIGHT_IMAGE = "hardcase/python-light:0.1.0"
+TRAIN_IMAGE = f"hardcase/python-train:{__version__}"
+LIGHT_IMAGE = f"hardcase/python-light:{__version__}"
 LAST_LINES: Final = 30
 # A pod's variables as files, one each: KFP names every key of a ConfigMap or Secret in the pod's specification, which
 # the workflow keeps six times a step (docs/decisions/0010).
