@@ -46,7 +46,7 @@ def render(book: Book) -> str:
     )
     training = book["training"]
     names = list(training["steps"])
-    lines += ["", "One retraining by `profiles/internvl3-2b.yaml` on one node, hours estimated, dollars on demand:", ""]
+    lines += ["", "One retraining by the profile `internvl3-2b` on one node, hours estimated, dollars on demand:", ""]
     lines += [
         "| node | GPUs | vCPUs of quota | " + " | ".join(names) + " | all | $ an hour | $ | profile |",
         "|---|---|---:|" + "---:|" * (len(names) + 3) + "---|",
@@ -68,7 +68,7 @@ def main() -> None:
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     book = yaml.safe_load((HERE / "prices.yaml").read_text(encoding="utf-8"))
-    new = f"{before}{BEGIN}\n{render(book)}\n{END}{after}"
+    new = f"{before}{BEGIN}\n\n{render(book)}\n\n{END}{after}"
     if "--check" in sys.argv and new != text:
         sys.exit(f"{PAGE.name}: differs from prices.yaml; run python infra/terraform/cost.py")
     PAGE.write_text(new, encoding="utf-8")
