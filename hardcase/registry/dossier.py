@@ -1,4 +1,4 @@
-"""The release dossier of a version: what goes with a model to whoever must decide on it, made of the facts alone.
+"""The release dossier of a version: the documents by which people decide on a model.
 
 The model card has Hugging Face's form (front matter with `model-index`), the environment CycloneDX's, the provenance
 in-toto's. The same facts give the same bytes.
@@ -17,14 +17,14 @@ import jinja2
 from hardcase.provenance.sbom import sbom
 from hardcase.task.prompt import ASPECT_NAMES
 
-# Of a table of scores: what a row is called, where its value stands, digits.
+# Rows of a table of scores: label, path of the value, digits.
 ROWS: Final = (
     ("overall (0–100)", ("overall",), 1),
     ("exact match (0–1)", ("exact_match",), 3),
     *((name, ("by_aspect", aspect), 1) for aspect, name in ASPECT_NAMES.items()),
 )
-# What Markdown reads as its own; the rest stays as it is, since many read the source.
-MEANS_SOMETHING: Final = re.compile(
+# Marks with a meaning in Markdown; the rest stays as it is, since many read the source.
+MARKS: Final = re.compile(
     r"[\\`*<>|#~]|(?<!\w)_|_(?!\w)"  # emphasis, code, tags, cells
     r"|\](?=[(\[:])|^\[|&(?=#?\w+;)"  # links, entities
     r"|^[-+=]"  # lists, rules, headings
@@ -40,29 +40,29 @@ SETTINGS: Final = {
 
 @dataclass(frozen=True)
 class DossierFacts:
-    """What the dossier is made of.
+    """The content of a dossier.
 
     Attributes:
-        name: of the registered model.
-        version: number.
-        digest: of the model's folder.
+        name: name of the registered model.
+        version: number of the version.
+        digest: digest of the model's folder.
         verdict: `promoted` or `rejected`.
-        reasons: the gate's.
-        differences: to the champion, as the gate found them; None where nothing was compared.
+        reasons: reasons of the gate.
+        differences: differences to the champion; None where nothing was compared.
         against: number of that champion.
-        scores: what evaluate reports.
+        scores: `scores.json`.
         snapshot: the manifest.
-        snapshot_id: its sha256.
+        snapshot_id: sha256 of the manifest.
         source: URI of the data.
-        config: by step.
-        seed: of everything drawn.
-        commit: of git, or empty.
-        clean: whether the tree was as committed; None if unknown.
+        config: configuration by step.
+        seed: seed of the run.
+        commit: git commit, or empty.
+        clean: whether the working tree was as committed; None if unknown.
         code: sha256 of the code.
-        run: that registered it.
-        drift: what drift reports.
-        mined: number of cases by kind.
-        evaluation: the table, Parquet.
+        run: id of the run that registered the version.
+        drift: `drift.json`.
+        mined: counts of `hardcase.data.cases.count_cases`.
+        evaluation: `evaluation.parquet`.
         statement: the signed provenance.
     """
 
@@ -90,7 +90,7 @@ class DossierFacts:
 
 
 def dossier(facts: DossierFacts) -> dict[str, bytes]:
-    """Its files, by name."""
+    """Return the files of a dossier by name."""
     gate = {
         "verdict": facts.verdict,
         "reasons": list(facts.reasons),
@@ -98,46 +98,43 @@ def dossier(facts: DossierFacts) -> dict[str, bytes]:
         "differences": facts.differences,
     }
     return {
-        "README.md": _card(facts).encode(),
-        "summary.md": _rendered("summary.md.j2", facts).encode(),
-        "gate.json": _pretty(gate),
-        "scores.json": _pretty(facts.scores),
+        "README.md": _write_card(facts).encode(),
+        "summary.md": _render("summary.md.j2", facts).encode(),
+        "gate.json": _dump(gate),
+        "scores.json": _dump(facts.scores),
         "evaluation.parquet": facts.evaluation,
         "sbom.cdx.json": sbom(),
         "provenance.dsse.json": facts.statement,
     }
 
 
-def _card(facts: DossierFacts) -> str:
+def _write_card(facts: DossierFacts) -> str:
     from huggingface_hub import ModelCardData  # takes half a second, and only a registration needs it
 
     data = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="image-text-to-text",
-        base_model=_base(facts.config),
+        base_model=_find_base_model(facts.config),
         tags=["hardcase", "hcm-grpo", "image-aesthetics", "arxiv:2511.10055"],
         model_name=facts.name,
-        eval_results=_results(facts),
+        eval_results=_list_results(facts),
     )
-    return f"---\n{data.to_yaml(line_break=chr(10))}\n---\n\n{_rendered('card.md.j2', facts)}"
+    return f"---\n{data.to_yaml(line_break=chr(10))}\n---\n\n{_render('card.md.j2', facts)}"
 
 
-def _base(config: Mapping[str, Any]) -> str | None:
-    """The hub's name of the checkpoint that training started from; None for a folder and for a model from nothing."""
+def _find_base_model(config: Mapping[str, Any]) -> str | None:
+    """Return the hub's name of the initial checkpoint; None for a folder and for a model built from nothing."""
     checkpoint = config.get("model", {}).get("checkpoint") or ""
     return checkpoint if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", checkpoint, re.ASCII) else None
 
 
-def _results(facts: DossierFacts) -> list[Any] | None:
+def _list_results(facts: DossierFacts) -> list[Any] | None:
     from huggingface_hub import EvalResult
 
-    final = facts.scores.get("final") or {}
-    values: dict[str, Any] = {
-        "overall partial credit": final.get("overall"),
-        "exact match": final.get("exact_match"),
-        **{f"partial credit, {name}": (final.get("by_aspect") or {}).get(key) for key, name in ASPECT_NAMES.items()},
-    }
+    paths: dict[str, tuple[str, ...]] = {"overall partial credit": ("overall",), "exact match": ("exact_match",)}
+    paths |= {f"partial credit, {name}": ("by_aspect", aspect) for aspect, name in ASPECT_NAMES.items()}
+    values = {name: _look_up(facts.scores, ("final", *path)) for name, path in paths.items()}
     results = [
         EvalResult(
             task_type="image-text-to-text",
@@ -153,72 +150,74 @@ def _results(facts: DossierFacts) -> list[Any] | None:
     return results or None
 
 
-def _rendered(template: str, facts: DossierFacts) -> str:
+def _render(template: str, facts: DossierFacts) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # noqa: S701 — Markdown; text from data goes through `plain`
+        autoescape=False,  # noqa: S701 — Markdown; text from data is escaped by the filter `plain`
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["plain"] = _plain
+    environment.filters["plain"] = _escape
     return environment.get_template(template).render(
         facts=facts,
-        scores=_score_rows(facts.scores),
-        changes=_change_rows(facts.differences) if facts.differences else None,
-        settings=_settings(facts.config),
+        scores=_tabulate_scores(facts.scores),
+        changes=_tabulate_changes(facts.differences) if facts.differences else None,
+        settings=_list_settings(facts.config),
         alarms=[test["name"] for test in facts.drift.get("tests", []) if test["drifted"]],
     )
 
 
-def _score_rows(scores: Mapping[str, Any]) -> list[list[str]]:
-    """The table of scores: a row a score, a column each of chance, SFT and the model."""
-    there = {key: scores[key] for key in COLUMNS if scores.get(key)}
-    head = ["", *(COLUMNS[key] for key in there)]
-    return [head] + [
-        [name, *(_span(_at(score, keys), _at(score, ("intervals", *keys)), f".{digits}f") for score in there.values())]
-        for name, keys, digits in ROWS
-    ]
-
-
-def _change_rows(differences: Mapping[str, Any]) -> list[list[str]]:
-    """The table of what is new minus champion."""
-    rows = [["", "difference"]]
+def _tabulate_scores(scores: Mapping[str, Any]) -> list[list[str]]:
+    """Return the table of scores: a row for each score, columns for chance, SFT and the model."""
+    columns = {key: scores[key] for key in COLUMNS if scores.get(key)}
+    rows = [["", *(COLUMNS[key] for key in columns)]]
     for name, keys, digits in ROWS:
-        value, *ends = (_at(differences, (*keys, key)) for key in ("value", "low", "high"))
-        rows.append([name, _span(value, ends, f"+.{digits}f")])
+        cells = [(_look_up(score, keys), _look_up(score, ("intervals", *keys))) for score in columns.values()]
+        rows.append([name, *(_format_interval(value, bounds, f".{digits}f") for value, bounds in cells)])
     return rows
 
 
-def _at(tree: Any, keys: Sequence[str]) -> Any:
+def _tabulate_changes(differences: Mapping[str, Any]) -> list[list[str]]:
+    """Return the table of differences, new minus champion."""
+    rows = [["", "difference"]]
+    for name, keys, digits in ROWS:
+        value, *bounds = (_look_up(differences, (*keys, key)) for key in ("value", "low", "high"))
+        rows.append([name, _format_interval(value, bounds, f"+.{digits}f")])
+    return rows
+
+
+def _look_up(tree: Any, keys: Sequence[str]) -> Any:
     for key in keys:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree
 
 
-def _span(value: Any, ends: Any, form: str) -> str:
-    """A value with its interval."""
+def _format_interval(value: Any, bounds: Any, form: str) -> str:
+    """Format a value with its interval."""
     if not _is_number(value):
         return "–"
-    told = [format(end, form) for end in ends or () if _is_number(end)]
-    return format(value, form) + (f" [{', '.join(told)}]" if len(told) == 2 else "")
+    numbers = [format(bound, form) for bound in bounds or () if _is_number(bound)]
+    return format(value, form) + (f" [{', '.join(numbers)}]" if len(numbers) == 2 else "")
 
 
-def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What decides the training; settings in groups (LoRA) one by one."""
-    rows = [("starts from", _at(config, ("model", "checkpoint")) or "a tiny model built from nothing")]
-    if revision := _at(config, ("model", "revision")):
+def _list_settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the settings that decide the training; those of a group (LoRA) have a row each."""
+    rows = [("starts from", _look_up(config, ("model", "checkpoint")) or "a tiny model built from nothing")]
+    if revision := _look_up(config, ("model", "revision")):
         rows.append(("revision", revision))
     for step, keys in SETTINGS.items():
         for key in keys:
-            value = _at(config, (step, key))
+            value = _look_up(config, (step, key))
             parts = value.items() if isinstance(value, Mapping) else [("", value)]
-            rows += [(f"{step}.{key}.{part}".strip("."), _setting(each)) for part, each in parts if each is not None]
+            rows += [
+                (f"{step}.{key}.{part}".strip("."), _format_setting(item)) for part, item in parts if item is not None
+            ]
     return rows
 
 
-def _setting(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:g}" if math.isfinite(value) else "–"
@@ -228,21 +227,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _plain(text: object) -> str:
-    """Text from data, on one line, without a meaning in Markdown or HTML and without what cannot be seen."""
+def _escape(text: object) -> str:
+    """Return text from data on one line, without invisible characters and with no meaning in Markdown or HTML."""
     line = " ".join("".join(mark if mark.isprintable() else " " for mark in str(text)).split())
-    line = MEANS_SOMETHING.sub(r"\\\g<0>", line)
+    line = MARKS.sub(r"\\\g<0>", line)
     return NUMBERED.sub(r"\1\\\2", line)
 
 
-def _pretty(value: Any) -> bytes:
-    return (json.dumps(_finite(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _finite(value: Any) -> Any:
-    """Of what JSON cannot say (NaN), null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _dump(value: Any) -> bytes:
+    """Dump as JSON, numbers that are not finite as null."""
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    return (json.dumps(finite, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from hardcase.registry.dossier import DossierFacts, _plain, dossier
+from hardcase.registry.dossier import DossierFacts, _escape, dossier
 
 SCORE = {
     "overall": 70.25,
@@ -129,14 +129,14 @@ def test_summary_says_what_changed_against_the_champion() -> None:
 
 def test_summary_of_a_first_version_does_not_claim_that_anything_was_compared() -> None:
     text = dossier(replace(FACTS, version=1, against=None, drift={"tests": []}))["summary.md"].decode()
-    assert "There was none." in text
+    assert "There was no champion to compare with." in text
     assert "Drift was not tested" in text
     assert "--diff" not in text
 
 
 def test_summary_says_what_was_decided_why_and_on_what() -> None:
     text = dossier(FACTS)["summary.md"].decode()
-    for said in ("version 3: promoted", "overall +2.0", "version 2, the champion", "Drift told of: partial credit."):
+    for said in ("version 3: promoted", "overall +2.0", "version 2, the champion", "Drift alarms: partial credit."):
         assert said in text
     for digest in (FACTS.digest, FACTS.snapshot_id, FACTS.code):
         assert digest in text
@@ -195,10 +195,10 @@ TEXT = st.text(st.sampled_from("\\`*_[]()<>|#~&;:!-+=.1aé \t\n\r\x00\u202e\u202
 @example("a_b_c")
 def test_reader_sees_text_from_data_as_it_was_in_a_list_and_in_a_table(text: str) -> None:
     seen = " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
-    assert _shown(f"- {_plain(text)}\n") == seen
-    assert _shown(f"| a | b |\n|---|---|\n| c | {_plain(text)} |\n") == f"abc{seen}"
+    assert _shown(f"- {_escape(text)}\n") == seen
+    assert _shown(f"| a | b |\n|---|---|\n| c | {_escape(text)} |\n") == f"abc{seen}"
 
 
 def test_text_that_means_nothing_in_markdown_is_left_as_it_is() -> None:
     plain = "overall +0.5 [-1.0, +2.0] against champion my_model:1, s3://bucket/a_b?c=1&d=2 (p = 0.003)"
-    assert _plain(plain) == plain
+    assert _escape(plain) == plain
