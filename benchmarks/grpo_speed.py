@@ -59,12 +59,11 @@ def measure(size: str, what: str, prompts: int, kind: str, side: int = 448, gene
         scene = draw_scene(rng)
         images = tuple(encode_image(image, ".png") for image in scene.images)
         samples.append(Sample(str(index), scene.aspect, frozenset(scene.truth), scene.reasoning, "", images))
-    pictures = {"image_size": side, "patch_size": 14}
+    vision = {"image_size": side, "patch_size": 14}
     shapes: dict[str, dict[str, int]] = {
         "tiny": {},
-        "small": pictures
-        | {"vision_hidden": 128, "vision_layers": 2, "text_hidden": 256, "text_layers": 6, "heads": 4},
-        "mid": pictures | {"vision_hidden": 256, "vision_layers": 6, "text_hidden": 512, "text_layers": 8, "heads": 8},
+        "small": vision | {"vision_hidden": 128, "vision_layers": 2, "text_hidden": 256, "text_layers": 6, "heads": 4},
+        "mid": vision | {"vision_hidden": 256, "vision_layers": 6, "text_hidden": 512, "text_layers": 8, "heads": 8},
     }
     model, processor = build_tiny(TinyModelConfig(**shapes[size]), collect_vocabulary_texts(samples, warm_up=True), 0)
     if what == "mining":

@@ -3,6 +3,7 @@
 640 units wide with text of 17 to 21 units, so that it is readable on a phone of 390 pixels as on a wide screen.
 """
 
+from collections.abc import Sequence
 from html import escape
 
 WIDTH, MARGIN, GAP = 640, 20, 16
@@ -51,7 +52,7 @@ class Drawing:
         look = f'stroke="{SOFT}" stroke-width="2" marker-end="url(#tip)"'
         self.elements.append(f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" {look}/>')
 
-    def boxes(self, y: float, height: float, fill: str, labels: list[tuple[str, ...]]) -> list[float]:
+    def boxes(self, y: float, height: float, fill: str, labels: Sequence[tuple[str, ...]]) -> list[float]:
         """Add a row of boxes of equal width with a title and lines each; return the middle of each."""
         width = (WIDTH - 2 * MARGIN - GAP * (len(labels) - 1)) / len(labels)
         middles = []
@@ -91,7 +92,7 @@ def pipeline(drawing: Drawing, top: float) -> float:
 
 
 def draw() -> str:
-    """Return the picture."""
+    """Return the drawing."""
     drawing = Drawing()
     starts = [
         ("hardcase run", "one machine"),

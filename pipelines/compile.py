@@ -21,7 +21,7 @@ def compiled(name: str) -> str:
 
 
 def write() -> None:
-    """Write the committed YAML anew."""
+    """Write the committed YAML."""
     for name in PIPELINES:
         (FOLDER / f"{name}.yaml").write_text(compiled(name), encoding="utf-8")
 

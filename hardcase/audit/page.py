@@ -1,4 +1,4 @@
-"""Render an audit as one self-contained page: the chain as a picture, the tree below it."""
+"""Render an audit as one self-contained page: the chain as a graph, the tree below it."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,7 @@ def render_page(audit: Audit) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    return environment.get_template("page.html.j2").render(audit=audit, picture=_draw(audit))
+    return environment.get_template("page.html.j2").render(audit=audit, graph=_draw(audit))
 
 
 def _draw(audit: Audit) -> str:

@@ -1,4 +1,4 @@
-"""Run the rules over httpx: `Client` waits, `AsyncClient` does not, `Rehearsal` contacts nobody."""
+"""Run the rules over httpx: `Client` waits, `AsyncClient` does not, `Rehearsal` contacts no server."""
 
 import asyncio
 import time
@@ -45,7 +45,7 @@ class _Watch:
     Args:
         run_id: of the run.
         patience: seconds that Kubeflow may be silent.
-        unattended: nobody is there to mend anything. A refusal is waited out too, since a token may be in the middle
+        unattended: no user is there to fix anything. A refusal is waited out too, since a token may be in the middle
             of its rotation, and the run counts as gone at the third 404, since one may be a proxy's.
     """
 
@@ -173,7 +173,7 @@ class AsyncClient:
                 await asyncio.sleep(step)
 
     async def watch(self, run_id: str, poll: float, patience: float) -> AsyncIterator[Event]:
-        """Yield what is seen of a run until it ends; nobody attends to it."""
+        """Yield what is seen of a run until it ends, unattended."""
         watch = _Watch(run_id, patience, unattended=True)
         while True:
             try:

@@ -1,6 +1,6 @@
 """One request: how it looks, what its answer means, and when it is tried again. No socket is used here.
 
-A POST whose answer was lost may have been carried out. It is not repeated: whoever sent it looks first.
+A POST whose answer was lost may have been carried out. It is not repeated: the caller looks first.
 """
 
 import random

@@ -112,7 +112,7 @@ def list_progress(
     """
     over = run.get("state") in ENDED
     cancelled = cancelled or bool(cancelled_at(run))
-    # A group that is tried again makes its nodes anew: the last one to start counts.
+    # A group that is tried again creates its nodes again: the last one to start counts.
     ordered = sorted(_nodes(run), key=lambda node: parse_moment(node.get("start_time"), now))
     nodes = {node["display_name"]: node for node in ordered}
     ahead = [name for name, closing in names.items() if not closing]

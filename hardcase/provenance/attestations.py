@@ -73,7 +73,7 @@ class Link:
 
     @property
     def content(self) -> str:
-        """Digest of materials and products: equal for equal work, whoever did it and when."""
+        """Digest of materials and products: equal for equal work, independent of actor and time."""
         return bytes_digest(canonical_json({"materials": dict(self.materials), "products": dict(self.products)}))
 
     @property

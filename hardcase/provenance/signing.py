@@ -55,7 +55,7 @@ class Keyring:
         try:
             envelope.sign(signer)
         except Exception as error:  # of KMS: anything that botocore raises
-            raise HardcaseError(f"signing key: cannot sign: {str(error)[:200]}; mend its rights") from error
+            raise HardcaseError(f"signing key: cannot sign: {str(error)[:200]}; fix its rights") from error
         return canonical_json(envelope.to_dict())
 
     def open_envelope(self, envelope: bytes, what: str) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Keyring:
         try:
             opened.verify(list(self.trusted.values()), threshold=1)
         except (SecureSystemsError, ValueError) as error:
-            signers = ", ".join(keyid[:12] for keyid in opened.signatures) or "nobody"
+            signers = ", ".join(keyid[:12] for keyid in opened.signatures) or "no key"
             known = ", ".join(sorted(keyid[:12] for keyid in self.trusted)) or "none"
             raise DistrustError(
                 f"{what}: no good signature: signed by {signers}, trusted are {known}; bring back the original, or, "

@@ -145,7 +145,7 @@ def conclude(
         told_of = {**facts, "run": run, "cancelled": cancelled, "error": ended.headline if error else None}
         try:
             write_page(artifacts, told_of, store.uri, html)
-        except Exception:  # whatever a failed run left behind: people are told all the same
+        except Exception:  # whatever a failed run left behind: people are notified all the same
             logger.exception("the report could not be written of all that there is")
             write_page({}, told_of, store.uri, html)
         summary["report"] = store.put_object(html.read_bytes())

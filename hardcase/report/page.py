@@ -26,7 +26,7 @@ HARD_CASES, MISSES, SIDE = 12, 8, 128
 # Curves of each phase of training: column of its log and title.
 CURVES = {
     "warmup": {"loss": "perception warm-up: loss", "mean_token_accuracy": "token accuracy"},
-    "reading": {"loss": "reading five pictures: loss", "mean_token_accuracy": "token accuracy"},
+    "reading": {"loss": "reading five images: loss", "mean_token_accuracy": "token accuracy"},
     "sft": {"loss": "SFT: loss", "mean_token_accuracy": "token accuracy"},
     "grpo": {
         "reward": "GRPO: mean reward",

@@ -39,7 +39,7 @@ def fetch_artifacts(store: Store, links: Iterable[Link], left: Mapping[str, str]
     """Fetch what steps made, all but models, for a report.
 
     Args:
-        store: where it lies.
+        store: the store of the run.
         links: of the steps, in order.
         left: sha256 of what a refusal left, by name.
         folder: for the files.

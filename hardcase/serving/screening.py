@@ -25,13 +25,13 @@ def screen_images(model: Path, images: Sequence[bytes]) -> dict[str, dict[str, s
         By aspect `answer` ("AC", "none", or None when the text is invalid) and the `text`.
 
     Raises:
-        InputError: a picture that breaks the rules.
+        InputError: an image that breaks the rules.
     """
     for name, data in zip(NAMES, images, strict=True):
         try:
             decode_image(data)
         except BadImage as error:
-            raise InputError(f"picture {name}: {error}; give a JPEG, PNG or WebP that opens") from error
+            raise InputError(f"image {name}: {error}; give a JPEG, PNG or WebP that opens") from error
     config = EvaluateConfig()
     set_up_torch(0, config.threads)
     samples = [

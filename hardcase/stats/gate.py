@@ -127,7 +127,7 @@ def _compare(before: list[Row], after: list[Row], config: RegisterConfig, seed: 
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    # The group, made of the pictures where no row names one, tells apart two sources that both number their rows.
+    # Groups come from the images where no row names one. They tell apart two sources that both number their rows.
     return row["id"], row["aspect"], row["group"], tuple(sorted(row["truth"]))
 
 

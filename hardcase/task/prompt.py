@@ -1,4 +1,4 @@
-"""The question a model is asked and the text it shall write; five pictures, then the aspect (arXiv 2511.10055).
+"""The question a model is asked and the text it shall write; five images, then the aspect (arXiv 2511.10055).
 
 Few, plain, lower-case words: the tokenizer of a model built from nothing is word-level and learns each of them.
 """
@@ -22,7 +22,7 @@ def format_question(aspect: str) -> str:
 
 
 def build_messages(aspect: str) -> list[dict[str, Any]]:
-    """One user turn with placeholders for the five pictures, in the order of `Sample.images`.
+    """One user turn with placeholders for the five images, in the order of `Sample.images`.
 
     Raises:
         KeyError: no such aspect.

@@ -1,4 +1,4 @@
-"""What is judged: one original picture, four candidates, one aspect, and the letters that show a flaw in it.
+"""What is judged: one original image, four candidates, one aspect, and the letters that show a flaw in it.
 
 Source: arXiv 2511.10055, section 3 (the task and its four aspects).
 """
@@ -20,7 +20,7 @@ class Sample:
         truth: the letters that show a flaw in `aspect`; empty when none does.
         reasoning: the annotated chain of thought, or None.
         group: samples of one group never part between splits.
-        images: five encoded pictures (JPEG, PNG or WebP bytes): the original, then A to D.
+        images: five encoded images (JPEG, PNG or WebP bytes): the original, then A to D.
     """
 
     id: str
