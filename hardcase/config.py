@@ -4,7 +4,7 @@ Every field has a description; docs/reference/configuration.md is generated from
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,6 +14,7 @@ from hardcase.errors import InputError
 RewardKind = Literal["exact", "subset", "penalised", "jaccard"]
 EngineKind = Literal["transformers", "vllm"]
 GpuMemory = Literal["24gb", "80gb"]
+Chosen = TypeVar("Chosen", bound="Config")
 
 
 class Config(BaseModel):
@@ -275,6 +276,17 @@ class Profile(Config):
     cluster: ClusterConfig = Field(default=ClusterConfig(), description="Resources and division of work on a cluster.")
 
 
+class EvaluationProfile(Config):
+    """How a registered model is evaluated: of its recorded configuration what answers, scores and compares."""
+
+    seed: int = Field(default=0, ge=0)
+    source: str
+    ingest: IngestConfig = IngestConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    drift: DriftConfig = DriftConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+
 PROFILES = Path(__file__).parent / "profiles"
 
 
@@ -296,17 +308,35 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise InputError(f"profile {path}: not YAML: {str(error).splitlines()[0]}; fix the file") from error
-    for dotted, value in (overrides or {}).items():
+    return _validate(Profile, tree, overrides or {}, f"profile {path}")
+
+
+def load_evaluation_profile(recorded: dict[str, Any], overrides: dict[str, Any]) -> EvaluationProfile:
+    """Return how a model is evaluated.
+
+    Args:
+        recorded: configuration recorded with the model, by section; empty for none.
+        overrides: dotted keys and their values; `source` is among them.
+
+    Raises:
+        InputError: a key or value that the configuration refuses.
+    """
+    tree = {name: recorded[name] for name in EvaluationProfile.model_fields if name in recorded}
+    return _validate(EvaluationProfile, tree, overrides, "the evaluation")
+
+
+def _validate(kind: type[Chosen], tree: dict[str, Any], overrides: dict[str, Any], what: str) -> Chosen:
+    for dotted, value in overrides.items():
         *parents, leaf = dotted.split(".")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise InputError(f"--set {dotted}: {parent!r} is a value, not a section; see {path}")
+                raise InputError(f"--set {dotted}: {parent!r} is a value, not a section; name a key of {what}")
         node[leaf] = value
     try:
-        return Profile.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"profile {path}: {where}: {first['msg']}; fix this key in the file or by --set") from error
+        raise InputError(f"{what}: {where}: {first['msg']}; fix this key in the file or by --set") from error

@@ -1,34 +1,58 @@
-"""The pipelines as Kubeflow takes them: compiled YAML, kept beside the source and compared with it."""
+"""Compile the pipelines to `hardcase/compiled/`, or with `--check` compare them: `python -m pipelines.compile`."""
 
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any, Final
 
 from kfp.compiler import Compiler
 
-from hardcase.errors import InputError
-from pipelines.cluster import evaluation_on_cluster, retraining_on_cluster
+from hardcase.compiled import FOLDER
+from hardcase.config import PROFILES
+from pipelines.evaluation import evaluation
+from pipelines.retraining import retraining
 
-FOLDER = Path(__file__).parents[1] / "hardcase" / "compiled"
-PIPELINES = {"retraining": retraining_on_cluster, "evaluation": evaluation_on_cluster}
+PIPELINES: Final = {"retraining": retraining, "evaluation": evaluation}
 
 
-def compiled(name: str) -> str:
-    """A pipeline's YAML."""
+def _explain_parameters(pipeline: Any) -> None:
+    """Let a pipeline's description say what its parameters mean: Kubeflow's form shows no other text of ours."""
+    spec = pipeline.pipeline_spec
+    parameters = spec.root.input_definitions.parameters
+    lines = [f"- **{name}**: {about.description}" for name, about in sorted(parameters.items())]  # shown as Markdown
+    spec.pipeline_info.description = "\n".join([spec.pipeline_info.description, "", *lines])
+
+
+def _offer_choices(pipeline: Any, parameter: str, choices: list[str]) -> None:
+    """Let Kubeflow's form offer choices for a parameter, which its server then checks; the SDK has no word for it."""
+    inputs = pipeline.pipeline_spec.root.input_definitions.parameters[parameter]
+    for choice in choices:
+        inputs.literals.add().string_value = choice
+
+
+for _pipeline in PIPELINES.values():
+    _explain_parameters(_pipeline)
+_offer_choices(retraining, "profile", sorted(path.stem for path in PROFILES.glob("*.yaml")))
+
+
+def compile_pipeline(name: str) -> str:
+    """Return a pipeline's YAML."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.yaml"
         Compiler().compile(PIPELINES[name], str(path))
         return path.read_text(encoding="utf-8")
 
 
-def write() -> None:
-    """Write the committed YAML."""
+def main(arguments: list[str]) -> str | None:
+    """Write the committed YAML, or return what differs from it."""
     for name in PIPELINES:
-        (FOLDER / f"{name}.yaml").write_text(compiled(name), encoding="utf-8")
+        path, content = FOLDER / f"{name}.yaml", compile_pipeline(name)
+        if "--check" not in arguments:
+            path.write_text(content, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != content:
+            return f"{path.name}: not what the pipeline's source compiles to; run `make compile`"
+    return None
 
 
-def check() -> None:
-    """Raise an `InputError` where the committed YAML is not what the source compiles to."""
-    for name in PIPELINES:
-        path = FOLDER / f"{name}.yaml"
-        if not path.is_file() or path.read_text(encoding="utf-8") != compiled(name):
-            raise InputError(f"{path.name}: not what the pipeline's source compiles to; run `hardcase compile`")
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

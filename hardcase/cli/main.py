@@ -3,25 +3,32 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 
 from hardcase import __version__
 from hardcase.cli import show
 from hardcase.cli.console import AsJson, StoreUri, errors, reported
 from hardcase.cli.launch import launch
 from hardcase.cli.settings import parse_settings
-from hardcase.config import EvaluateConfig, IngestConfig, Profile, load_profile
+from hardcase.compiled import FOLDER
+from hardcase.config import IngestConfig, Profile, load_evaluation_profile, load_profile
 from hardcase.data.listing import source_digest
 from hardcase.errors import InputError
-from hardcase.registry.ledger import fetch_model
+from hardcase.provenance.code import ROOT
 from hardcase.registry.runs import list_runs, write_run
 from hardcase.runners.home import QUIET, Home
 from hardcase.store.store import open_store, parse_local_path, write_atomically
+
+if TYPE_CHECKING:
+    from hardcase.runners.local import Outcome
 
 app = typer.Typer(
     help="Retrain a small vision-language model that screens generated images.",
@@ -31,6 +38,10 @@ app = typer.Typer(
 )
 ProfileName = Annotated[str, typer.Option("--profile", help="Name in profiles/, or path of a YAML file.")]
 OfStore = Annotated[str | None, typer.Option("--store", help="Of the runs recorded there, wherever they ran.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A key of the configuration: sft.steps=100.")]
+Containers = Annotated[
+    bool, typer.Option("--containers", help="Each step in a container of its image; `make images` builds them.")
+]
 ModelSpec = Annotated[str, typer.Option("--model", help="Folder, NAME@ALIAS or NAME:VERSION.")]
 
 
@@ -57,48 +68,62 @@ def main() -> None:
     app()
 
 
-def absolute(source: str) -> str:
-    """A path given relative to here, made independent of here; a URI as it is."""
+def make_absolute(source: str) -> str:
+    """Return a path given relative to the working directory as an absolute one; a URI as it is."""
     return source if "://" in source or source.startswith("snapshot:") else str(Path(source).absolute())
 
 
-def configured(profile: str, source: str | None, seed: int | None, settings: list[str]) -> Profile:
-    """The profile with what the command line says otherwise."""
-    overrides = parse_settings(settings)
-    if seed is not None:
-        overrides["seed"] = seed
-    if source is not None:
-        overrides["source"] = source
-    loaded = load_profile(profile, overrides)
-    return loaded.model_copy(update={"source": absolute(loaded.source)})
+def read_profile(
+    profile: str, source: str | None, seed: int | None, settings: list[str]
+) -> tuple[Profile, dict[str, Any]]:
+    """Return the profile changed by the command line, and the pipeline's arguments that say the same."""
+    chosen = parse_settings(settings)
+    own = {"seed": seed, "source": source}
+    loaded = load_profile(profile, {**chosen, **{name: value for name, value in own.items() if value is not None}})
+    loaded = loaded.model_copy(update={"source": make_absolute(loaded.source)})
+    name = str(Path(profile).absolute()) if Path(profile).suffix in (".yaml", ".yml") else profile
+    return loaded, {"profile": name, "source": loaded.source, "seed": loaded.seed, "settings": chosen}
 
 
 @app.command()
 def run(
     profile: ProfileName = "tiny",
     source: Annotated[str | None, typer.Option(help="Where the samples are; the profile's by default.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="A key of the profile: sft.steps=100.")] = None,
+    settings: Settings = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.")] = None,
     store: StoreUri = None,
-    containers: Annotated[
-        bool, typer.Option("--containers", help="Each step in a container of its image; `make images` builds them.")
-    ] = False,
+    containers: Containers = False,
     as_json: AsJson = False,
 ) -> None:
     """Retrain end to end; what was done before is not done again."""
     with reported(as_json):
-        chosen = configured(profile, source, seed, settings or [])
-        from hardcase.runners.local import run as run_locally
+        chosen, arguments = read_profile(profile, source, seed, settings or [])
+        from hardcase.runners.containers import Inputs
+        from hardcase.runners.local import run_pipeline
 
-        outcome = run_locally(chosen, Path(profile).stem, Home.here(store), containers)
+        checkpoint = chosen.model.checkpoint or ""
+        hub = bool(checkpoint) and not Path(checkpoint).exists()
+        inputs = Inputs((chosen.source, arguments["profile"], checkpoint), hub)
+        outcome = run_pipeline("retraining", arguments, Home.here(store), inputs, containers)
+        resolved = yaml.safe_dump(chosen.model_dump(mode="json", by_alias=True), sort_keys=False)
+        write_atomically(outcome.folder / "config.yaml", resolved.encode())
     if as_json:
-        typer.echo(json.dumps(outcome.summary))
+        typer.echo(json.dumps(outcome.record))
     else:
-        show.run_result(outcome.summary)
-    if outcome.summary["error"]:
-        errors.print("error:", " ".join(str(outcome.summary["error"]["message"]).split()))
+        show.run_result(outcome.record)
+    end(outcome)
+
+
+def end(outcome: "Outcome") -> None:
+    """Print why a run failed or its model was rejected, and leave with the run's exit code."""
+    if error := outcome.record["error"]:
+        message = " ".join(str(error["message"]).split())
+        if error["exit_code"] == 1:
+            log = outcome.folder / "logs" / f"{error['step']}.log"
+            message = f"{error['step']}: {message}; the log is {log}; run again to continue from here"
+        errors.print("error:", message)
     elif outcome.exit_code:
-        errors.print("error: rejected by the gate:", "; ".join(outcome.summary["gate"]["reasons"]))
+        errors.print("error: rejected by the gate:", "; ".join(outcome.record["gate"]["reasons"]))
     raise typer.Exit(outcome.exit_code)
 
 
@@ -111,7 +136,7 @@ def ingest(
 ) -> None:
     """Read a source into a snapshot, and nothing more."""
     with reported(as_json):
-        chosen = configured(profile, source, None, [])
+        chosen, _ = read_profile(profile, source, None, [])
         home = Home.here(store)
         with home.locked():
             folder, result = ingested(chosen.source, chosen.ingest, home, Path(profile).stem)
@@ -143,7 +168,7 @@ def digest_source(
 ) -> None:
     """Say what a source holds without reading it: another digest, other data; none where its URI says it all."""
     with reported(as_json):
-        named = absolute(source)
+        named = make_absolute(source)
         by_path = named.startswith("file://") or ("://" not in named and not named.startswith("snapshot:"))
         if by_path and not parse_local_path(named).exists():
             raise InputError(f"source {source}: nothing lies there; name a folder, a manifest or a URI")
@@ -189,57 +214,50 @@ def fetched_report(run_id: str, uri: str) -> Path:
 @app.command()
 def evaluate(
     model: ModelSpec,
-    data: Annotated[str, typer.Option(help="URI of samples with answers.")],
+    source: Annotated[str, typer.Option("--source", "--data", help="Where the samples with answers are.")],
+    settings: Settings = None,
     store: StoreUri = None,
+    containers: Containers = False,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on data: the rows marked `eval`, or all when none is marked."""
-    with reported(as_json), tempfile.TemporaryDirectory() as scratch:
-        home = Home.of_latest(store)
-        folder = model_folder(model, home, Path(scratch))
-        from hardcase.runners.display import showing
-        from hardcase.steps.answer import run as answer_step
-        from hardcase.steps.evaluate import run as evaluate_step
+    with reported(as_json):
+        from hardcase.runners.containers import Inputs
+        from hardcase.runners.local import run_pipeline
 
-        with home.locked():
-            place, result = ingested(absolute(data), IngestConfig(eval_share=1.0), home, "evaluate")
-        manifest, config, answers = place / "manifest.json", EvaluateConfig(), Path(scratch) / "answers"
-        with showing("evaluate"):
-            answer_step(manifest, home.store, folder, config, 0, "1/1", Path(scratch) / "kept", answers)
-            evaluate_step(manifest, home.store, answers, Path(scratch) / "none", config, 0, place)
-        scores = json.loads((place / "scores").read_text(encoding="utf-8"))
-    found = {**result, "scores": {"chance": scores["chance"], "model": scores["final"]}, "samples": scores["samples"]}
-    show.scored({**found, "evaluation": str(place / "evaluation")}, as_json)
+        home, source = Home.of_latest(store), make_absolute(source)
+        spec = str(Path(model).absolute()) if Path(model).is_dir() else model
+        arguments = {"model": spec, "source": source, "settings": parse_settings(settings or [])}
+        outcome = run_pipeline("evaluation", arguments, home, Inputs((source, spec)), containers)
+    show.scored(outcome.record, outcome.folder, as_json)
+    end(outcome)
 
 
 @app.command()
 def screen(
     model: ModelSpec,
-    images: Annotated[list[Path], typer.Argument(metavar="ORIGINAL A B C D", help="Five picture files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="ORIGINAL A B C D", help="Five image files.")],
+    settings: Settings = None,
     store: StoreUri = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which of four generated images show a flaw, aspect by aspect."""
     with reported(as_json), tempfile.TemporaryDirectory() as scratch:
         if len(images) != 5:
-            raise InputError(f"{len(images)} pictures given; name the original and four candidates")
+            raise InputError(f"{len(images)} images given; name the original and four candidates")
         for path in images:
             if not path.is_file():
-                raise InputError(f"{path}: no such file; name five pictures")
-        folder = model_folder(model, Home.of_latest(store), Path(scratch))
+                raise InputError(f"{path}: no such file; name five images")
         from hardcase.serving.screening import screen_images
+        from hardcase.steps.fetch import fetch, read_configuration
 
-        answers = screen_images(folder, [path.read_bytes() for path in images])
+        home = Home.of_latest(store)
+        opened, keys = open_store(home.store), home.verifier()
+        version = fetch(opened, keys, model, Path(scratch) / "model")
+        recorded = read_configuration(opened, keys, version) if version else {}
+        config = load_evaluation_profile(recorded, {"source": "", **parse_settings(settings or [])}).evaluate
+        answers = screen_images(Path(scratch) / "model", [path.read_bytes() for path in images], config)
     show.screened(answers, as_json)
-
-
-def model_folder(spec: str, home: Home, scratch: Path) -> Path:
-    """The model's folder: the one named, or a copy of the registered one."""
-    if Path(spec).is_dir():
-        return Path(spec)
-    folder = scratch / "model"
-    fetch_model(open_store(home.store), home.verifier(), spec, folder)
-    return folder
 
 
 @app.command()
@@ -277,9 +295,9 @@ def audit(
             write_atomically(html, render_page(found).encode())
         again = {}
         if replay and not found.first:
-            from hardcase.runners.replay import replayed
+            from hardcase.runners.replay import replay as replay_version
 
-            again = replayed(found, home)
+            again = replay_version(found, home)
         show.audited(found, again, as_json)
         broken = (
             [found.first.problem]
@@ -351,17 +369,16 @@ def check(
 
 
 @app.command(name="compile")
-def compile_pipeline(
-    check: Annotated[bool, typer.Option(help="Only compare with the committed files.")] = False,
+def compile_pipelines(
+    check: Annotated[bool, typer.Option("--check", help="Only compare with the committed files.")] = False,
 ) -> None:
-    """Write the pipelines as Kubeflow takes them, `pipelines/retraining.yaml` and `evaluation.yaml`."""
-    from pipelines import compile as kubeflow
-
+    """Compile the pipelines of a checkout to the YAML that every runner executes."""
     with reported():
-        if check:
-            kubeflow.check()
-        else:
-            kubeflow.write()
+        if not (ROOT / "pipelines" / "compile.py").is_file():
+            raise InputError(f"compile: this is no checkout; the compiled pipelines are in {FOLDER}")
+        command = [sys.executable, "-m", "pipelines.compile", *(["--check"] if check else [])]
+        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+            raise InputError("compile: the committed pipelines differ from their source; run `hardcase compile`")
 
 
 app.command()(launch)

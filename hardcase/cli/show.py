@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,7 +19,7 @@ from hardcase.store.conformance import Check
 from hardcase.task.prompt import ASPECT_NAMES
 
 SHOWN = 10
-COLUMNS = {"chance": "chance", "sft": "SFT", "final": "final", "model": "model"}
+COLUMNS = {"chance": "chance", "sft": "SFT", "final": "final"}
 
 
 def run_result(summary: Mapping[str, Any]) -> None:
@@ -47,14 +48,14 @@ def checked(checks: Sequence[Check], as_json: bool) -> None:
     Console(soft_wrap=True, highlight=False, emoji=False).print(table)
 
 
-def scored(result: Mapping[str, Any], as_json: bool) -> None:
-    """One model's scores."""
+def scored(record: Mapping[str, Any], folder: Path, as_json: bool) -> None:
+    """Print a model's scores."""
     if as_json:
-        typer.echo(json.dumps(result))
-        return
-    console = Console(soft_wrap=True, highlight=False, emoji=False)
-    console.print(_score_table(result["scores"]))
-    console.print(f"{result['samples']} samples; answers in {result['evaluation']}")
+        typer.echo(json.dumps(record))
+    elif record["scores"]:
+        console = Console(soft_wrap=True, highlight=False, emoji=False)
+        console.print(_score_table(record["scores"]))
+        console.print(f"{record['samples']} samples; answers in {folder / 'evaluation.parquet'}")
 
 
 def ingested(result: Mapping[str, Any], as_json: bool) -> None:

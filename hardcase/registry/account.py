@@ -16,26 +16,7 @@ from hardcase.registry.ledger import Version
 from hardcase.store.store import Store
 
 BASE: Final = "base_model"
-NEEDED: Final = ("ingest", "sft", "grpo", "evaluate", "drift")
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What the launcher says of a run.
-
-    Attributes:
-        circumstances: of this step: run, git commit, container image.
-        champion: the one to beat when the run was launched; empty for none.
-        fingerprint: of source, configuration, seed and code.
-        code: sha256 of the code.
-        seed: of everything that is drawn.
-    """
-
-    circumstances: Mapping[str, str]
-    champion: str
-    fingerprint: str
-    code: str
-    seed: int
+NEEDED: Final = ("snapshot", "model", "mined", "evaluation", "scores", "drift")
 
 
 @dataclass(frozen=True)
@@ -45,14 +26,16 @@ class Account:
     Attributes:
         links: by step.
         objects: by name.
-        launch: of the run.
+        plan: of the step `register`.
+        circumstances: of the step `register`: run, git commit, container image.
         config: by step.
         store: where they are kept.
     """
 
     links: Mapping[str, Link]
     objects: Mapping[str, Resource]
-    launch: Launch
+    plan: Mapping[str, Any]
+    circumstances: Mapping[str, str]
     config: Mapping[str, Any]
     store: Store
 
@@ -63,6 +46,10 @@ class Account:
             HardcaseError: it is missing or altered.
         """
         return self.store.get_object(self.objects[name].digest)
+
+    def maker(self, product: str) -> Link:
+        """Return the link of the step that made a product."""
+        return next(link for link in self.links.values() if product in link.products)
 
     @property
     def model(self) -> str:
@@ -77,22 +64,32 @@ class Account:
     @property
     def reference(self) -> str:
         """sha256 of the evaluation that drift compared with, or empty."""
-        return str(self.links["drift"].parameters["reference"])
+        return str(self.maker("drift").parameters["reference"])
 
     @property
     def source(self) -> str:
         """URI of the data."""
-        return str(self.links["ingest"].parameters["source"][0])
+        return str(self.maker("snapshot").parameters["source"][0])
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything that was drawn."""
+        return int(self.plan["seed"])
+
+    @property
+    def pinned(self) -> str:
+        """Number of the champion when the run was launched; empty for none."""
+        return str(self.plan["champion"])
 
     def provenance(self, name: str, champion: Version | None, gate: str) -> Provenance:
-        """The whole of it.
+        """Return the provenance of the version.
 
         Args:
             name: of the registered model.
             champion: the version that it was judged against.
             gate: sha256 of the gate's record.
         """
-        trained = self.links["grpo"].circumstances
+        trained = self.maker("model").circumstances
         code = {key: trained[key] for key in ("commit", "clean") if key in trained}
         reference = [Resource("reference evaluation", self.reference)] if self.reference else []
         image = [Resource("container image", "", notes={"image": trained["image"]})] if "image" in trained else []
@@ -109,13 +106,13 @@ class Account:
             *beaten,
             *reference,
         ]
-        taken = {each.name for each in dependencies} | {"model"}
-        byproducts = [each for name, each in self.objects.items() if name not in taken]
-        run = self.launch.circumstances.get("run", "")
+        taken = {resource.name for resource in dependencies} | {"model"}
+        byproducts = [resource for name, resource in self.objects.items() if name not in taken]
+        run = self.circumstances.get("run", "")
         return Provenance(
             subject=self.model,
-            parameters={"config": self.config, "source": self.source, "seed": self.launch.seed},
-            internal={"fingerprint": self.launch.fingerprint, "reference": self.reference},
+            parameters={"config": self.config, "source": self.source, "seed": self.seed},
+            internal={"fingerprint": self.plan["fingerprint"], "reference": self.reference},
             dependencies=named(dependencies),
             byproducts=named([*byproducts, Resource("gate", gate)]),
             run=run,
@@ -123,36 +120,39 @@ class Account:
         )
 
 
-def account(attestations: Iterable[str], launch: Launch, keys: Keyring, config: Any, store: Store) -> Account:
+def gather_account(
+    attestations: Iterable[str], plan: Mapping[str, Any], circumstances: Mapping[str, str], keys: Keyring, store: Store
+) -> Account:
     """Put together what made a model by following the attestations of its steps.
 
     Args:
         attestations: sha256 of those of the last steps; all others are found from them.
-        launch: of the run.
+        plan: parameters of the step `register`.
+        circumstances: of that step.
         keys: who is trusted.
-        config: of the step register itself.
         store: where everything is kept.
 
     Raises:
         HardcaseError: something cannot be accounted for; nothing is registered then.
     """
-    found = follow(store, keys, attestations)
-    links = {link.step: link for link in found.values()}
-    unknown = [f"no record of the step {step}" for step in NEEDED if step not in links]
+    records = follow(store, keys, attestations)
+    links = {link.step: link for link in records.values()}
+    products = {name for link in links.values() for name in link.products}
+    unknown = [f"no step made {name}" for name in NEEDED if name not in products]
     unknown += [
         f"two unlike records of the step {step}"
         for step, last in links.items()
-        if any(link.step == step and link.content != last.content for link in found.values())
+        if any(link.step == step and link.content != last.content for link in records.values())
     ]
-    base = {name: digest for name, digest in links["sft"].materials.items() if name == BASE} if "sft" in links else {}
+    base = {name: digest for link in links.values() for name, digest in link.materials.items() if name == BASE}
     unknown += gaps(list(links.values()), base.values())
-    if {str(link.parameters.get("code")) for link in links.values()} | {code_digest()} != {launch.code}:
+    if {str(link.parameters.get("code")) for link in links.values()} | {code_digest()} != {plan["code"]}:
         unknown.append("the code changed since the run was launched")
     if unknown:
         raise HardcaseError(
             f"cannot account for the model: {'; '.join(unknown)}; nothing was registered, run again to make it anew"
         )
-    if keep_code(store) != launch.code:
+    if keep_code(store) != plan["code"]:
         raise HardcaseError("the code changed while it was kept; nothing was registered, run again")
     objects = [
         Resource(name, digest, link.kind(name)) for link in links.values() for name, digest in link.products.items()
@@ -160,10 +160,10 @@ def account(attestations: Iterable[str], launch: Launch, keys: Keyring, config: 
     objects += [Resource(name, digest, FOLDER) for name, digest in base.items()]
     for resource in objects:
         check_product(store, resource.digest, resource.kind)
-    objects += [Resource("code", launch.code, FOLDER), Resource("sbom", store.put_object(sbom()))]
-    objects += [Resource(LOCK, json.loads(store.get_object(launch.code))[LOCK])]
-    records = {link.step: digest for digest, link in found.items()}
-    objects += [Resource(f"record of {step}", digest, ENVELOPE) for step, digest in records.items()]
-    configuration = {link.section: link.parameters["config"] for link in links.values() if "config" in link.parameters}
-    configuration |= {"model": links["sft"].parameters["model"], "register": config.model_dump(mode="json")}
-    return Account(links, {each.name: each for each in objects}, launch, configuration, store)
+    objects += [Resource("code", plan["code"], FOLDER), Resource("sbom", store.put_object(sbom()))]
+    objects += [Resource(LOCK, json.loads(store.get_object(plan["code"]))[LOCK])]
+    objects += [Resource(f"record of {link.step}", digest, ENVELOPE) for digest, link in records.items()]
+    config = {link.section: link.parameters["config"] for link in links.values() if "config" in link.parameters}
+    config["model"] = next(link.parameters["model"] for link in links.values() if "model" in link.parameters)
+    config |= {"register": plan["config"], "cluster": plan["cluster"]}
+    return Account(links, {resource.name: resource for resource in objects}, plan, circumstances, config, store)

@@ -24,7 +24,7 @@ RUNS: Final = "runs"
 RUN_FORMAT: Final = 2
 STEP_FORMAT: Final = 1
 # Why a step is not running any more although its last record says `running`.
-KILLED: Final = "its pod was killed: out of memory, out of time, or lost with its node"
+KILLED: Final = "its process was killed: out of memory, out of time, or lost with its node"
 State = Literal["running", "succeeded", "failed", "refused"]
 
 
@@ -42,6 +42,7 @@ class StepRecord:
         attestation: sha256 of the signed attestation of a successful attempt.
         materials: sha256 of the attestations of the steps that wrote its materials.
         left: sha256 of the files that explain a refusal, by name: quarantine, failed expectations.
+        cached: whether its result was there before.
     """
 
     step: str
@@ -53,6 +54,7 @@ class StepRecord:
     attestation: str = ""
     materials: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
+    cached: bool = False
 
 
 def write_record(store: Store, run: str, record: StepRecord) -> None:

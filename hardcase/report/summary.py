@@ -9,15 +9,17 @@ from typing import Any, Final
 from hardcase.provenance.attestations import Link
 from hardcase.provenance.products import fetch_product
 from hardcase.provenance.statement import FOLDER
+from hardcase.registry.runs import RUN_FORMAT
 from hardcase.registry.tracking import show_run
 from hardcase.store.digest import path_digest
 from hardcase.store.store import Store
 
-FORMAT: Final = 1
 NOT_REACHED: Final = "not reached"
 EXPERIMENT: Final = "hardcase-runs"
 LONGEST_TEXT: Final = 500
 MOST_REASONS: Final = 8
+TABLES: Final = ("evaluation", "quarantine")  # that users read
+TOTALS: Final = ("overall", "exact_match")
 
 
 @dataclass
@@ -60,70 +62,78 @@ def fetch_artifacts(store: Store, links: Iterable[Link], left: Mapping[str, str]
     return {name: fetch_product(store, digest, kind, folder / name) for name, (digest, kind) in made.items()}
 
 
-def summarise(
+def summarise_run(
     run_id: str,
-    facts: Mapping[str, Any],
+    asked: Mapping[str, Any],
     store: str,
     steps: Mapping[str, StepOutcome],
     artifacts: Mapping[str, Path],
     error: Mapping[str, Any] | None,
-    report: str | None,
     times: Sequence[str] = ("", ""),
     attestation: str | None = None,
     cancelled: bool = False,
 ) -> dict[str, Any]:
-    """Put together what the steps left.
+    """Return the record of a run: what was asked for, and what its steps left.
 
     Args:
         run_id: of the run.
-        facts: what was asked for: `profile`, `source`, `seed`.
+        asked: `pipeline`, `profile`, `source`, `seed`, `settings`.
         store: URI of the object store.
         steps: what became of each, in order.
         artifacts: what they made, by name.
-        error: `message` and `step` of what stopped the run.
-        report: where the page is: a path, or its sha256 in the store.
+        error: `message`, `step` and `exit_code` of what stopped the run.
         times: when the run started and ended, ISO 8601.
         attestation: sha256 of that of the last step, if it was done; it leads to all others.
         cancelled: whether a person stopped it.
     """
-    scores, drift, registered, evaluated = (
-        _read(artifacts.get(name)) for name in ("scores", "drift", "registration", "evaluated")
+    scores, drift, registered, version = (
+        _read(artifacts.get(name)) for name in ("scores", "drift", "registration", "version")
     )
-    status = "cancelled" if cancelled else "failed" if error else "evaluated" if evaluated else "running"
+    status = "cancelled" if cancelled else "failed" if error else "evaluated"
     if registered and not error:
         status = "succeeded" if registered["verdict"] == "promoted" else "rejected"
+    model = registered or version
     return {
-        "format": FORMAT,
+        "format": RUN_FORMAT,
         "run_id": run_id,
-        **facts,
+        **asked,
         "store": store,
         "status": status,
         "error": dict(error) if error else None,
         "snapshot": path_digest(artifacts["snapshot"]) if "snapshot" in artifacts else None,
+        "samples": scores.get("samples"),
         "steps": {step: vars(outcome) for step, outcome in steps.items()},
         "scores": {key: scores.get(key) for key in ("chance", "sft", "final")} if scores else None,
-        "gain": scores.get("gain") if scores else None,
-        "drift": {key: drift[key] for key in ("drifted", "tests")} if drift else None,
+        "gain": scores.get("gain"),
+        "drift": {key: drift[key] for key in ("drifted", "reference", "tests")} if drift else None,
         "gate": {key: registered[key] for key in ("verdict", "reasons")} if registered else None,
-        "model": {key: registered[key] for key in ("name", "version", "alias", "digest")} if registered else None,
+        "model": {key: model[key] for key in ("name", "version", "alias", "digest")} if model else None,
+        **{table: path_digest(artifacts[table]) if table in artifacts else None for table in TABLES},
         "attestation": attestation,
-        "report": report,
+        "report": None,
         "started": times[0],
         "ended": times[1],
     }
 
 
-def show_summary(summary: Mapping[str, Any], tracking_uri: str) -> None:
+def show_record(record: Mapping[str, Any], tracking_uri: str) -> None:
     """Show in MLflow how a run ended, for those who know its id and cannot read the store."""
-    result = {name: summary[name] for name in ("run_id", "status", "error", "model", "gate")}
-    if error := summary["error"]:
+    names = ("run_id", "pipeline", "status", "error", "model", "gate", "snapshot", "samples", "evaluation", "drift")
+    result = {name: record[name] for name in names}
+    if error := record["error"]:
         result["error"] = {**error, "message": error["message"][:LONGEST_TEXT]}
-    if gate := summary["gate"]:
+    if gate := record["gate"]:
         result["gate"] = {**gate, "reasons": [reason[:LONGEST_TEXT] for reason in gate["reasons"][:MOST_REASONS]]}
-    final = (summary["scores"] or {}).get("final") or {}
-    metrics = {name: final[name] for name in ("overall", "exact_match") if name in final}
-    tags = {"status": summary["status"], "profile": str(summary["profile"])}
-    show_run(tracking_uri, EXPERIMENT, summary["run_id"], summary["run_id"], result, tags, metrics)
+    scores = {part: score for part, score in (record["scores"] or {}).items() if score}
+    result["scores"] = {
+        part: {name: score[name] for name in TOTALS}
+        | {"intervals": {name: score["intervals"][name] for name in TOTALS if name in score["intervals"]}}
+        for part, score in scores.items()
+    }
+    metrics = {name: scores["final"][name] for name in TOTALS} if "final" in scores else {}
+    metrics |= {"drifted": float(record["drift"]["drifted"])} if record["drift"] else {}
+    tags = {"status": record["status"], "pipeline": record["pipeline"], "profile": str(record["profile"])}
+    show_run(tracking_uri, EXPERIMENT, record["run_id"], record["run_id"], result, tags, metrics)
 
 
 def _read(path: Path | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from kfp import local
 from kfp.local import docker_task_handler
 from requests import RequestException
 
-from hardcase.config import Profile
 from hardcase.errors import InputError
 from hardcase.provenance.code import code_digest
 from hardcase.runners.home import Home
@@ -31,9 +31,22 @@ from hardcase.store.store import parse_local_path
 LABEL = "hardcase.home"
 PASSED = ("AWS_", "DO_NOT_TRACK", "HARDCASE_", "HF_", "MLFLOW_", "OMP_", "OPENLINEAGE_", "TOKENIZERS_")
 # The launcher's number means nothing to a container, and the image knows better of which commit it is.
-WITHHELD = ("HARDCASE_LAUNCHER_PID", "HARDCASE_COMMIT", "HARDCASE_CLEAN", "HARDCASE_HOME")
+WITHHELD = ("HARDCASE_LAUNCHER_PID", "HARDCASE_COMMIT", "HARDCASE_CLEAN")
 DIGEST = ("python3", "-c", "from hardcase.provenance.code import code_digest; print(code_digest())")
 FAILURES = (DockerException, RequestException)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads besides its home.
+
+    Attributes:
+        uris: paths and URIs of source, profile, checkpoint.
+        hub: whether a checkpoint comes from the Hugging Face hub.
+    """
+
+    uris: tuple[str, ...] = ()
+    hub: bool = False
 
 
 def check(home: Home) -> None:
@@ -72,8 +85,8 @@ def _check_image(client: docker.DockerClient, image: str) -> None:
 
 
 @contextmanager
-def runner(profile: Profile, home: Home) -> Iterator[local.DockerRunner]:
-    """What runs each step in a container, with the environment that is set here now."""
+def open_runner(home: Home, inputs: Inputs) -> Iterator[local.DockerRunner]:
+    """Run each step in a container, with the environment that is set here now."""
     with closing(docker.from_env()) as client:
         about = client.info()
     # The engine of a user maps that user to its root, who has no more rights here than the user has.
@@ -83,8 +96,8 @@ def runner(profile: Profile, home: Home) -> Iterator[local.DockerRunner]:
     try:
         yield local.DockerRunner(
             environment=_environment(home),
-            mounts=_mounts(profile, home),
-            network_mode="host" if _far(profile, home) else "none",
+            mounts=_mounts(home, inputs),
+            network_mode="host" if _needs_network(home, inputs) else "none",
             user="0:0" if rootless else f"{os.getuid()}:{os.getgid()}",
             read_only=True,
             tmpfs={"/tmp": "exec,mode=1777"},  # noqa: S108
@@ -137,15 +150,15 @@ def _environment(home: Home) -> dict[str, str]:
     return {"HARDCASE_CACHE": str(home.root / "near"), **told, "USER": os.environ["HARDCASE_WHO"]}
 
 
-def _mounts(profile: Profile, home: Home) -> list[Mount]:
-    """The home, and store, registry or cache beside it, to write; what else the run names, to read."""
+def _mounts(home: Home, inputs: Inputs) -> list[Mount]:
+    """Return the mounts: to write, the home, and store, registry or cache beside it; to read, what else is named."""
     registry = Path(home.tracking_uri.removeprefix("sqlite:///")).parent
     written = {home.root, *_local(home.store, os.environ.get("HARDCASE_CACHE", ""), str(registry))}
     trusted = os.environ.get("HARDCASE_TRUSTED_KEYS", "").split(os.pathsep)
-    named = (profile.source, profile.model.checkpoint or "", os.environ.get("HARDCASE_SIGNING_KEY", ""))
-    # What lies in a place that is mounted to write is there with it.
-    places = {path for path in {*written, *_local(*named, *trusted)} if not written & set(path.parents)}
-    return [Mount(str(path), str(path), "bind", read_only=path not in written) for path in sorted(places)]
+    # What is inside a folder that is mounted to write is there with it.
+    named = (*inputs.uris, os.environ.get("HARDCASE_SIGNING_KEY", ""), *trusted)
+    paths = {path for path in {*written, *_local(*named)} if not written & set(path.parents)}
+    return [Mount(str(path), str(path), "bind", read_only=path not in written) for path in sorted(paths)]
 
 
 def _local(*places: str) -> Iterator[Path]:
@@ -157,10 +170,8 @@ def _local(*places: str) -> Iterator[Path]:
                 yield path if path.is_dir() else path.parent
 
 
-def _far(profile: Profile, home: Home) -> bool:
-    """Whether a step will have to ask another machine."""
-    checkpoint = profile.model.checkpoint
+def _needs_network(home: Home, inputs: Inputs) -> bool:
+    """Return whether a step will have to ask another machine."""
     lineage = [value for name, value in os.environ.items() if name.startswith("OPENLINEAGE")]
-    named = (profile.source, home.store, home.tracking_uri, os.environ.get("HARDCASE_SIGNING_KEY", ""), *lineage)
-    hub = checkpoint is not None and not Path(checkpoint).exists()
-    return hub or any(place.startswith(("s3://", "http://", "https://", "awskms:")) for place in named)
+    named = (*inputs.uris, home.store, home.tracking_uri, os.environ.get("HARDCASE_SIGNING_KEY", ""), *lineage)
+    return inputs.hub or any(uri.startswith(("s3://", "http://", "https://", "awskms:")) for uri in named)

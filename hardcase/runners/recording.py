@@ -1,19 +1,14 @@
-"""KFP's local cache made honest and talkative.
+"""Make KFP's local cache honest, and show on the terminal what the steps print.
 
 Stock `kfp.local` keys a task by the values of its inputs, here sha256 of attestations, which name the run that signed
 them, and trusts a hit. Here the key takes what was attested, and a hit whose attestation or products are missing or
-altered is none. As the cache is asked before each task and told after it,
-it knows the state of each, and which of them is speaking on standard output.
+altered counts as none.
 """
 
 import io
 import json
 import logging
-import re
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -21,8 +16,9 @@ from kfp.local import cache as kfp_cache
 
 from hardcase.errors import HardcaseError
 from hardcase.provenance.attestations import Link
-from hardcase.report.summary import StepOutcome
-from hardcase.runtime.materials import keyring, open_attestation
+from hardcase.provenance.products import check_product
+from hardcase.provenance.signing import Keyring
+from hardcase.runtime.materials import open_attestation
 from hardcase.runtime.running import PROGRESS_MARK
 from hardcase.store.store import Store
 
@@ -44,31 +40,16 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
 
     Args:
         root: folder of the entries.
-        steps: names in order.
-        display: told of each step.
-        store: where attestations lie.
-        check: asked about the attestation of a hit; raises a `HardcaseError` to refuse it.
-
-    Attributes:
-        records: what became of each step.
-        links: attested links of the steps that are done.
-        attestations: sha256 of their envelopes.
+        display: is told of each hit.
+        store: of attestations and products.
+        keys: who is trusted.
     """
 
-    def __init__(
-        self, root: Path, steps: tuple[str, ...], display: Display, store: Store, check: Callable[[Link], None]
-    ) -> None:
+    def __init__(self, root: Path, display: Display, store: Store, keys: Keyring) -> None:
         super().__init__(str(root))
-        self.records = {step: StepOutcome() for step in steps}
-        self.links, self.attestations = dict[str, Link](), dict[str, str]()
-        self._display, self._store, self._check = display, store, check
-        self._own = threading.local()  # the shards of a step run in threads
-
-    @property
-    def current(self) -> str | None:
-        """The step at work in this thread, or in any."""
-        running = (step for step, record in self.records.items() if record.status == "running")
-        return getattr(self._own, "step", None) or next(running, None)
+        self._display, self._store, self._keys = display, store, keys
+        self._links = dict[str, Link]()  # by sha256 of their attestations
+        self._step = ""
 
     def install(self) -> None:
         """Become the cache that `kfp.local` uses; call after `kfp.local.init`."""
@@ -76,67 +57,62 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         kfp_cache._cache_singleton_root = self.cache_root
 
     def compute_key(self, component_name: str, *args: Any, arguments: dict[str, Any], **kwargs: Any) -> str:
-        """The key of a task about to start, by the content of its inputs."""
-        # A component that is used twice is numbered.
-        step = re.sub(r"-\d+$", "", component_name.removeprefix("comp-"))
-        self._own.step, self._own.began = step, time.monotonic()
-        self.records[step] = replace(self.records[step], status="running")
-        known = {digest: self.links[done].content for done, digest in self.attestations.items()}
-        content = {name: known.get(str(value), value) for name, value in arguments.items()}
+        """Return the key of a task about to start, by the content of its inputs."""
+        self._step = component_name.removeprefix("comp-")
+        content = {name: self._content(value) for name, value in arguments.items()}
         key: str = super().compute_key(component_name, *args, arguments=content, **kwargs)
         return key
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The outputs of an equal task done before, if they are still what they were."""
-        step = str(self.current)
+        """Return the outputs of an equal task done before, if the store still has all of them as they were."""
         outputs: dict[str, Any] | None = super().get(key)
-        if outputs is not None:
-            try:
-                attestation = self._open(outputs)
-                self._check(attestation[1])
-            except HardcaseError as error:
-                logger.warning("%s: not served from the cache: %s", step, error)
-                outputs = None
         if outputs is None:
-            self._display.step_started(step)
-        else:
-            self._end("succeeded", cached=True, attestation=attestation)
+            return None
+        try:
+            link = self._open(str(outputs["Output"]))
+            for name, digest in link.products.items():
+                check_product(self._store, digest, link.kind(name))
+        except HardcaseError as error:
+            logger.warning("%s: not served from the cache: %s", self._step, error)
+            return None
+        self._display.step_ended(self._step, "succeeded", 0, cached=True)
         return outputs
 
-    def put(self, key: str, outputs: dict[str, Any]) -> None:
-        """Keep the outputs of a task just done."""
-        super().put(key, outputs)
-        self._end("succeeded", cached=False, attestation=self._open(outputs))
+    def _content(self, value: Any) -> Any:
+        """Return what an attestation attests instead of its sha256; anything else as it is."""
+        if not isinstance(value, str) or len(value) != 64:
+            return value
+        try:
+            return self._open(value).content
+        except HardcaseError:
+            return value
 
-    def fail(self) -> None:
-        """Mark the step at work as failed."""
-        self._end("failed", cached=False)
-
-    def _open(self, outputs: dict[str, Any]) -> tuple[str, Link]:
-        digest = str(outputs["Output"])
-        return digest, open_attestation(digest, self._store, keyring())
-
-    def _end(self, status: str, cached: bool, attestation: tuple[str, Link] | None = None) -> None:
-        step = str(self.current)
-        seconds = round(time.monotonic() - getattr(self._own, "began", time.monotonic()), 2)
-        self.records[step] = StepOutcome(status, seconds, cached)
-        if attestation is not None:
-            self.attestations[step], self.links[step] = attestation
-        self._own.step = None
-        self._display.step_ended(step, status, seconds, cached)
+    def _open(self, digest: str) -> Link:
+        if digest not in self._links:
+            self._links[digest] = open_attestation(digest, self._store, self._keys)
+        return self._links[digest]
 
 
 class Router(io.TextIOBase):
-    """Standard output while the pipeline runs: progress to the display, the rest to the log of the step at work."""
+    """Standard output while the pipeline runs: progress to the display, the rest to the log of the step at work.
 
-    def __init__(self, cache: RecordingCache, logs: Path, display: Display) -> None:
-        self._cache, self._logs, self._display = cache, logs, display
-        self._rest = ""
+    Args:
+        logs: folder of the logs.
+        display: shows the steps.
+
+    Attributes:
+        error: `message` and `exit_code` of the last step that failed.
+    """
+
+    def __init__(self, logs: Path, display: Display) -> None:
+        self._logs, self._display = logs, display
+        self._step, self._began, self._rest = "", 0.0, ""
         self._files: dict[str, TextIO] = {}
+        self.error: dict[str, Any] = {}
         logs.mkdir(parents=True, exist_ok=True)
 
     def writable(self) -> bool:
-        """Yes."""
+        """Return that it is."""
         return True
 
     def write(self, text: str) -> int:
@@ -146,19 +122,37 @@ class Router(io.TextIOBase):
             self._line(line)
         return len(text)
 
+    def fail(self, status: str) -> None:
+        """End a step that did not say so itself, because its process was killed."""
+        if self._step:
+            self._display.step_ended(self._step, status, time.monotonic() - self._began, cached=False)
+            self._step = ""
+
     def _line(self, line: str) -> None:
-        step = self._cache.current
         _, mark, record = line.partition(PROGRESS_MARK)
-        if mark and step is not None:
+        if mark:
             try:
-                self._display.progress(step, **json.loads(record))
+                self._follow(json.loads(record))
                 return
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, KeyError):
                 pass  # two writers mixed their lines: it goes to the log as it is
-        name = step or "kfp"
+        name = self._step or "kfp"
         if name not in self._files:
             self._files[name] = (self._logs / f"{name}.log").open("a", encoding="utf-8", buffering=1)
         self._files[name].write(line + "\n")
+
+    def _follow(self, record: dict[str, Any]) -> None:
+        if "step" not in record:
+            self._display.progress(self._step, **record)
+        elif record["state"] == "running":
+            self.fail("failed")
+            self._step, self._began = record["step"], time.monotonic()
+            self._display.step_started(self._step)
+        elif record["step"] == self._step:
+            if record["state"] != "succeeded":
+                self.error = {"message": record["message"], "exit_code": record["exit_code"]}
+            self._display.step_ended(self._step, record["state"], time.monotonic() - self._began, cached=False)
+            self._step = ""
 
     def close(self) -> None:
         """Close the logs."""

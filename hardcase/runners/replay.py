@@ -1,34 +1,34 @@
-"""`hardcase audit --replay`: the recorded steps once more, from the recorded snapshot and configuration."""
+"""Replay a version: the same pipeline again, from the recorded snapshot and configuration, in a store of its own."""
 
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 from hardcase.audit.examine import Audit
-from hardcase.config import Profile
 from hardcase.errors import HardcaseError, InputError
-from hardcase.provenance.attestations import Link
+from hardcase.provenance.attestations import Link, follow
 from hardcase.provenance.code import code_digest
+from hardcase.provenance.signing import KEYS
 from hardcase.provenance.statement import SNAPSHOT, Provenance, listed
-from hardcase.runners.display import Bars
+from hardcase.registry.ledger import Ledger, Version, entry_name
+from hardcase.runners.containers import Inputs
 from hardcase.runners.home import Home
-from hardcase.runners.local import child_environment, environment, execute
-from hardcase.runners.recording import RecordingCache
-from hardcase.steps.configure import UNDIVIDED, WHOLE
-from hardcase.store.store import object_name, open_store
-from pipelines.retraining import REPLAYED, replaying
+from hardcase.runners.local import run_pipeline
+from hardcase.store.store import Store, object_name, open_store
 
 # Products that need not be the same bytes: pages that carry a time, and what was refused of another source.
-OTHER: Final = ("quarantine", "validation_docs", "drift_report")
+IGNORED: Final = ("quarantine", "validation_docs", "drift_report", "registration")
 
 
-def replayed(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
+def replay(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
     """Run a version's steps again.
 
     Args:
         audit: of the version, with nothing broken.
-        home: its store holds the snapshot and is only read; nothing is registered, and nothing is taken from a cache.
+        home: its store holds the snapshot and is only read; nothing is registered there or taken from its cache.
 
     Returns:
         By `step.output` the recorded and the new sha256.
@@ -37,8 +37,9 @@ def replayed(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
         InputError: this is not the code that made the version.
         HardcaseError: a step failed.
     """
-    provenance = audit.provenance
-    assert provenance is not None
+    provenance, version = audit.provenance, audit.version
+    if provenance is None or version is None:
+        raise HardcaseError(f"{audit.tree.what}: cannot be replayed: its statement is broken")
     if (recorded := provenance.dependencies["code"].digest) != code_digest():
         commit = provenance.dependencies["git commit"].notes.get("commit", "unknown")
         raise InputError(
@@ -47,59 +48,60 @@ def replayed(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
         )
     home.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.root, prefix="replay-") as folder:
-        again = _run(audit, provenance, Path(folder), home)
+        links = _run(audit.ledger, version, provenance, home, replace(home, root=Path(folder), place=""))
     return {
-        f"{step}.{product}": (digest, again[step].products.get(product, "missing"))
-        for step in REPLAYED
-        for product, digest in audit.links[step].products.items()
-        if product not in OTHER
+        f"{step}.{product}": (digest, links[step].products.get(product, "missing") if step in links else "missing")
+        for step, link in audit.links.items()
+        for product, digest in link.products.items()
+        if product not in IGNORED
     }
 
 
-def _run(audit: Audit, provenance: Provenance, folder: Path, home: Home) -> dict[str, Link]:
-    profile = _profile(provenance, folder, home)
-    config = profile.model_dump(mode="json", by_alias=True, exclude_none=True)
-    for unused in ("register", "source", "seed", "cluster"):
-        config.pop(unused)
-    scratch = replace(home, root=folder, place="")
-    reference = audit.links["drift"].parameters["reference"]
-    _copy(home.store, scratch.store, provenance.dependencies["snapshot"].digest, reference)
-    arguments = {
-        "start": config.pop("model"),
-        **config,
-        "place": {"store": scratch.store, "scratch": str(scratch.scratch), "code": code_digest()},
-        "source": profile.source,
-        "source_digest": "",
-        "seed": profile.seed,
-        "reference": reference,
-        **UNDIVIDED,
-        "rollout_shards": {**WHOLE, "shards": audit.links["rollout"].parameters["shards"]},
-    }
-    with Bars() as bars, environment(child_environment(profile, folder, home)):
-        cache = RecordingCache(scratch.cache, REPLAYED, bars, open_store(scratch.store), lambda link: None)
-        try:
-            execute(lambda: replaying(**arguments), folder, scratch, cache, bars)
-        except RuntimeError as error:
-            raise HardcaseError(f"replay: {cache.current or 'the pipeline'} failed: {error}") from error
-    return cache.links
+def _run(ledger: Ledger, version: Version, provenance: Provenance, home: Home, scratch: Home) -> dict[str, Link]:
+    """Run the pipeline in a home of its own, and return the attested links by step."""
+    store, copy = open_store(home.store), open_store(scratch.store)
+    _copy_inputs(ledger, version, provenance, store, copy)
+    config, checkpoint = dict(provenance.parameters["config"]), ""
+    if (base := provenance.dependencies.get("base_model")) is not None:  # whatever is at its old place now
+        checkpoint = str(scratch.root / "base")
+        store.get_folder(base.digest, Path(checkpoint))
+        config["model"] = {**config["model"], "checkpoint": checkpoint, "revision": None}
+    profile, source = scratch.root / "recorded.yaml", f"snapshot:{provenance.dependencies['snapshot'].digest}"
+    profile.write_text(yaml.safe_dump({**config, "source": source}), encoding="utf-8")
+    arguments = {"profile": str(profile), "source": source, "seed": provenance.parameters["seed"], "settings": {}}
+    outcome = run_pipeline("retraining", arguments, scratch, Inputs((str(profile), checkpoint)))
+    if error := outcome.record["error"]:
+        raise HardcaseError(f"replay: {error['step']} failed: {error['message']}")
+    links = follow(copy, home.keyring(), [outcome.record["attestation"]])
+    return {link.step: link for link in links.values()}
 
 
-def _copy(place: str, other: str, snapshot: str, reference: str) -> None:
-    """Copy to another store what the steps read that none of them makes."""
-    store, copy = open_store(place), open_store(other)
+def _copy_inputs(ledger: Ledger, version: Version, provenance: Provenance, store: Store, copy: Store) -> None:
+    """Copy to another store what the steps read that none of them makes: the snapshot, and the ledger of the launch."""
+    snapshot = provenance.dependencies["snapshot"].digest
     manifest = store.get_object(snapshot)
     copy.put_object(manifest)
     for data in store.get_objects(list(listed(manifest, SNAPSHOT, object_name(snapshot)).values())):
         copy.put_object(data)
-    if reference:
-        copy.put_object(store.get_object(reference))
+    for key in store.list_names(KEYS):
+        copy.put_named(key, store.get_named(key) or b"")
+    for number in range(_count_entries(ledger, version)):
+        key = entry_name(ledger.name, number + 1)
+        copy.put_named(key, store.get_named(key) or b"")
+    for other in ledger.versions.values():
+        if other.evaluation in (version.reference_evaluation, _evaluation(ledger, version.reference)):
+            copy.put_object(store.get_object(other.evaluation))
 
 
-def _profile(provenance: Provenance, folder: Path, home: Home) -> Profile:
-    """The recorded configuration; a base model from the store, whatever lies at its old place now."""
-    config = dict(provenance.parameters["config"])
-    if (base := provenance.dependencies.get("base_model")) is not None:
-        open_store(home.store).get_folder(base.digest, folder / "base")
-        config["model"] = {**config["model"], "checkpoint": str(folder / "base"), "revision": None}
-    source = f"snapshot:{provenance.dependencies['snapshot'].digest}"
-    return Profile.model_validate({**config, "seed": provenance.parameters["seed"], "source": source})
+def _evaluation(ledger: Ledger, number: str) -> str:
+    return ledger.versions[int(number)].evaluation if number else ""
+
+
+def _count_entries(ledger: Ledger, version: Version) -> int:
+    """Return how many entries the ledger had when the version's run was launched, by what the run was pinned to."""
+    own = next(place for place, move in enumerate(ledger.moves) if move.made == version)
+    pinned = (version.pinned, version.reference_evaluation)
+    for count in range(own, -1, -1):
+        if Ledger(ledger.name, ledger.moves[:count]).pin("") == pinned:
+            return count
+    raise HardcaseError(f"{ledger.name}:{version.number}: no state of the ledger explains what it was compared with")

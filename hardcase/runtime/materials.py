@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hardcase.errors import HardcaseError
 from hardcase.provenance.attestations import Link, open_link
@@ -38,13 +39,27 @@ class Work:
         folder: private; the same for the same work, empty the first time, gone after success.
         materials: what the step reads, by name.
         store: where that lies, and where the products go.
+        plan: what `configure` hands to the step.
         attestation: sha256 of what the step signed, once it is done; what it hands on.
+        cached: whether its result was there before.
     """
 
     folder: Path
     materials: Mapping[str, Material]
     store: Store
+    plan: Mapping[str, Any]
     attestation: str = ""
+    cached: bool = False
+
+    @property
+    def config(self) -> Any:
+        """Configuration of the step, as it came."""
+        return self.plan["parameters"]["config"]
+
+    @property
+    def seed(self) -> int:
+        """Seed of what the step draws."""
+        return int(self.plan["parameters"]["seed"])
 
     def input(self, name: str) -> Path:
         """Return the path of a product of an earlier step, fetched and verified.

@@ -22,7 +22,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -40,7 +40,7 @@ from hardcase.store.store import Store, open_store
 
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
-PROGRESS_MARK = "::progress:: "
+PROGRESS_MARK = "::progress:: "  # begins a line of JSON about progress, or about the beginning or end of a step
 TRAIN_IMAGE = f"hardcase/python-train:{__version__}"
 LIGHT_IMAGE = f"hardcase/python-light:{__version__}"
 LAST_LINES: Final = 30
@@ -64,6 +64,7 @@ class Report:
     attestation: str = ""
     materials: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
+    cached: bool = False
 
     def ended(self, state: State, **more: Any) -> StepRecord:
         """Return the record of the step's end."""
@@ -74,6 +75,7 @@ class Report:
             attestation=self.attestation,
             materials=self.materials,
             left=self.left,
+            cached=self.cached,
             **more,
         )
 
@@ -81,20 +83,19 @@ class Report:
 @contextmanager
 def running(
     step: str,
-    place: Mapping[str, str],
+    plan: Mapping[str, Any],
     inputs: Mapping[str, str],
     sources: Mapping[str, str] = MappingProxyType({}),
-    **parameters: Any,
 ) -> Iterator[Work]:
     """Surround a step's work, and attest it.
 
     Args:
         step: its name.
-        place: `store`, `scratch` and `code`.
+        plan: what `configure` hands to the step: `store` and `scratch` (URI and folder), `parameters` (code,
+            configuration, seed: what identifies the work, and is signed).
         inputs: by the name of a product, the attestation of the step that made it, or that read it itself; an empty one
             stands for none.
         sources: digests of what it takes in from outside, by name; filled in by the work itself.
-        parameters: whatever else makes this work this work (configuration, seed).
 
     Yields:
         What the step works with. Whatever lies in its folder `outputs` afterwards is a product. When all is done its
@@ -103,11 +104,10 @@ def running(
     Raises:
         SystemExit: the work raised a `HardcaseError`; its exit code.
     """
-    run, read = os.environ.get("HARDCASE_RUN", ""), dict[str, str]()
-    parameters = {"code": place["code"], **parameters}
+    run, read, parameters = os.environ.get("HARDCASE_RUN", ""), dict[str, str](), plan["parameters"]
     with noted(step) as report:
         try:
-            store, keys = open_store(place["store"]), keyring()
+            store, keys = open_store(plan["store"]), keyring()
             given = {name: attestation for name, attestation in inputs.items() if attestation}
             materials = {name: material_of(name, attestation, store, keys) for name, attestation in given.items()}
             report.materials = sorted({material.made_by for material in materials.values()})
@@ -115,10 +115,10 @@ def running(
             source = dict([parameters["source"]]) if "source" in parameters else {}
             emit("START", run, step, {**source, **read})
             work = bytes_digest(canonical_json({"step": step, "inputs": list(read.values()), **parameters}))
-            with _private_folder(Path(place["scratch"]) / f"{step}-{work[:16]}") as folder:
+            with _private_folder(Path(plan["scratch"]) / f"{step}-{work[:16]}") as folder:
                 shutil.rmtree(folder / "outputs", ignore_errors=True)
                 (folder / "outputs").mkdir()
-                done = Work(folder, materials, store)
+                done = Work(folder, materials, store, plan)
                 try:
                     yield done
                 except InputError:  # what explains the refusal outlives it: the quarantine, failed expectations
@@ -136,6 +136,7 @@ def running(
                     {name: material.made_by for name, material in materials.items()},
                 )
                 report.attestation = done.attestation = store.put_object(link.signed(keys))
+                report.cached = done.cached
             emit("COMPLETE", run, step, {**source, **read}, link.products)
         except Exception as error:
             emit("FAIL", run, step, read, error=_said(error))
@@ -158,6 +159,7 @@ def noted(step: str) -> Iterator[Report]:
     load_environment()
     die_with_launcher()
     last, report = set_up_logging(), Report(StepRecord(step, "running", started=_now()))
+    _mark({"step": step, "state": "running"})
     try:
         _refuse_again(step)
         _leave(report.record)
@@ -170,6 +172,7 @@ def noted(step: str) -> Iterator[Report]:
         lines = [*last.lines, *"".join(traceback.format_exception(error)).splitlines()]
         _failed(report, _said(error), lines[-LAST_LINES:], 1)
         raise
+    _mark({"step": step, "state": "succeeded"})
     _leave(report.ended("succeeded"))
 
 
@@ -194,9 +197,9 @@ def _now() -> str:
 
 
 def _run_in_store() -> tuple[Store, str] | None:
-    """Where the records of this process's run lie; None on one machine, whose launcher watches its steps itself."""
+    """Return the store and the id of this process's run; None where the environment names none."""
     run, store = os.environ.get("HARDCASE_RUN"), os.environ.get("HARDCASE_STORE")
-    return (open_store(store), run) if run and store and "HARDCASE_RUN_DIR" not in os.environ else None
+    return (open_store(store), run) if run and store else None
 
 
 def _refuse_again(step: str) -> None:
@@ -213,10 +216,7 @@ def _refuse_again(step: str) -> None:
 def _failed(report: Report, message: str, log: list[str], exit_code: int) -> None:
     state: State = "refused" if exit_code == InputError.exit_code else "failed"
     record = report.ended(state, message=message, log=log)
-    if folder := os.environ.get("HARDCASE_RUN_DIR"):
-        path = Path(folder) / "errors" / f"{record.step}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(record)), encoding="utf-8")
+    _mark({"step": record.step, "state": state, "message": message, "exit_code": exit_code})
     if TERMINATION_MESSAGE.exists():
         with suppress(OSError):
             TERMINATION_MESSAGE.write_bytes(f"hardcase: {state}: {message}".encode()[:LONGEST_MESSAGE])
@@ -232,17 +232,18 @@ def _leave(record: StepRecord) -> None:
         logger.exception("no record of %s was written", record.step)
 
 
-def place_of() -> tuple[str, str, str]:
-    """Where this process is to work, by its environment: store, MLflow, scratch folder.
+def read_locations() -> dict[str, str]:
+    """Return where this process works, by its environment: `store`, `scratch` and `tracking_uri` (MLflow's).
 
     Raises:
-        InputError: it names no store.
+        InputError: the environment names no store.
     """
     load_environment()
     if not (store := os.environ.get("HARDCASE_STORE")):
         raise InputError("no store: set HARDCASE_STORE to a folder or s3://bucket/prefix")
     scratch = os.environ.get("HARDCASE_SCRATCH", "/scratch")
-    return store, os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{scratch}/mlflow.db", scratch
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{scratch}/mlflow.db"
+    return {"store": store, "scratch": scratch, "tracking_uri": tracking_uri}
 
 
 def namespace_of() -> str:
@@ -294,6 +295,12 @@ def die_with_launcher() -> None:
     threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
 
 
+def _mark(record: Mapping[str, Any]) -> None:
+    """Print a line that the launcher on one machine reads."""
+    sys.stdout.write(PROGRESS_MARK + json.dumps(record) + "\n")
+    sys.stdout.flush()
+
+
 class _ProgressLines(logging.Handler):
     """Progress records as JSON lines on standard output, a few a second."""
 
@@ -304,8 +311,7 @@ class _ProgressLines(logging.Handler):
         if done < total and time.monotonic() - self.last < 0.2:
             return
         self.last = time.monotonic()
-        sys.stdout.write(PROGRESS_MARK + json.dumps({"what": what, "done": done, "total": total}) + "\n")
-        sys.stdout.flush()
+        _mark({"what": what, "done": done, "total": total})
 
 
 class LastLines(logging.Handler):
@@ -324,8 +330,7 @@ def set_up_logging() -> LastLines:
     last = LastLines()
     handlers = [logging.StreamHandler(sys.stdout), last]
     logging.basicConfig(handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-    for name in ("hardcase", "components"):
-        logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger("hardcase").setLevel(logging.INFO)
     progress = logging.getLogger("hardcase.progress")
     progress.handlers = [_ProgressLines()]
     progress.propagate = False

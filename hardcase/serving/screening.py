@@ -14,12 +14,13 @@ from hardcase.task.sample import ASPECTS, Sample
 NAMES = ("the original", "A", "B", "C", "D")
 
 
-def screen_images(model: Path, images: Sequence[bytes]) -> dict[str, dict[str, str | None]]:
+def screen_images(model: Path, images: Sequence[bytes], config: EvaluateConfig) -> dict[str, dict[str, str | None]]:
     """Ask the model about every aspect.
 
     Args:
         model: its folder.
         images: the original and four candidates, encoded.
+        config: how the model answers, as recorded with it.
 
     Returns:
         By aspect `answer` ("AC", "none", or None when the text is invalid) and the `text`.
@@ -32,7 +33,6 @@ def screen_images(model: Path, images: Sequence[bytes]) -> dict[str, dict[str, s
             decode_image(data)
         except BadImage as error:
             raise InputError(f"image {name}: {error}; give a JPEG, PNG or WebP that opens") from error
-    config = EvaluateConfig()
     set_up_torch(0, config.threads)
     samples = [
         Sample(aspect, aspect, truth=frozenset(), reasoning=None, group="", images=tuple(images)) for aspect in ASPECTS

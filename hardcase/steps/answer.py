@@ -1,13 +1,42 @@
 """answer: a model's greedy answers on the untouched split; one shard of the samples."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hardcase.config import EvaluateConfig
-from hardcase.data.completions import write_completions
+from hardcase.data.completions import merge_completions, write_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
 from hardcase.model.engine import generate_answers, open_engine
 from hardcase.model.internvl import set_up_torch
+from hardcase.runtime.devices import require_gpus
+from hardcase.runtime.processes import in_shards
+from hardcase.runtime.running import running
+
+
+def execute(plan: Mapping[str, Any], snapshot: str, model: str, sft_model: str = "") -> str:
+    """Answer with a model, and with the SFT model if there is one; return the sha256 of the step's attestation."""
+    with running("answer", plan, {"snapshot": snapshot, "model": model, "sft_model": sft_model}) as work:
+        require_gpus(plan["gpus"])
+        work.output("answers").mkdir()
+        for name, role in (("model", "final"), ("sft_model", "sft")):
+            if name not in work.materials:
+                continue
+            tables = in_shards(
+                run,
+                int(plan["shards"]),
+                int(plan["nodes"]),
+                scratch=work.folder / role,
+                written="answers",
+                snapshot=work.input("snapshot"),
+                store=plan["store"],
+                model=work.input(name),
+                config=EvaluateConfig.model_validate(work.config),
+                seed=work.seed,
+            )
+            merge_completions(tables, work.output("answers") / f"{role}.parquet")
+    return work.attestation
 
 
 def run(

@@ -1,136 +1,176 @@
-"""configure: what every step of a run is given, from a profile and what the store says today; also of an evaluation."""
+"""configure: what every step of a run is given, from a profile and what the registry says today.
+
+A step gets one plan. It holds where to work (`store`, `scratch`, `tracking_uri`), on what (`gpus`, `shards`, `nodes`),
+and `parameters`: what identifies the step's work. The step signs those, and its cached result counts for no others.
+"""
 
 import math
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from hardcase.config import GpuMemory, Profile
+from hardcase.config import EvaluationProfile, GpuMemory, Profile, load_profile
 from hardcase.data.listing import source_digest
 from hardcase.provenance.code import code_digest
-from hardcase.provenance.signing import Keyring
-from hardcase.registry.ledger import Version, fetch_model, find_version, read_ledger, split_spec
+from hardcase.provenance.openlineage import emit
+from hardcase.registry.ledger import read_ledger
+from hardcase.runtime.materials import keyring
+from hardcase.runtime.running import noted, read_locations
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import open_store
 
+# What identifies a step's work besides the code and the step's configuration.
+PARAMETERS: Final = {
+    "ingest": ("source",),
+    "validate": (),
+    "sft": ("seed", "model"),
+    "rollout": ("seed", "shards"),  # what is drawn at the border of two shards depends on their number
+    "mine": (),
+    "grpo": ("seed",),
+    "answer": ("seed",),
+    "evaluate": ("seed",),
+    "drift": ("reference",),
+    "register": ("seed", "champion", "fingerprint", "cluster"),
+}
+SECTIONS: Final = {"rollout": "mine", "answer": "evaluate"}  # of the configuration, where it is not the step's name
+ON_GPUS: Final = ("sft", "rollout", "grpo", "answer")
+REQUESTS: Final = {"gpus": str, "cpus": str, "memory": str, "nodes": dict}
 # CPUs and GiB of memory that go with each GPU; less than AWS's instances have (docs/how-to/launch-on-kubeflow.md).
 PER_GPU: Final[dict[GpuMemory, tuple[int, int]]] = {"80gb": (8, 96), "24gb": (3, 12)}
 # Of a pod that trains or answers on CPUs, or waits for its nodes: with what else runs there it fits two CPUs and 8 GiB.
 WITHOUT_GPU: Final = ("1500m", "4Gi")
 
-# On one machine: among how many processes and nodes a step's samples are divided, and GPUs that it must see.
-WHOLE: Final = {"shards": 1, "nodes": 1}
-UNDIVIDED: Final = {
-    "rollout_shards": WHOLE,
-    "answer_shards": WHOLE,
-    **dict.fromkeys(("sft_gpus", "rollout_gpus", "grpo_gpus", "answer_gpus"), ""),
-}
+
+def plan_type(name: str, steps: Iterable[str], **more: type) -> Any:
+    """Return the type of what a planning step hands on: one plan a step, and what Kubernetes is asked for."""
+    requests = [(f"{step}_{what}", kind) for step in steps if step in ON_GPUS for what, kind in REQUESTS.items()]
+    return NamedTuple(name, [*more.items(), *((step, dict) for step in steps), *requests])
 
 
-def plan(
-    profile: Profile, store: str, tracking_uri: str, scratch: str, keys: Keyring, apart: Path | None = None
-) -> dict[str, Any]:
-    """The parameters of the pipeline `retraining`, its shards undivided, as on one machine.
+RetrainingPlan = plan_type("RetrainingPlan", PARAMETERS)
+
+
+def execute(profile: str, source: str, seed: int, settings: Mapping[str, Any]) -> Any:
+    """Return the plans of a retraining.
+
+    Args:
+        profile: name or path.
+        source: of the samples; empty for the profile's own.
+        seed: of everything that is drawn.
+        settings: keys of the profile to change.
+    """
+    with noted("configure"):
+        emit("START", os.environ.get("HARDCASE_RUN", ""))
+        chosen = load_profile(profile, {**settings, "seed": int(seed), **({"source": source} if source else {})})
+        locations = read_locations()
+        return RetrainingPlan(**plan_retraining(chosen, pin_run(chosen, locations["store"]), locations))
+
+
+def pin_run(profile: Profile, store: str) -> dict[str, Any]:
+    """Return what a run is made of and measured against today.
 
     Args:
         profile: the configuration.
         store: URI of the object store.
-        tracking_uri: of MLflow.
-        scratch: folder of the steps' private folders.
-        keys: who is trusted.
-        apart: a folder that does not count as the source's, if it lies in it.
+
+    Returns:
+        `source` (URI and digest), `fingerprint` (sha256 of source, configuration, seed and code), `champion` (number
+        of the version to beat) and `reference` (sha256 of the evaluation that drift compares with); empty for none.
     """
-    config = profile.model_dump(mode="json", by_alias=True, exclude_none=True)  # KFP takes no null
-    seed, source = config.pop("seed"), config.pop("source")
-    config.pop("cluster")
-    code, listing = code_digest(), source_digest(source, apart)
-    identity = {"source": source, "source_digest": listing, "config": config, "seed": seed, "code": code}
+    config = _dump(profile)
+    home = os.environ.get("HARDCASE_HOME")  # a folder that does not count as the source's, if it is inside it
+    source = [profile.source, source_digest(profile.source, Path(home) if home else None)]
+    sections = {name: value for name, value in config.items() if name not in ("seed", "source", "cluster")}
+    identity = {"source": source, "config": sections, "seed": profile.seed, "code": code_digest()}
     fingerprint = bytes_digest(canonical_json(identity))
-    champion, reference = read_ledger(open_store(store), profile.registration.name, keys).pin(fingerprint)
-    return {
-        "place": {"store": store, "scratch": scratch, "code": code},
-        "source": source,
-        "source_digest": listing,
-        "seed": seed,
-        "reference": reference,
-        "launch": {"champion": champion, "fingerprint": fingerprint, "tracking_uri": tracking_uri},
-        **UNDIVIDED,
-        "start": config.pop("model"),
-        **config,
-    }
+    champion, reference = read_ledger(open_store(store), profile.registration.name, keyring()).pin(fingerprint)
+    return {"source": source, "fingerprint": fingerprint, "champion": champion, "reference": reference}
 
 
-def fetched_version(store: str, keys: Keyring, model: str, folder: Path) -> Version:
-    """Write a registered version's files, every signature and digest verified.
+def plan_retraining(profile: Profile, pinned: Mapping[str, Any], locations: Mapping[str, str]) -> dict[str, Any]:
+    """Plan a retraining.
 
     Args:
-        store: URI of the object store.
-        keys: who is trusted.
-        model: `NAME`, `NAME@ALIAS` or `NAME:VERSION`.
-        folder: for the files.
+        profile: the configuration.
+        pinned: what `pin_run` returns.
+        locations: `store`, `scratch` and `tracking_uri`.
 
-    Raises:
-        InputError: no such model is registered.
-        HardcaseError: it is not in the store as it was.
+    Returns:
+        The plan of each step by its name, and what Kubernetes is asked for.
     """
-    opened = open_store(store)
-    version = find_version(opened, keys, model)
-    fetch_model(opened, keys, f"{split_spec(model)}:{version.number}", folder)
-    return version
+    config = _dump(profile)
+    values = {**config, **pinned, "shards": profile.cluster.rollout_shards}
+    training = max(profile.sft.processes, profile.grpo.processes)
+    wanted = {
+        "sft": (profile.sft.processes, profile.sft.nodes),
+        "grpo": (profile.grpo.processes, profile.grpo.nodes),
+        "rollout": _divide(profile.cluster.rollout_shards, training, profile.cluster.gpu_memory),
+        "answer": _divide(profile.cluster.answer_shards, training, profile.cluster.gpu_memory),
+    }
+    return _plans(PARAMETERS, config, values, locations, profile.cluster.gpu_memory, wanted)
 
 
-def evaluation_plan(
-    profile: Profile, model: str, version: Version, store: str, tracking_uri: str, scratch: str
+def plan_evaluation(
+    profile: EvaluationProfile, reference: str, locations: Mapping[str, str], per_node: int = 1
 ) -> dict[str, Any]:
-    """The parameters of the pipeline `evaluation`: all rows without a split are evaluated.
+    """Plan an evaluation: all rows without a split are evaluated.
 
     Args:
-        profile: the configuration; its `source` is evaluated on.
-        model: what was asked for.
-        version: what that is today; drift is told from the evaluation it was judged by.
-        store: URI of the object store.
-        tracking_uri: of MLflow.
-        scratch: folder of the steps' private folders.
+        profile: the configuration.
+        reference: sha256 of the evaluation that drift compares with; empty for none.
+        locations: `store`, `scratch` and `tracking_uri`.
+        per_node: GPUs of a node.
     """
-    config = profile.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return {
-        "place": {"store": store, "scratch": scratch, "code": code_digest()},
-        "launch": {"version": f"{split_spec(model)}:{version.number}", "tracking_uri": tracking_uri},
-        "reference": version.evaluation,
-        "source": profile.source,
-        "source_digest": source_digest(profile.source),
-        "seed": profile.seed,
-        "ingest": {**config["ingest"], "eval_share": 1.0},
-        "evaluate": config["evaluate"],
-        "drift": config["drift"],
-        **{name: value for name, value in machines(profile).items() if name.startswith("answer_")},
-    }
+    config = _dump(profile)
+    config["ingest"]["eval_share"] = 1.0
+    values = {**config, "source": [profile.source, source_digest(profile.source)], "reference": reference}
+    gpus = profile.cluster.gpu_memory
+    wanted = {"answer": _divide(profile.cluster.answer_shards, per_node, gpus)}
+    return _plans(("ingest", "answer", "evaluate", "drift"), config, values, locations, gpus, wanted)
 
 
-def machines(profile: Profile) -> dict[str, Any]:
-    """Find what the pods of the steps with a model ask for, and how answering is divided.
+def _dump(profile: Profile | EvaluationProfile) -> dict[str, Any]:
+    return profile.model_dump(mode="json", by_alias=True, exclude_none=True)  # KFP takes no null
+
+
+def _plans(
+    steps: Iterable[str],
+    config: Mapping[str, Any],
+    values: Mapping[str, Any],
+    locations: Mapping[str, str],
+    gpu: GpuMemory | None,
+    wanted: Mapping[str, tuple[int, int]],
+) -> dict[str, Any]:
+    code, plans = code_digest(), dict[str, Any]()
+    for step in steps:
+        section = SECTIONS.get(step, step)
+        parameters = {"code": code, "config": config[section], **{name: values[name] for name in PARAMETERS[step]}}
+        plan: dict[str, Any] = {
+            **locations,
+            "parameters": parameters | ({"section": section} if section != step else {}),
+        }
+        if step in ON_GPUS:
+            units, nodes = wanted[step]
+            # Where several nodes work, the step only waits for them: their GPUs are the TrainingRuntime's.
+            requests = _request(gpu, units if nodes == 1 else 0)
+            plans |= {f"{step}_{what}": value for what, value in requests.items()}
+            plan |= {"gpus": requests["gpus"], "shards": units, "nodes": nodes}
+        plans[step] = plan
+    return plans
+
+
+def _divide(shards: int, per_node: int, gpu: GpuMemory | None) -> tuple[int, int]:
+    """Return among how many processes and nodes answering is divided."""
+    return shards, math.ceil(shards / per_node) if gpu else 1
+
+
+def _request(gpu: GpuMemory | None, gpus: int) -> dict[str, Any]:
+    """Return what a pod asks Kubernetes for.
 
     Kubernetes takes every amount as text; KFP's driver drops a number without a word (kubeflow/pipelines 2.17.0,
     backend/src/v2/driver/resolve.go:818). An empty number of GPUs asks for none.
-
-    Returns:
-        For sft, rollout, grpo and answer: `<step>_gpus`, `<step>_cpus`, `<step>_memory`, `<step>_nodes` (labels of the
-        node); for rollout and answer also `<step>_shards`.
     """
-    gpu, sft, grpo = profile.cluster.gpu_memory, profile.sft, profile.grpo
-    per_node = max(sft.processes, grpo.processes)
-    wanted = {"sft": (sft.processes, sft.nodes), "grpo": (grpo.processes, grpo.nodes)}
-    found = dict[str, Any]()
-    for step, shards in (("rollout", profile.cluster.rollout_shards), ("answer", profile.cluster.answer_shards)):
-        nodes = math.ceil(shards / per_node) if gpu else 1
-        found[f"{step}_shards"] = {"shards": shards, "nodes": nodes}
-        wanted[step] = (shards, nodes)
-    for step, (gpus, nodes) in wanted.items():
-        # Where several nodes work, the step only waits for them: their GPUs are the TrainingRuntime's.
-        found |= {f"{step}_{what}": value for what, value in _pod(gpu, gpus if nodes == 1 else 0).items()}
-    return found
-
-
-def _pod(gpu: GpuMemory | None, gpus: int) -> dict[str, Any]:
     if not gpu or not gpus:
         cpus, memory = WITHOUT_GPU
         return {"gpus": "", "cpus": cpus, "memory": memory, "nodes": {"hardcase.io/pool": "steps"}}

@@ -6,7 +6,7 @@ The tests are handed to Evidently as methods of its own, so that its page and ou
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -16,6 +16,9 @@ import pandas as pd
 
 from hardcase.config import DriftConfig
 from hardcase.data.evaluations import read_flat_evaluation
+from hardcase.provenance.products import fetch_product
+from hardcase.provenance.statement import FILE
+from hardcase.runtime.running import running
 from hardcase.stats.drift import DriftTest, decide
 from hardcase.store.digest import path_digest
 
@@ -32,6 +35,16 @@ NOTHING: Final = """<!doctype html><html lang="en"><head><meta charset="utf-8"><
 <body style="font:16px system-ui,sans-serif;margin:2rem"><h1>Drift</h1>
 <p>There is no earlier evaluation to compare with: this is the first model of its name.</p></body></html>
 """
+
+
+def execute(plan: Mapping[str, Any], evaluation: str) -> str:
+    """Compare an evaluation with the plan's reference, and return the sha256 of the step's attestation."""
+    with running("drift", plan, {"evaluation": evaluation}) as work:
+        reference = plan["parameters"]["reference"]
+        before = fetch_product(work.store, reference, FILE, work.folder / "reference") if reference else None
+        config = DriftConfig.model_validate(work.config)
+        run(work.input("evaluation"), before, config, work.output("drift"), work.output("drift_report"))
+    return work.attestation
 
 
 def run(evaluation: Path, reference: Path | None, config: DriftConfig, result: Path, html: Path) -> None:

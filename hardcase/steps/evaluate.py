@@ -11,9 +11,21 @@ from hardcase.data.completions import read_completions
 from hardcase.data.evaluations import write_evaluation
 from hardcase.data.scores import write_scores
 from hardcase.data.snapshot import Snapshot
+from hardcase.runtime.metrics import show_scores
+from hardcase.runtime.running import running
 from hardcase.task.answer import parse_answer
 from hardcase.task.reward import DEFAULT_KIND, dpa
 from hardcase.task.score import chance, paired_difference, score
+
+
+def execute(plan: Mapping[str, Any], answers: str, metrics: Any, confusion: Any) -> str:
+    """Score the answers of an attestation, show the scores in KFP's artifacts, return the sha256 of the step's own."""
+    with running("evaluate", plan, {"snapshot": answers, "answers": answers}) as work:
+        config, folder = EvaluateConfig.model_validate(work.config), work.input("answers")
+        final, sft = folder / "final.parquet", folder / "sft.parquet"
+        run(work.input("snapshot"), plan["store"], final, sft, config, work.seed, work.outputs)
+        show_scores(metrics, confusion, work.output("scores"), work.output("evaluation"))
+    return work.attestation
 
 
 def run(

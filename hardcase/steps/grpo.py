@@ -1,6 +1,8 @@
 """grpo: HCM-GRPO from the SFT model, on all training samples, the mined ones by how much they can teach."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hardcase.config import GrpoConfig
 from hardcase.data.cases import read_cases
@@ -9,6 +11,28 @@ from hardcase.errors import InputError
 from hardcase.model.grpo import train_grpo
 from hardcase.model.internvl import load_model, save_model, set_up_torch
 from hardcase.model.training import write_log
+from hardcase.runtime.devices import require_gpus
+from hardcase.runtime.processes import in_processes
+from hardcase.runtime.running import running
+
+
+def execute(plan: Mapping[str, Any], snapshot: str, sft_model: str, mined: str) -> str:
+    """Train the SFT model further, and return the sha256 of the step's attestation."""
+    with running("grpo", plan, {"snapshot": snapshot, "sft_model": sft_model, "mined": mined}) as work:
+        require_gpus(plan["gpus"])
+        in_processes(
+            run,
+            GrpoConfig.model_validate(work.config),
+            work.folder,
+            snapshot=work.input("snapshot"),
+            store=plan["store"],
+            model=work.input("sft_model"),
+            mined=work.input("mined"),
+            seed=work.seed,
+            model_out=work.output("model"),
+            log=work.output("grpo_log"),
+        )
+    return work.attestation
 
 
 def run(

@@ -7,7 +7,7 @@ again, finds them unchanged, and writes them into shards. Memory holds the facts
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ from hardcase.data.snapshot import SCHEMA, SPLITS, Snapshot
 from hardcase.data.source import BadPath, Row, Source
 from hardcase.errors import HardcaseError, InputError
 from hardcase.progress import report, track
+from hardcase.runtime.running import running
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import Store, open_store, parse_local_path, write_atomically
 
@@ -68,6 +69,14 @@ class IngestResult:
     snapshot_id: str
     accepted: int
     quarantined: dict[str, int]
+
+
+def execute(plan: Mapping[str, Any]) -> str:
+    """Read the plan's source into a snapshot, and return the sha256 of the step's attestation."""
+    with running("ingest", plan, {}) as work:
+        config, (source, _) = IngestConfig.model_validate(work.config), plan["parameters"]["source"]
+        run(source, plan["store"], config, work.output("snapshot"), work.output("quarantine"), work.folder)
+    return work.attestation
 
 
 def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantine: Path, scratch: Path) -> IngestResult:

@@ -1,11 +1,22 @@
 """mine: what the SFT model solves always, sometimes, never, by its rollouts of every training sample."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hardcase.config import MineConfig
 from hardcase.data.cases import judge, write_cases
 from hardcase.data.completions import read_completions
 from hardcase.data.snapshot import Snapshot
+from hardcase.runtime.running import running
+
+
+def execute(plan: Mapping[str, Any], rollouts: str) -> str:
+    """Judge the rollouts of an attestation, and return the sha256 of the step's own."""
+    with running("mine", plan, {"snapshot": rollouts, "rollouts": rollouts}) as work:
+        config = MineConfig.model_validate(work.config)
+        run(work.input("snapshot"), plan["store"], work.input("rollouts"), config, work.output("mined"))
+    return work.attestation
 
 
 def run(snapshot: Path, store: str, rollouts: Path, config: MineConfig, mined: Path) -> None:

@@ -7,7 +7,7 @@ same bytes. A champion made by another run since this one was launched is the on
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from hardcase.data.evaluations import read_evaluation
 from hardcase.data.scores import read_scores
 from hardcase.errors import HardcaseError, InputError
 from hardcase.provenance.signing import Keyring
-from hardcase.registry.account import Account, Launch, account
+from hardcase.registry.account import Account, gather_account
 from hardcase.registry.dossier import DossierFacts, dossier
 from hardcase.registry.ledger import (
     CHALLENGER,
@@ -36,59 +36,64 @@ from hardcase.registry.ledger import (
     read_ledger,
 )
 from hardcase.registry.mirror import Mirror, UnshownError
+from hardcase.runtime.materials import keyring
+from hardcase.runtime.running import circumstances, running
 from hardcase.stats.gate import Decision, decide
 from hardcase.store.control import retain
 from hardcase.store.digest import canonical_json
-from hardcase.store.store import Store, open_store, write_atomically
+from hardcase.store.store import Store, write_atomically
 
 logger = logging.getLogger(__name__)
 
 
-def run(
-    attestations: Iterable[str],
-    launch: Launch,
-    keys: Keyring,
-    store: str,
-    tracking_uri: str,
-    config: RegisterConfig,
-    result: Path,
-) -> None:
-    """Register the model, and make it the champion if it passes the gate.
+def execute(plan: Mapping[str, Any], model: str, evaluation: str, drift: str) -> str:
+    """Register the model of these attestations, and return the sha256 of the step's own."""
+    with running("register", plan, {"model": model, "evaluation": evaluation, "drift": drift}) as work:
+        attestations = sorted({material.made_by for material in work.materials.values()})
+        made = gather_account(attestations, plan["parameters"], circumstances(), keyring(), work.store)
+        config = RegisterConfig.model_validate(work.config)
+        work.cached = not run(made, keyring(), plan["tracking_uri"], config, work.output("registration"))
+    return work.attestation
+
+
+def run(made: Account, keys: Keyring, tracking_uri: str, config: RegisterConfig, result: Path) -> bool:
+    """Register a model, and make it the champion if it passes the gate.
 
     Args:
-        attestations: sha256 of those of the model, its evaluation and its drift; they lead to all others.
-        launch: what the launcher says of the run.
+        made: what the model was made of.
         keys: to sign with and to trust.
-        store: URI of the object store.
         tracking_uri: of MLflow's database or server.
         config: of the gate; the registered name.
         result: JSON: `verdict`, `reasons`, `name`, `version`, `alias`, `digest`, `against` (the champion, or null),
             `differences` (null where nothing was compared).
+
+    Returns:
+        Whether a version was made; else the same work had made it before.
 
     Raises:
         InputError: an input is not in its format.
         HardcaseError: something cannot be accounted for, the champion's evaluation is lost, or the registry cannot be
             read.
     """
-    mirror, kept = Mirror(tracking_uri), open_store(store)
-    made = account(attestations, launch, keys, config, kept)
+    mirror, kept = Mirror(tracking_uri), made.store
     scores, drift = read_scores(made.read("scores")), _json(made, "drift")
     table = read_evaluation(made.read("evaluation"), "evaluation of this run")
+    new = False
     while True:
         ledger = read_ledger(kept, config.name, keys)
-        done = ledger.find_judged(made.model, made.evaluation, launch.fingerprint, launch.champion)
+        done = ledger.find_judged(made.model, made.evaluation, made.plan["fingerprint"], made.pinned)
         if done is not None:
             break
         champion = _champion(ledger, made)
         before = _evaluation(kept, ledger, champion) if champion else None
         against = f"{ledger.name}:{champion.number}" if champion else ""
-        decision = decide(scores, table, before, drift, config, launch.seed, against)
+        decision = decide(scores, table, before, drift, config, made.seed, against)
         version = _version(made, decision, champion, ledger, keys)
         alias: Alias = CHAMPION if decision.verdict == "promoted" else CHALLENGER
-        who, why = launch.circumstances.get("who", "hardcase"), "; ".join(decision.reasons)
+        who, why = made.circumstances.get("who", "hardcase"), "; ".join(decision.reasons)
         move = Move(alias=alias, version=version.number, who=who, when=now_utc(), why=why, made=version)
         if append(kept, keys, ledger, move):
-            done = version
+            done, new = version, True
             break
         logger.info("another run registered a version first; judging again")
     published = publish_dossier(kept, config.name, done)
@@ -100,11 +105,12 @@ def run(
     except UnshownError as error:
         logger.warning("%s:%d is registered, but MLflow does not show it: %s", config.name, done.number, error)
     _write(done, config.name, json.loads(kept.get_object(done.gate)), result)
+    return new
 
 
 def _champion(ledger: Ledger, made: Account) -> Version | None:
     """The one to be judged against: today's, be it another than when the run was launched."""
-    pinned = made.launch.champion
+    pinned = made.pinned
     if pinned and int(pinned) not in ledger.versions:
         raise HardcaseError(
             f"champion {ledger.name}:{pinned} is not in the ledger; bring the store back as it was, or run again"
@@ -153,7 +159,7 @@ def _version(
     )
     provenance = made.provenance(ledger.name, champion, store.put_object(gate))
     statement = keys.sign(provenance.statement(json.loads(store.get_object(made.model))))
-    trained = made.links["grpo"].circumstances
+    trained = made.maker("model").circumstances
     files = dossier(
         DossierFacts(
             name=ledger.name,
@@ -168,10 +174,10 @@ def _version(
             snapshot_id=made.objects["snapshot"].digest,
             source=made.source,
             config=made.config,
-            seed=made.launch.seed,
+            seed=made.seed,
             commit=trained.get("commit", ""),
             clean={"yes": True, "no": False}.get(trained.get("clean", "")),
-            code=made.launch.code,
+            code=made.plan["code"],
             run=provenance.run,
             drift=_json(made, "drift"),
             mined=count_cases(read_cases(made.read("mined"))),
@@ -184,8 +190,8 @@ def _version(
         number=number,
         digest=made.model,
         evaluation=made.evaluation,
-        fingerprint=made.launch.fingerprint,
-        pinned=made.launch.champion,
+        fingerprint=made.plan["fingerprint"],
+        pinned=made.pinned,
         reference=str(against or ""),
         reference_evaluation=made.reference,
         verdict=decision.verdict,

@@ -1,12 +1,37 @@
 """rollout: k answers of the SFT model to each training sample, for mining; one shard of the samples."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hardcase.config import MineConfig
-from hardcase.data.completions import write_completions
+from hardcase.data.completions import merge_completions, write_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.model.engine import generate_answers, open_engine
 from hardcase.model.internvl import set_up_torch
+from hardcase.runtime.devices import require_gpus
+from hardcase.runtime.processes import in_shards
+from hardcase.runtime.running import running
+
+
+def execute(plan: Mapping[str, Any], snapshot: str, model: str) -> str:
+    """Roll out the SFT model on the training split, and return the sha256 of the step's attestation."""
+    with running("rollout", plan, {"snapshot": snapshot, "sft_model": model}) as work:
+        require_gpus(plan["gpus"])
+        tables = in_shards(
+            run,
+            int(plan["parameters"]["shards"]),
+            int(plan["nodes"]),
+            scratch=work.folder,
+            written="rollouts",
+            snapshot=work.input("snapshot"),
+            store=plan["store"],
+            model=work.input("sft_model"),
+            config=MineConfig.model_validate(work.config),
+            seed=work.seed,
+        )
+        merge_completions(tables, work.output("rollouts"))
+    return work.attestation
 
 
 def run(

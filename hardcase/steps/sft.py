@@ -1,14 +1,41 @@
 """sft: from nothing or a checkpoint to a model that reasons, by supervised fine-tuning on the annotated samples."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hardcase.config import ModelConfig, SftConfig
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
-from hardcase.model.internvl import load_initial_model, save_model, set_up_torch
+from hardcase.model.internvl import checkpoint_folder, load_initial_model, save_model, set_up_torch
 from hardcase.model.rows import select_annotated
 from hardcase.model.sft import collect_vocabulary_texts, fine_tune
 from hardcase.model.training import write_log
+from hardcase.runtime.devices import require_gpus
+from hardcase.runtime.processes import in_processes
+from hardcase.runtime.running import running
+
+
+def execute(plan: Mapping[str, Any], snapshot: str, validation: str) -> str:
+    """Train on a snapshot that was found valid, and return the sha256 of the step's attestation."""
+    base: dict[str, str] = {}
+    with running("sft", plan, {"snapshot": snapshot, "validation": validation}, base) as work:
+        require_gpus(plan["gpus"])
+        start = ModelConfig.model_validate(plan["parameters"]["model"])
+        if (folder := checkpoint_folder(start)) is not None:
+            base["base_model"] = work.store.put_folder(folder)
+        in_processes(
+            run,
+            SftConfig.model_validate(work.config),
+            work.folder,
+            snapshot=work.input("snapshot"),
+            store=plan["store"],
+            model=start,
+            seed=work.seed,
+            model_out=work.output("sft_model"),
+            log=work.output("sft_log"),
+        )
+    return work.attestation
 
 
 def run(

@@ -8,6 +8,7 @@ Both outputs are a function of the snapshot and the bounds alone.
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +22,7 @@ from hardcase.data.snapshot import FIELDS, SCHEMA, SPLITS, Snapshot
 from hardcase.data.source import MAX_REASONING
 from hardcase.errors import InputError
 from hardcase.report.validation import page
+from hardcase.runtime.running import running
 from hardcase.store.digest import canonical_json
 from hardcase.store.store import write_atomically
 from hardcase.task.sample import ASPECTS, LETTERS
@@ -31,6 +33,14 @@ if TYPE_CHECKING:
 ANSWERS: Final = ["none"] + ["".join(letters) for n in (1, 2, 3, 4) for letters in combinations(LETTERS, n)]
 BLANK_STD: Final = 2.0  # of luminance, 0..255: a plain surface with the noise of its JPEG
 EXAMPLES: Final = 5
+
+
+def execute(plan: Mapping[str, Any], snapshot: str) -> str:
+    """Validate the snapshot of an attestation, and return the sha256 of the step's own."""
+    with running("validate", plan, {"snapshot": snapshot}) as work:
+        config, outputs = ValidateConfig.model_validate(work.config), ("validation", "validation_docs")
+        run(work.input("snapshot"), plan["store"], config, *map(work.output, outputs))
+    return work.attestation
 
 
 def run(snapshot: Path, store: str, config: ValidateConfig, result: Path, docs: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from hardcase.provenance.signing import DistrustError, make_key
 from hardcase.registry.runs import read_records
 from hardcase.runtime import running as around
 from hardcase.runtime.materials import keyring, material_of, open_attestation
-from hardcase.runtime.running import load_environment, place_of, running
+from hardcase.runtime.running import load_environment, read_locations, running
 from hardcase.store.digest import bytes_digest
 from hardcase.store.store import Store, open_store
 
@@ -24,8 +25,8 @@ import sys, time
 from concurrent.futures import ProcessPoolExecutor
 from hardcase.runtime.running import running
 
-place = {"store": sys.argv[1] + "/store", "scratch": sys.argv[1] + "/scratch", "code": "c"}
-with running("work", place, {}) as work, ProcessPoolExecutor(1) as pool:
+plan = {"store": sys.argv[1] + "/store", "scratch": sys.argv[1] + "/scratch", "parameters": {"code": "c"}}
+with running("work", plan, {}) as work, ProcessPoolExecutor(1) as pool:
     sleeping = pool.submit(time.sleep, 600)
     while not pool._processes:
         time.sleep(0.01)
@@ -68,25 +69,25 @@ def test_workers_of_a_killed_step_die_with_it_and_leave_the_lock(tmp_path: Path)
     os.close(handle)
 
 
-def place(folder: Path) -> dict[str, str]:
-    return {"store": (folder / "store").as_uri(), "scratch": str(folder / "scratch"), "code": "c"}
+def plan(folder: Path, **parameters: Any) -> dict[str, Any]:
+    places = {"store": (folder / "store").as_uri(), "scratch": str(folder / "scratch")}
+    return {**places, "parameters": {"code": "c", **parameters}}
 
 
 def test_private_folder_is_the_same_for_the_same_work_until_it_is_done(tmp_path: Path) -> None:
-    given = place(tmp_path), {}
-    with pytest.raises(RuntimeError), running("sft", *given, seed=1) as first:
+    with pytest.raises(RuntimeError), running("sft", plan(tmp_path, seed=1), {}) as first:
         (first.folder / "checkpoint").touch()
         raise RuntimeError("stopped")
-    with running("sft", *given, seed=2) as other:
+    with running("sft", plan(tmp_path, seed=2), {}) as other:
         assert other.folder != first.folder
-    with running("sft", *given, seed=1) as again:
+    with running("sft", plan(tmp_path, seed=1), {}) as again:
         assert (again.folder / "checkpoint").exists()
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def made(folder: Path, step: str, name: str, content: str = "", **inputs: str) -> str:
     """The attestation of a step that made one file."""
-    with running(step, place(folder), inputs) as work:
+    with running(step, plan(folder), inputs) as work:
         work.output(name).write_text(content or name)
     return work.attestation
 
@@ -96,7 +97,7 @@ def file_of(folder: Path, digest: str) -> Path:
 
 
 def test_a_step_hands_on_its_attestation_and_its_products_lie_in_the_store(tmp_path: Path) -> None:
-    store = open_store(place(tmp_path)["store"])
+    store = open_store(plan(tmp_path)["store"])
     snapshot = made(tmp_path, "ingest", "snapshot")
     rollouts = made(tmp_path, "rollout", "rollouts", snapshot=snapshot)
     link = open_attestation(rollouts, store, keyring())
@@ -105,7 +106,7 @@ def test_a_step_hands_on_its_attestation_and_its_products_lie_in_the_store(tmp_p
     assert link.products == {"rollouts": bytes_digest(b"rollouts")}
     assert link.made_by == {"snapshot": snapshot}
     # What a step read can be had from its attestation too, and an empty one stands for none.
-    with running("mine", place(tmp_path), {"snapshot": rollouts, "rollouts": rollouts, "model": ""}) as work:
+    with running("mine", plan(tmp_path), {"snapshot": rollouts, "rollouts": rollouts, "model": ""}) as work:
         assert work.input("snapshot").read_text() == "snapshot"
         assert work.input("rollouts").read_text() == "rollouts"
         assert work.materials["snapshot"].made_by == snapshot
@@ -121,7 +122,7 @@ def test_equal_work_has_equal_content_whoever_did_it(tmp_path: Path, monkeypatch
     other = made(tmp_path, "ingest", "snapshot", "more rows")
     # The same rollouts of other data are other work: a cache must tell them apart.
     alike = [made(tmp_path, "rollout", "rollouts", snapshot=each) for each in (first, second, other)]
-    store = open_store(place(tmp_path)["store"])
+    store = open_store(plan(tmp_path)["store"])
     contents = [open_attestation(each, store, keyring()).content for each in (first, second, *alike)]
     assert first != second
     assert contents[0] == contents[1]
@@ -134,7 +135,7 @@ def test_what_is_not_as_it_was_signed_is_refused(tmp_path: Path, how: str, what:
     given = made(tmp_path, "mine", "mined")
     path = file_of(tmp_path, bytes_digest(b"mined") if what == "product" else given)
     path.unlink() if how == "missing" else path.write_bytes(b"two")
-    with pytest.raises(SystemExit) as left, running("grpo", place(tmp_path), {"mined": given}) as work:
+    with pytest.raises(SystemExit) as left, running("grpo", plan(tmp_path), {"mined": given}) as work:
         work.input("mined")
     assert left.value.code == 1
 
@@ -144,41 +145,47 @@ def test_an_attestation_that_no_trusted_step_signed_is_refused(tmp_path: Path, m
     make_key(tmp_path / "stranger")
     monkeypatch.setenv("HARDCASE_SIGNING_KEY", str(tmp_path / "stranger" / "signing.pem"))
     with pytest.raises(DistrustError, match="no good signature"):
-        open_attestation(given, open_store(place(tmp_path)["store"]), keyring())
+        open_attestation(given, open_store(plan(tmp_path)["store"]), keyring())
 
 
 def test_without_a_key_no_step_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HARDCASE_SIGNING_KEY")
-    with pytest.raises(SystemExit), running("mine", place(tmp_path), {}):
+    with pytest.raises(SystemExit), running("mine", plan(tmp_path), {}):
         pytest.fail("it ran")
-
-
-def test_what_the_user_did_wrong_reaches_the_launcher_with_what_explains_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HARDCASE_RUN_DIR", str(tmp_path / "run"))
-    with pytest.raises(SystemExit) as left, running("ingest", place(tmp_path), {}) as work:
-        work.output("quarantine").write_text("row 3")
-        raise InputError("row 3: no answer; add one")
-    assert left.value.code == 2
-    record = json.loads((tmp_path / "run" / "errors" / "ingest.json").read_text())
-    assert (record["step"], record["state"], record["message"]) == ("ingest", "refused", "row 3: no answer; add one")
-    assert any("ingest failed" in line for line in record["log"])
-    assert record["left"] == {"quarantine": bytes_digest(b"row 3")}
-    assert open_store(place(tmp_path)["store"]).get_object(record["left"]["quarantine"]) == b"row 3"
 
 
 @pytest.fixture
 def pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """No launcher watches: records go into the store."""
-    monkeypatch.setenv("HARDCASE_STORE", place(tmp_path)["store"])
+    """The store in which a run leaves its records."""
+    monkeypatch.setenv("HARDCASE_STORE", plan(tmp_path)["store"])
     monkeypatch.setenv("HARDCASE_RUN", "run-1")
-    return open_store(place(tmp_path)["store"])
+    return open_store(plan(tmp_path)["store"])
 
 
-def test_without_a_launcher_each_attempt_leaves_records(tmp_path: Path, pods: Store) -> None:
+def test_what_the_user_did_wrong_reaches_the_launcher_with_what_explains_it(
+    tmp_path: Path, pods: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left, running("ingest", plan(tmp_path), {}) as work:
+        work.output("quarantine").write_text("row 3")
+        raise InputError("row 3: no answer; add one")
+    assert left.value.code == 2
+    record = read_records(pods, "run-1")["ingest"]
+    assert (record.step, record.state, record.message) == ("ingest", "refused", "row 3: no answer; add one")
+    assert any("ingest failed" in line for line in record.log)
+    assert record.left == {"quarantine": bytes_digest(b"row 3")}
+    assert pods.get_object(record.left["quarantine"]) == b"row 3"
+    marks = [
+        json.loads(line[len(around.PROGRESS_MARK) :])
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(around.PROGRESS_MARK)
+    ]
+    assert [mark["state"] for mark in marks] == ["running", "refused"]
+    assert (marks[1]["message"], marks[1]["exit_code"]) == ("row 3: no answer; add one", 2)
+
+
+def test_each_attempt_leaves_records(tmp_path: Path, pods: Store) -> None:
     given = made(tmp_path, "rollout", "rollouts")
-    with pytest.raises(RuntimeError), running("mine", place(tmp_path), {"rollouts": given}):
+    with pytest.raises(RuntimeError), running("mine", plan(tmp_path), {"rollouts": given}):
         assert read_records(pods, "run-1")["mine"].state == "running"
         raise RuntimeError("the disk is full")
     first = read_records(pods, "run-1")
@@ -196,19 +203,18 @@ def test_without_a_launcher_each_attempt_leaves_records(tmp_path: Path, pods: St
 def test_a_refusal_holds_for_its_run_and_a_lost_pod_goes_on(
     tmp_path: Path, pods: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = place(tmp_path), {}
-    with pytest.raises(SystemExit), running("ingest", *given):
+    with pytest.raises(SystemExit), running("ingest", plan(tmp_path), {}):
         raise InputError("row 3: no answer; add one")
-    with pytest.raises(SystemExit) as left, running("ingest", *given):
+    with pytest.raises(SystemExit) as left, running("ingest", plan(tmp_path), {}):
         pytest.fail("tried again, though the input is at fault")
     assert left.value.code == 2
     record = read_records(pods, "run-1")["ingest"]
     assert (record.state, record.message) == ("refused", "row 3: no answer; add one")
     monkeypatch.setenv("HARDCASE_RUN", "run-2")
-    with pytest.raises(RuntimeError), running("ingest", *given) as work:
+    with pytest.raises(RuntimeError), running("ingest", plan(tmp_path), {}) as work:
         (work.folder / "checkpoint").touch()
         raise RuntimeError("the pod was lost")
-    with running("ingest", *given) as work:
+    with running("ingest", plan(tmp_path), {}) as work:
         assert (work.folder / "checkpoint").exists()
 
 
@@ -222,7 +228,7 @@ def test_the_container_says_why_it_ended_where_argo_reads_it(
     message = tmp_path / "termination-log"
     message.touch()
     monkeypatch.setattr(around, "TERMINATION_MESSAGE", message)
-    with pytest.raises(SystemExit), running("ingest", place(tmp_path), {}):
+    with pytest.raises(SystemExit), running("ingest", plan(tmp_path), {}):
         raise error
     assert message.read_text() == f"hardcase: {state}: {error}"
 
@@ -250,4 +256,4 @@ def test_mounted_variables_are_set_unless_they_are_set_already(tmp_path: Path, m
 def test_a_pod_without_a_store_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HARDCASE_STORE", raising=False)
     with pytest.raises(InputError, match="HARDCASE_STORE"):
-        place_of()
+        read_locations()

@@ -76,7 +76,8 @@ def test_everything_in_the_store_is_accounted_for(machine: Machine, runs: Any) -
         }
     there = {path for path in store.rglob("*") if path.is_file()}
     public = {path for path in there if path.parent.name == "keys"}
-    assert there - named - public - set((store / "runs").rglob("*")) == set()
+    records = {path for folder in ("runs", "notes") for path in (store / folder).rglob("*")}
+    assert there - named - public - records == set()
 
 
 def test_bit_flipped_in_any_object_is_named(copy: Machine) -> None:

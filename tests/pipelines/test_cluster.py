@@ -18,13 +18,12 @@ from aiosmtpd.handlers import Message as MessageHandler
 from mlflow.tracking import MlflowClient
 
 from hardcase.audit.examine import examine
+from hardcase.compiled import FOLDER, list_steps
 from hardcase.provenance.signing import make_key, open_keyring
 from hardcase.registry.tracking import RESULT_TAG, RUN_TAG
-from hardcase.steps.record import EXPERIMENT
 from hardcase.store.store import open_store
-from pipelines.compile import FOLDER
-from pipelines.retraining import REPLAYED, STEPS
 
+STEPS = list_steps("retraining")
 RUN = """
 import json, sys
 from kfp import components, local
@@ -128,7 +127,7 @@ def test_one_click_trains_in_shards_registers_and_reports_and_a_second_comes_fro
     keys = open_keyring(cluster.environment["HARDCASE_SIGNING_KEY"], [])
     audit = examine(open_store(cluster.environment["HARDCASE_STORE"]), "image-screener", keys)
     assert audit.first is None
-    assert list(audit.links) == list(REPLAYED), "in order, each once, whatever the number of shards"
+    assert list(audit.links) == STEPS[1:-1], "in order, each once, whatever the number of shards"
     assert {link.run for link in audit.links.values()} == {"run-1"}
     assert "image-screener:1 was promoted and is the champion" in cluster.shown("conclude/summary")
     assert "<html" in cluster.shown("conclude/report")
@@ -137,9 +136,7 @@ def test_one_click_trains_in_shards_registers_and_reports_and_a_second_comes_fro
     record = cluster.record("run-1")
     assert record["status"] == "succeeded" and record["error"] is None
     assert record["scores"].keys() == {"chance", "sft", "final"} and sum(map(sum, matrix)) > 0
-    assert {step: each["status"] for step, each in record["steps"].items()} == dict.fromkeys(
-        ["configure", *STEPS], "succeeded"
-    )
+    assert {step: each["status"] for step, each in record["steps"].items()} == dict.fromkeys(STEPS, "succeeded")
     assert audit.provenance is not None and audit.version is not None
     assert record["snapshot"] == audit.provenance.dependencies["snapshot"].digest
     assert record["model"]["digest"] == audit.version.digest
@@ -150,18 +147,20 @@ def test_one_click_trains_in_shards_registers_and_reports_and_a_second_comes_fro
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     second = cluster.record("run-2")
     cached = {step for step, each in second["steps"].items() if each["cached"]}
-    assert cached == set(REPLAYED), "all but what is never cached"
+    assert cached == set(STEPS[1:]), "all but the plan; the version was registered before"
     assert (second["status"], second["model"]) == ("succeeded", record["model"])
     assert cluster.shown_in_mlflow("hardcase-runs", "run-2")["model"] == record["model"]
     assert cluster.attempts("run-2", "sft") == []
 
-    third = cluster.click("run-3", "evaluation", profile="smoke", source="procedural://?samples=60&seed=3")
+    third = cluster.click("run-3", "evaluation", source="procedural://?samples=60&seed=3")
     assert third.returncode == 0, third.stdout[-3000:] + third.stderr[-3000:]
-    kept = json.loads((cluster.folder / "store" / "evaluations" / "image-screener" / "run-3.json").read_text())
-    assert (kept["model"], kept["samples"]) == ("image-screener:1", 60)
+    kept = cluster.record("run-3")
+    assert (kept["status"], kept["samples"]) == ("evaluated", 60)
+    assert kept["model"] == record["model"]
     assert kept["drift"]["reference"] == audit.version.evaluation
-    assert cluster.shown_in_mlflow(EXPERIMENT, "run-3")["scores"]["model"] == kept["scores"]["model"]
-    assert cluster.record("run-3")["status"] == "evaluated"
+    shown = cluster.shown_in_mlflow("hardcase-runs", "run-3")
+    assert shown["scores"]["final"]["overall"] == kept["scores"]["final"]["overall"]
+    assert shown["drift"] == kept["drift"]
 
 
 def test_a_fault_in_the_input_is_told_with_step_and_log_is_not_done_again_and_is_mended(cluster: Cluster) -> None:
@@ -180,11 +179,11 @@ def test_a_fault_in_the_input_is_told_with_step_and_log_is_not_done_again_and_is
     assert "Failed" in page and "validate" in page
     assert "Last lines of `validate`" in summary
     record = cluster.record("run-1")
-    assert record["error"] == {"step": "validate", "message": told["message"], "refused": True}
+    assert record["error"] == {"step": "validate", "message": told["message"], "exit_code": 2}
     statuses = {step: each["status"] for step, each in record["steps"].items()}
     assert statuses["ingest"] == "succeeded" and statuses["validate"] == "refused"
     assert set(list(statuses.values())[3:]) == {"not reached"}
-    assert cluster.shown_in_mlflow("hardcase-runs", "run-1")["error"]["refused"]
+    assert cluster.shown_in_mlflow("hardcase-runs", "run-1")["error"]["exit_code"] == 2
 
 
 def test_settings_that_no_profile_has_are_told_too(cluster: Cluster) -> None:

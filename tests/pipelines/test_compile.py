@@ -12,19 +12,21 @@ import yaml
 from kfp.compiler import Compiler
 from kfp.components import load_component_from_text
 
+from hardcase.compiled import FOLDER, list_steps
 from hardcase.config import PROFILES, load_profile
 from hardcase.runtime.running import MOUNTED
-from hardcase.steps.configure import PER_GPU, machines
-from pipelines import compile as kubeflow
-from pipelines.cluster import CACHE_SIZE, PROFILE_NAMES, USER, WITH_MODEL
-from pipelines.retraining import STEPS
+from hardcase.steps.configure import ON_GPUS, PER_GPU, plan_retraining
+from pipelines import compile as compiling
+from pipelines.resources import CACHE_SIZE, USER
 
+STEPS = list_steps("retraining")
+PROFILE_NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
 KUBERNETES = Path(__file__).parents[2] / "infra" / "kubernetes" / "base"
 
 
 def spec_of(name: str) -> tuple[Any, Any]:
     """The pipeline, and its Kubernetes part by step."""
-    text = (kubeflow.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     spec, platform = yaml.safe_load_all(text)
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     return spec, {executor.removeprefix("exec-"): settings for executor, settings in executors.items()}
@@ -35,6 +37,12 @@ def manifests() -> dict[tuple[str, str], Any]:
     return {(each["kind"], each["metadata"]["name"]): each for each in found if "metadata" in each}
 
 
+def machines(profile: str, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a profile plans."""
+    pinned = {"source": ["", ""], "fingerprint": "", "champion": "", "reference": ""}
+    return plan_retraining(load_profile(profile, settings or {}), pinned, {"store": "s3://bucket"})
+
+
 def tasks_of(spec: Mapping[str, Any]) -> dict[str, Any]:
     """All tasks of all levels by name."""
     graphs = [spec["root"], *spec["components"].values()]
@@ -42,12 +50,12 @@ def tasks_of(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def test_committed_yaml_is_what_the_source_compiles_to() -> None:
-    kubeflow.check()
+    assert compiling.main(["--check"]) is None
 
 
-@pytest.mark.parametrize("name", kubeflow.PIPELINES)
+@pytest.mark.parametrize("name", compiling.PIPELINES)
 def test_committed_yaml_survives_compilation_by_kfp_unchanged(name: str, tmp_path: Path) -> None:
-    text = (kubeflow.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     Compiler().compile(load_component_from_text(text), str(tmp_path / "again.yaml"))
     assert list(yaml.safe_load_all((tmp_path / "again.yaml").read_text())) == list(yaml.safe_load_all(text))
 
@@ -58,7 +66,7 @@ def test_one_click_is_enough_and_the_form_offers_the_profiles() -> None:
     assert set(parameters) == {"profile", "source", "seed", "settings"}
     for name, about in parameters.items():
         assert about["isOptional"] and "defaultValue" in about and about["description"], name
-    assert parameters["profile"]["literals"] == PROFILE_NAMES == sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    assert parameters["profile"]["literals"] == PROFILE_NAMES
     assert parameters["profile"]["defaultValue"] in PROFILE_NAMES
 
 
@@ -66,10 +74,10 @@ def test_the_chain_lies_one_layer_below_the_root_and_validation_gates_training()
     spec, kubernetes = spec_of("retraining")
     assert set(spec["root"]["dag"]["tasks"]) == {"exit-handler-1", "conclude"}
     chain = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
-    assert set(chain) == {"configure", *STEPS}
+    assert set(chain) == set(STEPS)
     assert not any("dag" in spec["components"][task["componentRef"]["name"]] for task in chain.values())
     assert "validate" in chain["sft"]["dependentTasks"]
-    assert set(kubernetes) == {*STEPS, "configure", "conclude"}
+    assert set(kubernetes) == {*STEPS, "conclude"}
 
 
 def test_the_chain_is_legible_in_the_ui() -> None:
@@ -89,15 +97,15 @@ def test_the_chain_is_legible_in_the_ui() -> None:
     assert {name: each for name, each in made.items() if each} == {"evaluate": ["confusion", "metrics"]}
 
 
-@pytest.mark.parametrize("name", kubeflow.PIPELINES)
+@pytest.mark.parametrize("name", compiling.PIPELINES)
 def test_the_exit_handler_comes_after_all_however_it_ends_and_knows_the_steps(name: str) -> None:
     spec, kubernetes = spec_of(name)
     tasks = spec["root"]["dag"]["tasks"]
     handler = tasks["conclude"]
     assert handler["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
     assert set(tasks) - {"conclude"} == set(handler["dependentTasks"])
-    steps = handler["inputs"]["parameters"]["steps"]["runtimeValue"]["constant"]
-    chain = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert handler["inputs"]["parameters"]["pipeline"]["runtimeValue"]["constant"] == name
+    chain, steps = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"], list_steps(name)
     assert set(steps) == set(chain)
     assert not chain[steps[-1]]["cachingOptions"].get("enableCache"), (
         "its record is how a run is known to have succeeded"
@@ -107,7 +115,7 @@ def test_the_exit_handler_comes_after_all_however_it_ends_and_knows_the_steps(na
 
 
 def test_the_description_says_what_the_parameters_mean_since_the_form_does_not() -> None:
-    for name in kubeflow.PIPELINES:
+    for name in compiling.PIPELINES:
         spec, _ = spec_of(name)
         for parameter, about in spec["root"]["inputDefinitions"]["parameters"].items():
             assert f"- **{parameter}**: {about['description']}" in spec["pipelineInfo"]["description"]
@@ -146,7 +154,7 @@ def test_steps_with_a_model_ask_for_gpus_as_the_profile_says_and_the_others_for_
     priorities = {name for kind, name in there if kind == "WorkloadPriorityClass"}
     for step, settings in kubernetes.items():
         asked = resources[f"exec-{step}"]["container"]["resources"]
-        if step not in WITH_MODEL:
+        if step not in ON_GPUS:
             assert "accelerator" not in asked and "nodeSelector" not in settings, step
             assert asked["memoryLimit"] and asked["cpuLimit"], "else the namespace's default of 1 GiB holds"
             continue
@@ -166,8 +174,8 @@ def test_steps_with_a_model_ask_for_gpus_as_the_profile_says_and_the_others_for_
 
 @pytest.mark.parametrize(("profile", "gpus", "label"), [("internvl3-2b", 8, "80gb"), ("internvl3-2b-lora", 8, "24gb")])
 def test_a_profile_for_gpus_gets_them_all_for_training_and_one_a_shard(profile: str, gpus: int, label: str) -> None:
-    found = machines(load_profile(profile))
-    shards = {step: found[f"{step}_shards"]["shards"] for step in ("rollout", "answer")}
+    found = machines(profile)
+    shards = {step: found[step]["shards"] for step in ("rollout", "answer")}
     cpus, memory = PER_GPU[label]  # type: ignore[index]
     for step, number in {"sft": gpus, "grpo": gpus, **shards}.items():
         assert found[f"{step}_gpus"] == str(number), "text: a number is no GPU, without a word"
@@ -177,28 +185,30 @@ def test_a_profile_for_gpus_gets_them_all_for_training_and_one_a_shard(profile: 
 
 def test_more_shards_than_a_node_has_gpus_go_to_several_nodes_and_the_step_waits_without_a_gpu() -> None:
     asked = {"cluster.rollout_shards": 32, "grpo.nodes": 2}
-    found = machines(load_profile("internvl3-2b", asked))
-    assert found["rollout_shards"] == {"shards": 32, "nodes": 4}
+    found = machines("internvl3-2b", asked)
+    assert (found["rollout"]["shards"], found["rollout"]["nodes"]) == (32, 4)
     for step in ("rollout", "grpo"):
         assert (found[f"{step}_gpus"], found[f"{step}_nodes"]) == ("", {"hardcase.io/pool": "steps"})
     assert found["sft_gpus"] == "8"
 
 
 def test_a_profile_without_gpus_asks_for_none_and_fits_a_node_of_two_cpus() -> None:
-    found = machines(load_profile("tiny", {"cluster.rollout_shards": 3}))
-    assert found["rollout_shards"] == {"shards": 3, "nodes": 1}
+    found = machines("tiny", {"cluster.rollout_shards": 3})
+    assert (found["rollout"]["shards"], found["rollout"]["nodes"]) == (3, 1)
     pools = [each for (kind, _), each in manifests().items() if kind == "NodePool"]
     labels = [pool["spec"]["template"].get("metadata", {}).get("labels", {}) for pool in pools]
-    for step in WITH_MODEL:
+    for step in ON_GPUS:
         assert found[f"{step}_gpus"] == ""
         assert found[f"{step}_cpus"] == "1500m"
         assert any(found[f"{step}_nodes"].items() <= each.items() for each in labels)
 
 
-@pytest.mark.parametrize("step", ["configure", "ingest", "validate", "mine", "evaluate", "drift", "register"])
+@pytest.mark.parametrize(
+    "step", ["configure", "fetch", "ingest", "validate", "mine", "evaluate", "drift", "register", "conclude"]
+)
 def test_light_step_starts_without_torch(step: str) -> None:
     code = (
-        f"import sys, components.{step}.step, hardcase.runtime.running, hardcase.report.conclusion; "
+        f"import sys, hardcase.steps.{step}; "
         "sys.exit(', '.join({'torch', 'transformers', 'trl', 'kfp'} & set(sys.modules)) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

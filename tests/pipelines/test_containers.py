@@ -6,15 +6,17 @@ from pathlib import Path
 import docker
 import pytest
 
-from hardcase.config import load_profile
+from hardcase.compiled import list_steps
 from hardcase.errors import InputError
 from hardcase.provenance.code import code_digest
 from hardcase.runners import containers
+from hardcase.runners.containers import Inputs
 from hardcase.runners.home import Home
-from hardcase.runners.local import run
-from pipelines.retraining import STEPS
+from hardcase.runners.local import Outcome, run_pipeline
 from tests.pipelines.engine import Engine
 
+STEPS = list_steps("retraining")
+UNCACHED = {"configure", "register"}
 IMAGE = "hardcase/python-light:0.1.0"
 
 
@@ -40,22 +42,30 @@ def home(tmp_path):
     return Home(tmp_path / "home")
 
 
+def run(home: Home) -> Outcome:
+    arguments = {"profile": "smoke", "source": "", "seed": 0, "settings": {}}
+    return run_pipeline("retraining", arguments, home, Inputs(), containers=True)
+
+
 def test_a_killed_container_fails_the_run_and_the_next_start_goes_on_after_it(engine, home, user):
-    profile = load_profile("smoke", {})
     engine.kill = {"mine"}
-    failed = run(profile, "smoke", home, containers=True)
+    failed = run(home)
     assert failed.exit_code == 1
-    assert failed.summary["error"]["step"] == "mine"
+    assert failed.record["error"]["step"] == "mine"
     assert "exit code 137" in (failed.folder / "logs" / "mine.log").read_text(encoding="utf-8")
-    assert failed.summary["steps"]["grpo"]["status"] == "not reached"
+    assert failed.record["steps"]["grpo"]["status"] == "not reached"
     before = engine.steps()
 
     engine.kill = set()
-    again = run(profile, "smoke", home, containers=True)
+    again = run(home)
     assert again.exit_code in (0, 3)
-    assert list(dict.fromkeys(engine.steps()[len(before) :])) == list(STEPS[STEPS.index("mine") :])
-    cached = [name for name, step in again.summary["steps"].items() if step["cached"]]
-    assert cached == list(STEPS[: STEPS.index("mine")])
+    assert list(dict.fromkeys(engine.steps()[len(before) :])) == [
+        "configure",
+        *STEPS[STEPS.index("mine") :],
+        "conclude",
+    ]
+    cached = [name for name, step in again.record["steps"].items() if step["cached"]]
+    assert cached == STEPS[1 : STEPS.index("mine")]
     assert sorted(engine.removed) == sorted(engine.containers), "a container was left behind"
 
 
@@ -66,7 +76,7 @@ def test_a_step_sees_what_the_run_names_and_can_change_nothing_else(engine, home
     monkeypatch.setenv("HARDCASE_RUN", "r")
     monkeypatch.setenv("SECRET_OF_THE_HOST", "x")
     (home.root / "store").mkdir(parents=True)
-    with containers.runner(load_profile("smoke", {"source": str(source)}), home) as chosen:
+    with containers.open_runner(home, Inputs((str(source),))) as chosen:
         run_echo(chosen)
     body = engine.created[-1]
     host = body["HostConfig"]
@@ -102,14 +112,14 @@ def run_echo(chosen):
 def test_the_network_is_there_only_for_who_needs_it(engine, home, user, monkeypatch, source, environment, network):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with containers.runner(load_profile("smoke", {"source": source}), home) as chosen:
+    with containers.open_runner(home, Inputs((source,))) as chosen:
         assert chosen.container_run_args["network_mode"] == network
 
 
 def test_files_belong_to_the_user_under_a_rootless_engine_too(engine, home, user):
     podman, docker_ = {"Rootless": True}, {"SecurityOptions": ["name=rootless"]}
     for engine.about, expected in (podman, "0:0"), (docker_, "0:0"), ({"Rootless": False}, "1234:1234"):
-        with containers.runner(load_profile("smoke", {}), home) as chosen:
+        with containers.open_runner(home, Inputs()) as chosen:
             assert chosen.container_run_args["user"] == expected
 
 

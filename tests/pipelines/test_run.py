@@ -11,8 +11,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from hardcase.compiled import list_steps
 from hardcase.store.store import object_name
-from pipelines.retraining import STEPS
+
+UNCACHED = ["configure", "register"]  # they ask what the registry says today
+STEPS = list_steps("retraining")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def test_summary_has_the_shape_that_users_read(machine, first):
         assert 0 <= score["overall"] <= 100
         assert 0 <= score["exact_match"] <= 1
         assert all(value is None or 0 <= value <= 100 for value in score["by_aspect"].values())
-    assert set(first["drift"]) == {"drifted", "tests"}
+    assert set(first["drift"]) == {"drifted", "reference", "tests"}
     assert set(first["gate"]) == {"verdict", "reasons"}
     assert set(first["model"]) == {"name", "version", "alias", "digest"}
     assert len(first["snapshot"]) == len(first["model"]["digest"]) == 64
@@ -44,7 +47,7 @@ def test_summary_has_the_shape_that_users_read(machine, first):
 
 def test_rerun_does_nothing_twice(machine, first):
     again = machine.run()
-    assert [name for name, step in again["steps"].items() if not step["cached"]] == []
+    assert [name for name, step in again["steps"].items() if not step["cached"]] == ["configure"]
     assert again["model"] == first["model"]
     assert again["gate"] == first["gate"]
     assert again["run_id"] != first["run_id"]
@@ -58,7 +61,7 @@ def test_what_was_altered_is_made_anew_and_only_that(machine, first, what):
         attestation = machine.home / "store" / object_name(mined["digest"]["sha256"])
     attestation.write_bytes(attestation.read_bytes()[:-8] + b"tampered")
     again = machine.run()
-    assert [name for name, step in again["steps"].items() if not step["cached"]] == ["mine"]
+    assert [name for name, step in again["steps"].items() if not step["cached"]] == ["configure", "mine"]
     assert again["model"] == first["model"]
 
 
@@ -94,7 +97,7 @@ def test_killed_while_training_goes_on_and_ends_with_the_same_model(machine, fir
     _kill_at_first_checkpoint(machine, "grpo")
     last = machine.run()
     assert last["model"] == first["model"]
-    assert [name for name, step in last["steps"].items() if not step["cached"]] == ["grpo"]
+    assert [name for name, step in last["steps"].items() if not step["cached"]] == ["configure", "grpo"]
     assert list(machine.home.glob("scratch/*")) == []
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hardcase.config import load_profile
-from hardcase.steps.configure import machines
+from hardcase.steps.configure import plan_retraining
 from tests.support.workflow import digest
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -25,16 +25,7 @@ def values_before(shards: int = 1) -> dict[str, Any]:
 def values_now(profile: str = "internvl3-2b", shards: int = 1) -> dict[str, Any]:
     """Return what `configure` and `fetch` give for a profile; digests are as long and as random as real ones."""
     loaded = load_profile(profile, {"cluster.rollout_shards": shards, "cluster.answer_shards": shards})
-    config = loaded.model_dump(mode="json", by_alias=True, exclude_none=True)
-    launch = {"champion": digest("champion"), "version": "image-screener:12", "fingerprint": digest("fingerprint")}
-    return {
-        **config,
-        **machines(loaded),
-        "start": config["model"],
-        "place": {"store": STORE, "scratch": "/scratch", "code": digest("code")},
-        "launch": {**launch, "tracking_uri": TRACKING},
-        "source": "s3://hardcase-datasets-eu/scenes/2026-11",
-        "source_digest": digest("source"),
-        "reference": digest("reference"),
-        **{name: digest(name) for name in ("Output", "model")},  # attestations
-    }
+    pinned: dict[str, Any] = {name: digest(name) for name in ("fingerprint", "champion", "reference")}
+    pinned["source"] = ["s3://hardcase-datasets-eu/scenes/2026-11", digest("source")]
+    plans = plan_retraining(loaded, pinned, {"store": STORE, "scratch": "/scratch", "tracking_uri": TRACKING})
+    return {**plans, **{name: digest(name) for name in ("Output", "model")}}  # attestations

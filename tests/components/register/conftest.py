@@ -30,7 +30,7 @@ from hardcase.provenance.code import code_digest
 from hardcase.provenance.products import keep_product
 from hardcase.provenance.signing import Keyring, make_key, open_keyring
 from hardcase.provenance.statement import FOLDER, SNAPSHOT
-from hardcase.registry.account import Launch
+from hardcase.registry.account import gather_account
 from hardcase.registry.ledger import Ledger, read_ledger
 from hardcase.registry.mirror import ENVIRONMENT, Mirror
 from hardcase.steps.register import run
@@ -135,15 +135,11 @@ class House:
         for path in artifacts.values():
             keep_product(self.store, path)
         attested = _attested(links, self.store, self.keys)
-        run(
-            [attested[step] for step in ("grpo", "evaluate", "drift") if step in attested],
-            Launch({"run": f"run{self.runs}", "who": "tester"}, champion, fingerprint, code, 0),
-            self.keys,
-            self.store.uri,
-            self.tracking_uri,
-            config,
-            folder / "register.json",
-        )
+        last = [attested[step] for step in ("grpo", "evaluate", "drift") if step in attested]
+        plan = {"code": code, "seed": 0, "champion": champion, "fingerprint": fingerprint, "cluster": {}}
+        plan["config"] = config.model_dump(mode="json")
+        made = gather_account(last, plan, {"run": f"run{self.runs}", "who": "tester"}, self.keys, self.store)
+        run(made, self.keys, self.tracking_uri, config, folder / "register.json")
         found: dict[str, Any] = json.loads((folder / "register.json").read_text())
         return found
 

@@ -13,9 +13,11 @@ from hardcase.errors import HardcaseError
 from hardcase.provenance.attestations import Link
 from hardcase.provenance.signing import Keyring, make_key, open_keyring
 from hardcase.registry.runs import KILLED, State, StepRecord, write_record
-from hardcase.report.conclusion import UNSTARTED, Conclusion, conclude
+from hardcase.report.conclusion import Conclusion
 from hardcase.report.notify import notify
-from hardcase.report.summary import StepOutcome, summarise
+from hardcase.report.summary import StepOutcome, summarise_run
+from hardcase.steps import conclude as concluding
+from hardcase.steps.conclude import UNSTARTED, conclude
 from hardcase.store.store import Store, open_store
 
 STEPS = ("configure", "ingest", "sft", "register")
@@ -23,11 +25,16 @@ STEPS = ("configure", "ingest", "sft", "register")
 RECORDED = Path(__file__).parents[2] / "recordings" / "kubeflow" / "final-status.json"
 STATES = {how: status["state"] for how, status in json.loads(RECORDED.read_text()).items() if how != "told"}
 REGISTRATION = {"name": "screener", "version": 3, "alias": "champion", "digest": "d", "verdict": "promoted"}
-ERROR = {"step": "sft", "message": "out of\nmemory", "refused": False}
+ERROR = {"step": "sft", "message": "out of\nmemory", "exit_code": 1}
+ASKED: dict[str, Any] = {
+    "pipeline": "retraining",
+    "profile": "tiny",
+    "source": "s3://bucket/data",
+    "seed": 0,
+    "settings": {},
+}
 ENDED = Conclusion(
-    summarise(
-        "run-1", {"profile": "tiny", "source": "", "seed": "0"}, "file:///s", {"sft": StepOutcome()}, {}, ERROR, None
-    ),
+    summarise_run("run-1", ASKED, "file:///s", {"sft": StepOutcome()}, {}, ERROR),
     ["last words"],
     "https://ui.example.org/#/r",
 )
@@ -62,21 +69,21 @@ class Run:
         self.record(step, "succeeded", attestation=self.attest(step, **products), materials=materials)
 
     def concluded(self, how: str) -> Conclusion:
-        facts = {"profile": "tiny", "source": "s3://bucket/data", "seed": 0}
         page = self.folder / "page.html"
-        ended = conclude(self.store, self.keys, "run-1", STATES[how], STEPS, facts, page, "https://ui", "hardcase")
+        ended = conclude(self.store, self.keys, "run-1", STATES[how], ASKED, page, "https://ui", "hardcase")
         stored = json.loads(self.store.get_named("runs/run-1.json") or b"")
-        assert stored == ended.summary, "the same document everywhere"
+        assert stored == ended.record, "the same document everywhere"
         assert self.store.get_object(stored["report"]) == page.read_bytes()
         return ended
 
     def statuses(self, ended: Conclusion) -> dict[str, str]:
-        steps = ended.summary["steps"].items()
+        steps = ended.record["steps"].items()
         return {step: "cached" if each["cached"] else each["status"] for step, each in steps}
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(concluding, "list_steps", lambda pipeline: list(STEPS))
     return Run(tmp_path)
 
 
@@ -89,10 +96,10 @@ def test_a_run_succeeded_when_its_last_step_did(run: Run) -> None:
         run.done(step)
     registered(run)
     ended = run.concluded("success")
-    assert (ended.state, ended.summary["status"], ended.summary["error"]) == ("SUCCEEDED", "succeeded", None)
+    assert (ended.state, ended.record["status"], ended.record["error"]) == ("SUCCEEDED", "succeeded", None)
     assert ended.headline == "Run run-1 succeeded: screener:3 was promoted and is the champion"
-    assert ended.summary["model"] == {name: REGISTRATION[name] for name in ("name", "version", "alias", "digest")}
-    assert ended.summary["steps"]["sft"] == {"status": "succeeded", "seconds": 12.5, "cached": False}
+    assert ended.record["model"] == {name: REGISTRATION[name] for name in ("name", "version", "alias", "digest")}
+    assert ended.record["steps"]["sft"] == {"status": "succeeded", "seconds": 12.5, "cached": False}
 
 
 def test_a_run_served_from_the_cache_succeeded_though_kubeflow_says_running(run: Run) -> None:
@@ -127,7 +134,11 @@ def test_a_step_that_failed_is_named_with_its_own_message_whatever_kubeflow_says
     run.record("ingest", state, message="row 3: no answer", log=["a", "b"])
     ended = run.concluded(how)
     assert (ended.state, ended.headline) == ("FAILED", "Run run-1 failed at ingest: row 3: no answer")
-    assert ended.summary["error"] == {"step": "ingest", "message": "row 3: no answer", "refused": state == "refused"}
+    assert ended.record["error"] == {
+        "step": "ingest",
+        "message": "row 3: no answer",
+        "exit_code": 2 if state == "refused" else 1,
+    }
     assert "Last lines of `ingest`:\n\n```\na\nb\n```" in ended.markdown
     assert "kubectl -n hardcase logs -l pipeline/runid=run-1" in ended.markdown
 
@@ -167,7 +178,7 @@ def test_a_rejected_model_is_said_to_be_rejected() -> None:
     model = {name: REGISTRATION[name] for name in ("name", "version", "alias", "digest")}
     gate = {"verdict": "rejected", "reasons": ["no better"]}
     known = {"status": "rejected", "error": None, "model": model, "gate": gate}
-    ended = replace(ENDED, summary={**ENDED.summary, **known})
+    ended = replace(ENDED, record={**ENDED.record, **known})
     assert ended.headline == "Run run-1 succeeded: screener:3 was rejected by the gate: no better"
 
 
