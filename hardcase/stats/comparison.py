@@ -1,8 +1,7 @@
 """Differences between two evaluations, with errors by group since samples of one group share an original.
 
-Two methods for two questions. `compare_scores` is the cluster bootstrap of `hardcase.task.score`: intervals of scores,
-for the gate. `PooledEvaluations` compares means of any columns analytically, for the tests of drift, whose small shares
-of one budget are far out in the tails, where a bootstrap would need very many draws.
+The gate compares scores by bootstrap intervals. Drift compares means analytically: its tests share one budget of false
+alarms, and so far out in the tails a bootstrap needs very many draws.
 """
 
 import math
@@ -47,9 +46,8 @@ def compare_scores(
         bootstrap([row["aspect"] for row in rows], dpa, exact, [row["group"] for row in rows], resamples, seed, levels)
         for rows, (dpa, exact) in sides
     ]
-    return [
-        name_statistics(spans[0] if paired else [*map(_subtract, *spans)]) for spans in zip(*intervals, strict=True)
-    ]
+    differences = intervals[0] if paired else [[*map(_subtract, *level)] for level in zip(*intervals, strict=True)]
+    return [name_statistics(difference) for difference in differences]
 
 
 def _subtract(first: Interval | None, second: Interval | None) -> Interval | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hardcase.config import RewardKind
 
 Array = npt.NDArray[np.float64]
+Names = Sequence[str]
 Values = Sequence[float] | npt.NDArray[Any]
 
 SUBSETS: Final = tuple(frozenset(letters) for size in range(5) for letters in combinations(LETTERS, size))
@@ -36,7 +37,7 @@ class Interval(NamedTuple):
 
 
 def score(
-    aspects: Sequence[str], dpa: Values, exact: Values, groups: Sequence[str], resamples: int = 2000, seed: int = 0
+    aspects: Names, dpa: Values, exact: Values, groups: Names, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
     """Score a table of answers, one entry a sample in each argument.
 
@@ -63,8 +64,8 @@ def score(
 
 def chance(
     truths: Sequence[Collection[str]],
-    aspects: Sequence[str],
-    groups: Sequence[str],
+    aspects: Names,
+    groups: Names,
     kind: "RewardKind" = DEFAULT_KIND,
     resamples: int = 2000,
     seed: int = 0,
@@ -85,8 +86,8 @@ def chance(
 def paired_difference(
     first: tuple[Values, Values],
     second: tuple[Values, Values],
-    aspects: Sequence[str],
-    groups: Sequence[str],
+    aspects: Names,
+    groups: Names,
     resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -122,15 +123,9 @@ def name_statistics(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def bootstrap(
-    aspects: Sequence[str],
-    dpa: Values,
-    exact: Values,
-    groups: Sequence[str],
-    resamples: int,
-    seed: int,
-    levels: Sequence[float],
+    aspects: Names, dpa: Values, exact: Values, groups: Names, resamples: int, seed: int, levels: Sequence[float]
 ) -> list[list[Interval | None]]:
-    """Return overall, exact match and the four aspects with percentile bounds, at each level of coverage."""
+    """Return overall, exact match and the four aspects with percentile bounds, for each level of coverage."""
     sums_GC = _group_sums(aspects, dpa, exact, groups)
     count = len(sums_GC)
     generator = np.random.default_rng(seed)
@@ -141,17 +136,18 @@ def bootstrap(
         times_RG = np.bincount(picks_RG.ravel(), minlength=size * count).reshape(size, count)
         # einsum adds in one order whatever the number of threads; a BLAS product does not.
         drawn.append(_statistics(np.einsum("rg,gc->rc", times_RG.astype(np.float64), sums_GC)))
-    point = _statistics(sums_GC.sum(axis=0))
-    present, spans = ~np.isnan(point), []
-    for tail in ((1 - level) / 2 for level in levels):
-        bounds = np.full((2, point.size), np.nan)
-        bounds[:, present] = np.nanquantile(np.concatenate(drawn)[:, present], [tail, 1 - tail], axis=0)
-        rows = np.stack([point, *bounds], axis=1).tolist()
-        spans.append([None if np.isnan(row[0]) else Interval(*row) for row in rows])
-    return spans
+    values, samples = _statistics(sums_GC.sum(axis=0)), np.concatenate(drawn)
+
+    def measure(statistic: int, tail: float) -> Interval | None:
+        if np.isnan(values[statistic]):
+            return None
+        low, high = np.nanquantile(samples[:, statistic], [tail, 1 - tail])
+        return Interval(float(values[statistic]), float(low), float(high))
+
+    return [[measure(statistic, (1 - level) / 2) for statistic in range(values.size)] for level in levels]
 
 
-def _group_sums(aspects: Sequence[str], dpa: Values, exact: Values, groups: Sequence[str]) -> Array:
+def _group_sums(aspects: Names, dpa: Values, exact: Values, groups: Names) -> Array:
     """Sum by group: partial credit in each aspect, samples in each aspect, exact matches."""
     credit, exactness = np.asarray(dpa, dtype=np.float64), np.asarray(exact, dtype=np.float64)
     lengths = {len(aspects), len(groups), *credit.shape, *exactness.shape}
