@@ -151,7 +151,9 @@ def explain_refusal(what: str, answer: httpx.Response) -> KubeflowError:
         words = ""
     hint = HINTS.get(status, "a redirect: a login stands before it" if answer.is_redirect else "")
     if status == httpx.codes.BAD_REQUEST and UPLOAD_REFUSED.fullmatch(words):
-        hint = "the token's account may not upload pipelines; bind its role to it (docs/kubernetes.md)"
+        hint = (
+            "the token's account may not upload pipelines; bind its role to it (docs/how-to/install-on-kubernetes.md)"
+        )
     permanent = next((hint for sign, hint in PERMANENT.items() if status == 500 and sign in words), "")
     # The cause stands at the end of Kubeflow's messages.
     words = words if len(words) <= 600 else f"{words[:300]} … {words[-300:]}"
