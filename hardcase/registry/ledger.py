@@ -205,6 +205,11 @@ def list_models(store: Store) -> list[str]:
 def read_ledger(store: Store, name: str, keys: Keyring) -> Ledger:
     """Read and verify the ledger of a model; it is empty if there is none.
 
+    Args:
+        store: store of the ledger.
+        name: name of the model.
+        keys: trusted keys.
+
     Raises:
         InputError: a model cannot have that name.
         DistrustError: an entry is missing, altered, out of place, or not signed by a trusted key.
@@ -324,7 +329,12 @@ def fetch_model(store: Store, keys: Keyring, spec: str, dest: Path) -> None:
 
 
 def find_version(store: Store, keys: Keyring, spec: str) -> Version:
-    """Return the version that `NAME`, `NAME@ALIAS` or `NAME:VERSION` names.
+    """Return the version that a text names.
+
+    Args:
+        store: store of the ledger.
+        keys: trusted keys.
+        spec: `NAME` (its champion), `NAME@ALIAS` or `NAME:VERSION`.
 
     Raises:
         InputError: no such model is registered.

@@ -56,5 +56,5 @@ def parse_answer(text: object) -> frozenset[str] | None:
 
 
 def format_answer(truth: AbstractSet[str]) -> str:
-    """The one way we write an answer: the letters in order, `AC`, or `none`."""
+    """Return an answer as we write it: the letters in order, `AC`, or `none`."""
     return "".join(letter for letter in LETTERS if letter in truth) or NONE

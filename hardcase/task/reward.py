@@ -29,7 +29,7 @@ DEFAULT_KIND: Final = "penalised"
 def dpa(
     predicted: Collection[str] | None, truth: Collection[str], kind: "RewardKind" = DEFAULT_KIND, worth: float = 1.0
 ) -> float:
-    """Partial credit of an answer, in [0, 1], and 1.0 if and only if it is the truth.
+    """Return the partial credit of an answer, in [0, 1], and 1.0 if and only if it is the truth.
 
     An empty set on either side has no proportion: `none` is worth 1.0 where it is the truth and 0.0 elsewhere, and
     letters are worth nothing where `none` is the truth.
@@ -78,7 +78,7 @@ def dpa_reward(
     worth: float = 1.0,
     **kwargs: Any,
 ) -> list[float]:
-    """Reward function for TRL: the partial credit of each completion, 0.0 where it is invalid.
+    """Return the partial credit of each completion, 0.0 where it is invalid: a reward function for TRL.
 
     Another definition is bound by `functools.partial(dpa_reward, kind=…)`, which TRL logs under this name.
 
@@ -100,7 +100,7 @@ def dpa_reward(
 
 
 def format_reward(completions: Sequence[Any], **kwargs: Any) -> list[float]:
-    """Reward function for TRL: 1.0 for each completion that follows the answer grammar, else 0.0.
+    """Return 1.0 for each completion that follows the answer grammar, else 0.0: a reward function for TRL.
 
     Args:
         completions: texts, or conversational completions.
