@@ -89,7 +89,7 @@ class DossierFacts:
     statement: bytes
 
 
-def dossier(facts: DossierFacts) -> dict[str, bytes]:
+def make_dossier(facts: DossierFacts) -> dict[str, bytes]:
     """Return the files of a dossier by name."""
     gate = {
         "verdict": facts.verdict,

@@ -21,7 +21,7 @@ from hardcase.data.scores import read_scores
 from hardcase.errors import HardcaseError, InputError
 from hardcase.provenance.signing import Keyring
 from hardcase.registry.account import Account, gather_account
-from hardcase.registry.dossier import DossierFacts, dossier
+from hardcase.registry.dossier import DossierFacts, make_dossier
 from hardcase.registry.ledger import (
     CHALLENGER,
     CHAMPION,
@@ -160,7 +160,7 @@ def _version(
     provenance = made.provenance(ledger.name, champion, store.put_object(gate))
     statement = keys.sign(provenance.statement(json.loads(store.get_object(made.model))))
     trained = made.maker("model").circumstances
-    files = dossier(
+    files = make_dossier(
         DossierFacts(
             name=ledger.name,
             version=number,

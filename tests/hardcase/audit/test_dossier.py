@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from hardcase.registry.dossier import DossierFacts, _escape, dossier
+from hardcase.registry.dossier import DossierFacts, _escape, make_dossier
 
 SCORE = {
     "overall": 70.25,
@@ -55,7 +55,7 @@ COMPARED = {
 
 
 def card(**changes: Any) -> ModelCard:
-    return ModelCard(dossier(replace(FACTS, **changes))["README.md"].decode())
+    return ModelCard(make_dossier(replace(FACTS, **changes))["README.md"].decode())
 
 
 def test_card_is_one_that_hugging_face_reads() -> None:
@@ -89,7 +89,7 @@ def test_checkpoint_in_a_folder_is_no_base_model_of_the_hub(folder: str) -> None
 
 
 def test_files_are_those_that_the_docs_promise_and_pass_on_what_was_measured_and_signed() -> None:
-    files = dossier(FACTS)
+    files = make_dossier(FACTS)
     assert list(files) == [
         "README.md",
         "summary.md",
@@ -114,7 +114,7 @@ def test_keys_of_the_source_that_were_ignored_are_named() -> None:
 
 
 def test_summary_says_what_changed_against_the_champion() -> None:
-    text = dossier(replace(FACTS, differences=COMPARED))["summary.md"].decode()
+    text = make_dossier(replace(FACTS, differences=COMPARED))["summary.md"].decode()
     for said in (
         "Version 3 minus version 2, the champion of that moment, on 390 samples that both answered",
         "| overall (0–100) | +2.0 [-1.0, +5.0] |",
@@ -123,19 +123,19 @@ def test_summary_says_what_changed_against_the_champion() -> None:
         "hardcase audit image-screener --diff 2 3",
     ):
         assert said in text
-    apart = dossier(replace(FACTS, differences={**COMPARED, "paired": False}))["summary.md"].decode()
+    apart = make_dossier(replace(FACTS, differences={**COMPARED, "paired": False}))["summary.md"].decode()
     assert "on 390 samples (each answered its own)" in apart
 
 
 def test_summary_of_a_first_version_does_not_claim_that_anything_was_compared() -> None:
-    text = dossier(replace(FACTS, version=1, against=None, drift={"tests": []}))["summary.md"].decode()
+    text = make_dossier(replace(FACTS, version=1, against=None, drift={"tests": []}))["summary.md"].decode()
     assert "There was no champion to compare with." in text
     assert "Drift was not tested" in text
     assert "--diff" not in text
 
 
 def test_summary_says_what_was_decided_why_and_on_what() -> None:
-    text = dossier(FACTS)["summary.md"].decode()
+    text = make_dossier(FACTS)["summary.md"].decode()
     for said in ("version 3: promoted", "overall +2.0", "version 2, the champion", "Drift alarms: partial credit."):
         assert said in text
     for digest in (FACTS.digest, FACTS.snapshot_id, FACTS.code):
@@ -147,7 +147,7 @@ def test_summary_says_what_was_decided_why_and_on_what() -> None:
 def test_scores_that_are_no_numbers_are_shown_as_missing(bad: float | None) -> None:
     nothing = {"overall": bad, "exact_match": bad, "by_aspect": {"physical_shadow": bad}, "intervals": None}
     found = {"overall": {"value": bad, "low": bad, "high": bad}, "by_aspect": {}, "paired": True, "samples": 4}
-    files = dossier(replace(FACTS, scores={"sft": None, "final": nothing}, differences=found, verdict="rejected"))
+    files = make_dossier(replace(FACTS, scores={"sft": None, "final": nothing}, differences=found, verdict="rejected"))
     assert json.loads(files["scores.json"])["final"]["overall"] is None
     assert json.loads(files["gate.json"])["differences"]["overall"]["value"] is None
     for name in ("README.md", "summary.md"):
@@ -163,7 +163,9 @@ def test_text_from_data_stays_text(text: str) -> None:
     assert len(read.data.eval_results) == 3
     assert read.data.license == "apache-2.0"
     table = [
-        line for line in dossier(replace(FACTS, source=text))["summary.md"].decode().splitlines() if "| data |" in line
+        line
+        for line in make_dossier(replace(FACTS, source=text))["summary.md"].decode().splitlines()
+        if "| data |" in line
     ]
     assert len(table) == 1
     assert table[0].replace("\\|", "").count("|") == 3
@@ -171,7 +173,7 @@ def test_text_from_data_stays_text(text: str) -> None:
 
 
 def test_same_facts_give_the_same_bytes() -> None:
-    assert dossier(FACTS) == dossier(replace(FACTS))
+    assert make_dossier(FACTS) == make_dossier(replace(FACTS))
 
 
 def _shown(text: str) -> str:
