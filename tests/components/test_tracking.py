@@ -9,18 +9,18 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from hardcase.registry.tracking import RESULT_TAG, RUN_TAG
-from hardcase.report.summary import EXPERIMENT, StepOutcome, show_summary, summarise
+from hardcase.report.summary import EXPERIMENT, StepOutcome, show_record, summarise_run
 
 
-def summary(error: dict[str, Any] | None) -> dict[str, Any]:
-    facts = {"profile": "smoke", "source": "", "seed": 0}
-    return summarise("run-1", facts, "file:///store", {"sft": StepOutcome("failed")}, {}, error, None)
+def record(error: dict[str, Any] | None) -> dict[str, Any]:
+    asked = {"pipeline": "retraining", "profile": "smoke", "source": "", "seed": 0, "settings": {}}
+    return summarise_run("run-1", asked, "file:///store", {"sft": StepOutcome("failed")}, {}, error)
 
 
 def test_a_run_that_was_retried_is_shown_as_it_ended_last(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    show_summary(summary({"step": "sft", "message": "x" * 9000, "refused": False}), uri)
-    show_summary(summary(None), uri)
+    show_record(record({"step": "sft", "message": "x" * 9000, "exit_code": 1}), uri)
+    show_record(record(None), uri)
     client = MlflowClient(uri)
     place = client.get_experiment_by_name(EXPERIMENT).experiment_id
     (run,) = client.search_runs([place], f"tags.`{RUN_TAG}` = 'run-1'")
@@ -29,11 +29,11 @@ def test_a_run_that_was_retried_is_shown_as_it_ended_last(tmp_path: Path) -> Non
 
 def test_a_long_message_stays_json(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    show_summary(summary({"step": "sft", "message": "x" * 9000, "refused": True}), uri)
+    show_record(record({"step": "sft", "message": "x" * 9000, "exit_code": 2}), uri)
     client = MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     error = json.loads(run.data.tags[RESULT_TAG])["error"]
-    assert (error["step"], error["refused"], len(error["message"])) == ("sft", True, 500)
+    assert (error["step"], error["exit_code"], len(error["message"])) == ("sft", 2, 500)
 
 
 def test_a_server_that_is_away_is_a_warning(
@@ -41,5 +41,5 @@ def test_a_server_that_is_away_is_a_warning(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with caplog.at_level(logging.WARNING):
-        show_summary(summary(None), f"http://127.0.0.1:{unused_port}")
+        show_record(record(None), f"http://127.0.0.1:{unused_port}")
     assert "MLflow does not show run run-1" in caplog.text
