@@ -10,7 +10,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,11 +31,11 @@ from hardcase.runners.containers import Inputs, check, open_runner
 from hardcase.runners.display import Bars
 from hardcase.runners.home import QUIET, Home, name_of_user
 from hardcase.runners.recording import RecordingCache, Router
+from hardcase.runners.warm import fork_steps
 from hardcase.steps.conclude import conclude
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import open_store, write_atomically
 
-PROCESSES: Final = local.SubprocessRunner(use_venv=False)
 # On one machine nothing is divided, whatever the profile asks of a cluster.
 UNDIVIDED: Final[Mapping[str, Any]] = {"cluster": {}}
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def run_pipeline(
         with (
             Bars() as bars,
             environment(child_environment(folder, home, inputs)),
-            open_runner(home, inputs) if containers else nullcontext(PROCESSES) as runner,
+            open_runner(home, inputs) if containers else run_processes() as runner,
         ):
             cache = RecordingCache(home.cache, bars, open_store(home.store), home.keyring())
             return _execute(pipeline, arguments, folder, home, cache, bars, runner)
@@ -147,6 +147,13 @@ def _outcome(record: dict[str, Any], folder: Path, home: Home) -> Outcome:
     write_atomically(folder / "summary.json", json.dumps(record, indent=2).encode() + b"\n")
     rejected = GateRejected.exit_code if record["status"] == "rejected" else 0
     return Outcome(folder, record, error["exit_code"] if error else rejected)
+
+
+@contextmanager
+def run_processes() -> Iterator[Any]:
+    """Run each step in a process of this environment."""
+    with fork_steps():
+        yield local.SubprocessRunner(use_venv=False)
 
 
 def child_environment(folder: Path, home: Home, inputs: Inputs) -> dict[str, str]:
