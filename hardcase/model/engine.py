@@ -1,7 +1,7 @@
-"""What answers many samples: our shared-prompt rollouts anywhere, vLLM on GPU nodes, behind one interface.
+"""Generate answers to many samples: with our shared-prompt rollouts anywhere, or with vLLM on GPU nodes.
 
-Both compute a prompt once for its k completions. Samples are answered in batches of like length; what a batch answered
-is kept as a file, so that work which was stopped goes on with the batch it was stopped in.
+Both engines compute a prompt once for its k completions. Samples are answered in batches of similar length. The answers
+of each batch are written to a file, so that a stopped run resumes with the batch it was stopped in.
 """
 
 import json
@@ -25,23 +25,23 @@ from hardcase.store.store import write_atomically
 from hardcase.task.prompt import build_messages
 from hardcase.task.sample import Sample
 
-PICTURES: Final = 5
+IMAGES: Final = 5
 
 
 class Engine(Protocol):
-    """Answers samples."""
+    """Generate completions of samples."""
 
     processor: ProcessorMixin
 
     def complete(
         self, samples: Sequence[Sample], copies: int, max_new_tokens: int, temperature: float, seed: int
     ) -> list[list[str]]:
-        """The texts of `copies` completions of each sample, special tokens left out; temperature 0 is greedy."""
+        """Return the texts of `copies` completions of each sample without special tokens; temperature 0 is greedy."""
         ...
 
 
 class LocalEngine:
-    """Transformers in this process, each prompt computed once (`rollout.generate`)."""
+    """Run transformers in this process, each prompt computed once (`rollout.generate_completions`)."""
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         self.model, self.processor = model, processor
@@ -59,7 +59,7 @@ class LocalEngine:
 
 
 class VllmEngine:
-    """vLLM on this machine's GPU; its prefix cache computes a prompt once.
+    """Run vLLM on this machine's GPU, whose prefix cache computes a prompt once.
 
     Raises:
         InputError: vLLM is not installed.
@@ -74,9 +74,9 @@ class VllmEngine:
             ) from error
         refuse_pickles(model)
         self.vllm, self.processor = vllm, load_processor(model)
-        self.picture: int = AutoConfig.from_pretrained(model).image_token_id
+        self.image_token: int = AutoConfig.from_pretrained(model).image_token_id
         self.llm = vllm.LLM(
-            model=str(model), seed=seed, limit_mm_per_prompt={"image": PICTURES}, enable_prefix_caching=True
+            model=str(model), seed=seed, limit_mm_per_prompt={"image": IMAGES}, enable_prefix_caching=True
         )
 
     def complete(
@@ -85,34 +85,36 @@ class VllmEngine:
         texts = self.processor.apply_chat_template(
             [build_messages(sample.aspect) for sample in samples], add_generation_prompt=True, tokenize=False
         )
-        pictures = [[decode_image(data) for data in sample.images] for sample in samples]
+        images = [[decode_image(data) for data in sample.images] for sample in samples]
         prompts = [
-            {"prompt": text, "multi_modal_data": {"image": images}}
-            for text, images in zip(texts, pictures, strict=True)
+            {"prompt": text, "multi_modal_data": {"image": decoded}}
+            for text, decoded in zip(texts, images, strict=True)
         ]
         sampling = self.vllm.SamplingParams(
             n=copies,
             temperature=temperature,
             max_tokens=max_new_tokens,
             seed=seed,
-            logit_bias={self.picture: -100},  # as in `generate`: it would ask for a picture that no one gave
+            logit_bias={
+                self.image_token: -100
+            },  # as in `generate_completions`: it stands for an image that was not given
         )
-        answered = self.llm.generate(prompts, sampling, use_tqdm=False)
-        return [[completion.text for completion in each.outputs] for each in answered]
+        outputs = self.llm.generate(prompts, sampling, use_tqdm=False)
+        return [[completion.text for completion in output.outputs] for output in outputs]
 
 
 def open_engine(kind: EngineKind, model: Path, seed: int) -> Engine:
-    """The engine of that kind with the model in that folder."""
+    """Load the model in a folder into an engine."""
     return VllmEngine(model, seed) if kind == "vllm" else LocalEngine(*load_model(model))
 
 
-def _length(processor: ProcessorMixin, sample: Sample) -> int:
-    """Tiles of a sample's pictures, nearly all of its prompt's tokens."""
-    images: Any = processor.image_processor
-    if not hasattr(images, "get_number_of_image_patches"):
+def _count_tiles(processor: ProcessorMixin, sample: Sample) -> int:
+    """Return the number of tiles of a sample's images, which determine nearly all of its prompt's length."""
+    count = getattr(processor.image_processor, "get_number_of_image_patches", None)
+    if count is None:
         return 1
     sizes = [Image.open(BytesIO(data)).size for data in sample.images]
-    return sum(images.get_number_of_image_patches(height, width, {"crop_to_patches": True}) for width, height in sizes)
+    return sum(count(height, width, {"crop_to_patches": True}) for width, height in sizes)
 
 
 def generate_answers(
@@ -142,7 +144,7 @@ def generate_answers(
         kept: folder for what each batch answered; what lies there already is not asked again. It belongs to one work.
         first: how many samples of the whole others answer before these; each has another stream of the sampling.
     """
-    order = sorted(range(len(samples)), key=lambda index: _length(engine.processor, samples[index]))
+    order = sorted(range(len(samples)), key=lambda index: _count_tiles(engine.processor, samples[index]))
     texts: list[list[str]] = [[]] * len(samples)
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)

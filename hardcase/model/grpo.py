@@ -1,4 +1,4 @@
-"""HCM-GRPO of a model on samples and what mining said of them, with TRL."""
+"""Train a model with HCM-GRPO on mined samples, with TRL."""
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -36,47 +36,47 @@ def train_grpo(
         model: to train.
         processor: the model's.
         samples: the training pool.
-        mined: what the step `mine` found, a case for each sample.
+        mined: a case for each sample, from the step `mine`.
         config: of the training.
         seed: of the sampler and the rollouts.
-        checkpoints: folder for them, and for what later rounds of mining find.
+        checkpoints: folder for checkpoints and the cases of later rounds of mining.
 
     Returns:
         The training log.
     """
     cases = list(mined)
 
-    @lru_cache(maxsize=2 * config.batch_size)  # a prompt is read once for each of its completions
-    def prompt(index: int) -> dict[str, Any]:
+    @lru_cache(maxsize=2 * config.batch_size)  # a row is read once for each of its completions
+    def read_row(index: int) -> dict[str, Any]:
         return build_prompt_row(samples[index])
 
-    def weights(number: int) -> Weights:
+    def weigh_round(number: int) -> Weights:
         if number > 0:
-            cases[:] = _mined_again(trainer, samples, config, seed + number, checkpoints / f"mined-{number}.parquet")
+            cases[:] = _mine_again(trainer, samples, config, seed + number, checkpoints / f"mined-{number}.parquet")
         return compute_weights(cases, samples, config)
 
     trainer = HCMGRPOTrainer(
         model,
         reward_funcs=partial(dpa_reward, kind=config.reward, worth=config.partial_credit),
-        args=_arguments(config, seed, checkpoints),
+        args=_build_arguments(config, seed, checkpoints),
         train_dataset=build_lazy_dataset(
-            len(samples), lambda index: {**prompt(index), "hard": float(cases[index].hard)}
+            len(samples), lambda index: {**read_row(index), "hard": float(cases[index].hard)}
         ),
         processing_class=processor,
         peft_config=build_lora_config(config),
-        weights=weights,
+        weights=weigh_round,
         rounds=config.rounds,
         most_draws=config.most_draws,
     )
     return train(trainer, "grpo")
 
 
-def _mined_again(
+def _mine_again(
     trainer: HCMGRPOTrainer, samples: Sequence[Sample], config: GrpoConfig, seed: int, file: Path
 ) -> list[MinedCase]:
-    """The cases as the model in training sees them, each process its share of them.
+    """Mine the samples with the model in training, each process a share of them.
 
-    They are kept in `file`, which a resumed training reads, since by then the model is another.
+    The cases are written to `file`, which a resumed training reads because its model has changed since.
     """
     if not file.exists():
         accelerator = trainer.accelerator
@@ -92,11 +92,11 @@ def _mined_again(
                 seed=seed,
                 what="mining again",
             )
-        found = [
+        own_cases = [
             judge(sample.id, sample.truth, texts, config.hard_below)
             for sample, texts in zip(own, rollouts, strict=True)
         ]
-        by_id = {case.id: case for case in gather_object(found)}
+        by_id = {case.id: case for case in gather_object(own_cases)}
         if accelerator.is_main_process:
             part = file.with_suffix(".part")
             write_cases([by_id[sample.id] for sample in samples], part)
@@ -105,7 +105,7 @@ def _mined_again(
     return read_cases(file)
 
 
-def _arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpoConfig:
+def _build_arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpoConfig:
     return TrlGrpoConfig(
         **build_common_arguments(config, seed, folder),
         num_generations=config.generations,
@@ -116,6 +116,6 @@ def _arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpoConfig:
         use_vllm=config.engine == "vllm",
         vllm_mode="colocate",
         vllm_gpu_memory_utilization=config.vllm_memory,
-        scale_rewards="none",  # the spread of a group says how hard it is: dividing by it would undo the mining
+        scale_rewards="none",  # the spread of a group measures its difficulty: dividing by it would undo the mining
         loss_type="dapo",
     )

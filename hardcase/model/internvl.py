@@ -1,6 +1,6 @@
-"""InternVL: a tiny one built from nothing, or a checkpoint from a folder or the hub; stock transformers classes.
+"""Build a tiny InternVL, or load a checkpoint from a folder or the hub; all of stock transformers classes.
 
-The processor leaves out InternVL's video part, which needs torchvision and reads nothing that the task has.
+The processor omits InternVL's video part, which needs torchvision and which the task does not use.
 """
 
 import os
@@ -32,7 +32,7 @@ from hardcase.model.tokenizer import CHAT_TEMPLATE, build_tokenizer
 
 
 class InternVLImageProcessor(InternVLProcessor):  # type: ignore[misc]
-    """`InternVLProcessor` for pictures only."""
+    """Process images as `InternVLProcessor` does, without video."""
 
     def __init__(self, image_processor=None, tokenizer=None, image_seq_length=256, chat_template=None, **kwargs):  # type: ignore[no-untyped-def]
         kwargs.pop("video_processor", None)
@@ -40,10 +40,10 @@ class InternVLImageProcessor(InternVLProcessor):  # type: ignore[misc]
 
 
 def set_up_torch(seed: int, threads: int = 2) -> None:
-    """One fixed number of threads, deterministic kernels, every generator seeded: the same bytes on every run."""
+    """Fix the number of threads, use deterministic kernels and seed torch, so that every run gives the same bytes."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    # Filling fresh memory costs more than the training of a tiny model, and nothing here reads it unwritten.
+    # Filling new memory costs more than the training of a tiny model, and no code here reads it before writing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(seed)
@@ -52,11 +52,11 @@ def set_up_torch(seed: int, threads: int = 2) -> None:
 def load_initial_model(
     config: ModelConfig, texts: Iterable[str], seed: int, dtype: str = "float32"
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The model and processor that training starts from.
+    """Return the model and processor that training starts from.
 
     Args:
         config: a checkpoint's folder or hub id, or the sizes of a tiny model.
-        texts: what a tiny model's tokenizer must know.
+        texts: with the vocabulary of a tiny model's tokenizer.
         seed: of a tiny model's weights.
         dtype: of a checkpoint's weights.
 
@@ -75,10 +75,10 @@ def load_initial_model(
 def build_tiny(
     sizes: TinyModelConfig, texts: Iterable[str], seed: int
 ) -> tuple[InternVLForConditionalGeneration, InternVLImageProcessor]:
-    """An InternVL of a few hundred thousand random parameters with a processor to match.
+    """Build an InternVL of a few hundred thousand random parameters and its processor.
 
     From scratch it learns with a layer scale of 1, an initializer range of .08 and position embeddings of N(0, .2)
-    (measured, docs/decisions/0004-tiny-recipe.md); the stock values are made for pre-trained towers.
+    (measured, docs/decisions/0004-tiny-recipe.md); the stock values suit pre-trained towers.
     """
     tokenizer = build_tokenizer(texts)
     tokens_an_image = (sizes.image_size // sizes.patch_size // 2) ** 2
@@ -135,7 +135,7 @@ def build_tiny(
 
 
 def checkpoint_folder(config: ModelConfig) -> Path | None:
-    """The folder of the checkpoint that training starts from, fetched from the hub if need be; None for a tiny model.
+    """Return the folder of the initial checkpoint, fetched from the hub if needed, or None for a tiny model.
 
     Raises:
         InputError: there is no such checkpoint.
@@ -150,30 +150,30 @@ def checkpoint_folder(config: ModelConfig) -> Path | None:
         return Path(snapshot_download(config.checkpoint, revision=config.revision))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"model {config.checkpoint}: {str(error).splitlines()[0]}; name a folder or hub id that can be read"
+            f"model {config.checkpoint}: {str(error).splitlines()[0]}; name a readable folder or hub id"
         ) from error
 
 
 def load_processor(checkpoint: str | Path, revision: str | None = None) -> ProcessorMixin:
-    """The processor of a model in a folder or on the hub."""
+    """Load the processor of a model in a folder or on the hub."""
     config = AutoConfig.from_pretrained(checkpoint, revision=revision, trust_remote_code=False)
-    reader = InternVLImageProcessor if isinstance(config, InternVLConfig) else AutoProcessor
-    processor: ProcessorMixin = reader.from_pretrained(checkpoint, revision=revision, trust_remote_code=False)
+    kind = InternVLImageProcessor if isinstance(config, InternVLConfig) else AutoProcessor
+    processor: ProcessorMixin = kind.from_pretrained(checkpoint, revision=revision, trust_remote_code=False)
     return processor
 
 
 def load_model(
     checkpoint: str | Path, revision: str | None = None, dtype: str | None = None
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A model and its processor from a folder or the hub; safetensors only, no remote code.
+    """Load a model and its processor from a folder or the hub, from safetensors only and without remote code.
 
     Args:
         checkpoint: folder or hub id.
         revision: of the hub's repository.
-        dtype: of the weights; by default bfloat16 on a GPU and float32 elsewhere, as judging wants it.
+        dtype: of the weights; by default bfloat16 on a GPU and float32 elsewhere, which suits inference.
 
     Raises:
-        InputError: nothing loadable lies there, or a pickle beside it or in its place.
+        InputError: there is no loadable model, or there is a pickle beside it or in its place.
     """
     dtype = dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
     try:
@@ -193,30 +193,30 @@ def load_model(
 
 
 def gather_weights(model: torch.nn.Module, *, change: bool = False) -> AbstractContextManager[None]:
-    """Within it every process sees all of the weights, also those that ZeRO-3 keeps in parts; all must enter it.
+    """Gather all weights in every process, also those that ZeRO-3 partitions; all processes must enter.
 
     Args:
-        model: whose weights.
-        change: keep what the main process makes of them.
+        model: with the weights.
+        change: distribute the main process's changes to them.
     """
-    parts = [weight for weight in model.parameters() if hasattr(weight, "ds_id")]
-    if not parts:
+    partitioned = [weight for weight in model.parameters() if hasattr(weight, "ds_id")]
+    if not partitioned:
         return nullcontext()
-    import deepspeed  # takes seconds, and one process never needs it
+    import deepspeed  # its import takes seconds, and a single process never needs it
 
     gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
-        parts, modifier_rank=0 if change else None
+        partitioned, modifier_rank=0 if change else None
     )
     return gathered
 
 
 def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
-    """Write model (safetensors), config and processor into `folder`; of several processes the main one does."""
+    """Write model (safetensors), config and processor into `folder`, from the main process only."""
     with gather_weights(model):
         if PartialState().is_main_process:
-            # Files of a size that a store takes in one piece, and a reader holds in memory.
+            # A reader of the store holds each file in memory.
             model.save_pretrained(folder, safe_serialization=True, max_shard_size="1GB")
-            # How the tokenizer was found, of the hub or offline, says nothing of the model.
-            for found in ("is_local", "local_files_only"):
-                processor.tokenizer.init_kwargs.pop(found, None)
+            # How the tokenizer was loaded, from the hub or offline, is no property of the model.
+            for option in ("is_local", "local_files_only"):
+                processor.tokenizer.init_kwargs.pop(option, None)
             processor.save_pretrained(folder)

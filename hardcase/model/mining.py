@@ -1,10 +1,10 @@
-"""Hard Cases Mining (arXiv 2511.10055, section 4): find what the model gets wrong, and train on it more often.
+"""Hard Cases Mining (arXiv 2511.10055, section 4): find what the model gets wrong, and train on it more focus.
 
-The paper's threshold and ratio are not public; this is our reading, chosen by ablation (docs/decisions/0007). A case
-teaches most when its rollouts earn unlike rewards: a group that earns all the same has no advantage to learn from. So
-hard cases get a share of the draws, among them by the variance of their mined rewards, which is p(1 - p) where only
-exact answers are rewarded. The rest is drawn alike from all, also what was never solved (a *suspect*, perhaps
-mislabelled): leaving it out teaches a model to answer as it already does.
+The paper's threshold and ratio are not public. This is our reading, chosen by ablation (docs/decisions/0007). A case
+teaches most when its rollouts earn different rewards, because a group with equal rewards has no advantage to learn
+from. So hard cases get a share of the draws, divided among them by the variance of their mined rewards, which is
+p(1 - p) where only exact answers are rewarded. The rest is drawn uniformly from all cases, also from those never solved
+(*suspects*, perhaps mislabelled), because without them the model learns to answer as it already does.
 """
 
 import logging
@@ -23,36 +23,36 @@ logger = logging.getLogger(__name__)
 Weights = npt.NDArray[np.float64]
 
 
-def _spread(case: MinedCase, truth: frozenset[str], config: GrpoConfig) -> float:
-    answered = [None if answer is None else frozenset(answer) & set(LETTERS) for answer in case.answers]
-    return float(np.var([dpa(answer, truth, config.reward, config.partial_credit) for answer in answered]))
+def _compute_variance(case: MinedCase, truth: frozenset[str], config: GrpoConfig) -> float:
+    answers = [None if answer is None else frozenset(answer) & set(LETTERS) for answer in case.answers]
+    return float(np.var([dpa(answer, truth, config.reward, config.partial_credit) for answer in answers]))
 
 
 def compute_weights(cases: Sequence[MinedCase], samples: Sequence[Sample], config: GrpoConfig) -> Weights:
-    """How often to draw each case, as chances that add up to 1; `samples` are the cases' own, in order.
+    """Return the probability of drawing each case; `samples` are the cases' samples in the same order.
 
-    `config.hard_share` of the draws goes to hard cases, among them by the variance of the rewards that they would earn;
-    the rest goes to all cases alike, without the suspects if `config.suspects` says so. Where there is no hard case, or
-    nothing but suspects, all are drawn alike.
+    `config.hard_share` of the draws goes to hard cases, divided by the variance of the rewards that their answers earn.
+    The rest is uniform over all cases, without the suspects if `config.suspects` is false. Without hard cases, or with
+    suspects only, all draws are uniform.
     """
     hard, suspect = np.array([(case.hard, case.suspect) for case in cases], dtype=bool).T
     rest: Weights = np.where(suspect & (not config.suspects and not suspect.all()), 0.0, 1.0)
     rest = rest / rest.sum()
     if not config.hard_share or not hard.any():
         if config.hard_share:
-            logger.warning("mining: no case is hard; drawing all alike")
+            logger.warning("mining: no case is hard; drawing uniformly")
         return rest
-    spreads = [_spread(case, sample.truth, config) for case, sample in zip(cases, samples, strict=True)]
-    often = np.where(hard, spreads, 0.0)
-    weights: Weights = config.hard_share * often / often.sum() + (1 - config.hard_share) * rest
+    variances = [_compute_variance(case, sample.truth, config) for case, sample in zip(cases, samples, strict=True)]
+    focus = np.where(hard, variances, 0.0)
+    weights: Weights = config.hard_share * focus / focus.sum() + (1 - config.hard_share) * rest
     return weights
 
 
 class GroupSampler(Sampler[int]):
-    """Draws prompts by weight and repeats each one as GRPO wants it.
+    """Draw prompts by weight and repeat each one as GRPO requires.
 
-    Within a batch no prompt is drawn twice, unless fewer than a batch can be drawn at all. The whole order follows from
-    the seed and the weights, so that a resumed run skips to where it was.
+    Within a batch no prompt is drawn twice, unless too few can be drawn. The order follows from the seed and the
+    weights, so that a resumed run can skip to where it stopped.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class GroupSampler(Sampler[int]):
         """Plan `batches` batches of `prompts` prompts, each `generations` times, the batch `repeats` times over.
 
         Args:
-            weights: chances of each round of mining, numbered from 0; asked for when the round begins.
+            weights: called at the start of each round of mining, numbered from 0; returns its probabilities.
             prompts: different prompts a batch.
             generations: G.
-            batches: in all.
-            repeats: how often each batch is used.
+            batches: in total.
+            repeats: number of uses of each batch.
             seed: of the draws.
-            rounds: parts of equal length into which the batches fall.
-            most_draws: how often one case is drawn at most, while there are enough others for a batch.
+            rounds: number of equal parts of the batches.
+            most_draws: most draws of one case, while there are enough others for a batch.
         """
         self.weights, self.prompts, self.generations = weights, prompts, generations
         self.batches, self.repeats, self.seed = batches, repeats, seed
@@ -89,23 +89,23 @@ class GroupSampler(Sampler[int]):
             weights = self.weights(number)
             draws = draws if draws.size else np.zeros(len(weights), dtype=int)
             for _ in batches:
-                chances = self._allowed(weights, draws)
-                too_few = bool(np.count_nonzero(chances) < self.prompts)
-                chosen = rng.choice(len(chances), self.prompts, replace=too_few, p=chances)
+                allowed = self._limit_draws(weights, draws)
+                too_few = bool(np.count_nonzero(allowed) < self.prompts)
+                chosen = rng.choice(len(allowed), self.prompts, replace=too_few, p=allowed)
                 draws[chosen] += 1
                 order = [int(index) for index in chosen for _ in range(self.generations)]
                 for _ in range(self.repeats):
                     yield from order
 
-    def _allowed(self, weights: Weights, draws: npt.NDArray[np.int_]) -> Weights:
+    def _limit_draws(self, weights: Weights, draws: npt.NDArray[np.int_]) -> Weights:
         if self.most_draws is None:
             return weights
-        left = np.where(draws < self.most_draws, weights, 0)
-        if np.count_nonzero(left) < self.prompts:
-            logger.warning("mining: too few cases drawn less than %d times; drawing all again", self.most_draws)
+        remaining = np.where(draws < self.most_draws, weights, 0)
+        if np.count_nonzero(remaining) < self.prompts:
+            logger.warning("mining: too few cases drawn less than %d times; starting a new count", self.most_draws)
             draws[:] = 0
             return weights
-        allowed: Weights = left / left.sum()
+        allowed: Weights = remaining / remaining.sum()
         return allowed
 
     def __len__(self) -> int:

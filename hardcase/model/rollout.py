@@ -1,10 +1,10 @@
-"""Rollouts with the prompt computed once: one pass over five pictures and the question serves all k completions.
+"""Generate rollouts with each prompt computed once: one pass over five images and the question for k completions.
 
-The completions of a prompt grow side by side in one row after it, each blind to the others by a mask, so that its
-key-value cache is kept, copied and read once too. Stock generation does all of this for each completion.
+The completions of a prompt grow side by side in one row after it, and a mask hides each from the others. So the
+prompt's key-value cache is stored and read once too. Stock generation does all of this for each completion.
 
-Shapes: B prompts, G completions each, P prompt tokens (padded left), C completion tokens (padded right), V words, L
-tokens in the cache.
+Shapes: B prompts, G completions each, P prompt tokens (padded left), C completion tokens (padded right), V vocabulary
+size, L tokens in the cache.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from hardcase.task.sample import Sample
 
 @contextmanager
 def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
-    """No gradients, evaluation mode; the mode found is restored."""
+    """Disable gradients and enter evaluation mode; the former mode is restored."""
     training = model.training
     model.eval()
     try:
@@ -39,18 +39,18 @@ def generate_completions(
     temperature: float,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Sample completions, the prompts computed once.
+    """Sample completions with each prompt computed once.
 
     Args:
         model: a stock image-text-to-text model.
         inputs: `input_ids` and `attention_mask` (B, P), `pixel_values`; prompts padded left.
         generations: G.
-        max_new_tokens: C at most.
-        temperature: 0 takes the likeliest word.
-        generator: of the sampling; torch's own when None.
+        max_new_tokens: largest C.
+        temperature: 0 takes the likeliest token.
+        generator: of the sampling, or None for torch's own.
 
     Returns:
-        Completions (B·G, C), the G of a prompt side by side, filled with the padding token after their end.
+        Completions (B·G, C), those of a prompt adjacent, filled with the padding token after their end.
     """
     config = model.generation_config
     (prompts, prompt_tokens), device = inputs["input_ids"].shape, inputs["input_ids"].device
@@ -61,36 +61,36 @@ def generate_completions(
         visible_B1GL = inputs["attention_mask"].bool()[:, None, None].expand(-1, 1, generations, -1)
         itself_B1GG = torch.eye(generations, dtype=torch.bool, device=device).expand(prompts, 1, -1, -1)
         done_BG = torch.zeros(prompts, generations, dtype=torch.bool, device=device)
-        words: list[Tensor] = []
-        while len(words) < max_new_tokens and not done_BG.all():
-            if words:
+        tokens: list[Tensor] = []
+        while len(tokens) < max_new_tokens and not done_BG.all():
+            if tokens:
                 visible_B1GL = torch.cat([visible_B1GL, itself_B1GG], -1)
                 logits_BGV = model(
-                    input_ids=words[-1],
+                    input_ids=tokens[-1],
                     attention_mask=visible_B1GL,
-                    position_ids=torch.full_like(words[-1], prompt_tokens + len(words) - 1),
+                    position_ids=torch.full_like(tokens[-1], prompt_tokens + len(tokens) - 1),
                     past_key_values=output.past_key_values,
                     use_cache=True,
                 ).logits
-            # It would ask for a picture that no one gave.
+            # The image token stands for an image that was not given.
             logits_BGV[..., model.config.image_token_id] = -torch.inf
-            word_BG = _choose(logits_BGV, temperature, generator).masked_fill(done_BG, config.pad_token_id)
-            words.append(word_BG)
-            done_BG |= torch.isin(word_BG, ends)
-    return torch.stack(words, -1).flatten(0, 1)
+            token_BG = _choose_tokens(logits_BGV, temperature, generator).masked_fill(done_BG, config.pad_token_id)
+            tokens.append(token_BG)
+            done_BG |= torch.isin(token_BG, ends)
+    return torch.stack(tokens, -1).flatten(0, 1)
 
 
-def _choose(logits_BGV: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+def _choose_tokens(logits_BGV: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     if temperature == 0:
         return logits_BGV.argmax(-1)
-    chances_BGV = torch.softmax(logits_BGV.float() / temperature, -1)
-    return torch.multinomial(chances_BGV.flatten(0, 1), 1, generator=generator).view(chances_BGV.shape[:2])
+    probabilities_BGV = torch.softmax(logits_BGV.float() / temperature, -1)
+    return torch.multinomial(probabilities_BGV.flatten(0, 1), 1, generator=generator).view(probabilities_BGV.shape[:2])
 
 
 def build_prompt_inputs(
     processor: ProcessorMixin, samples: Sequence[Sample], device: torch.device
 ) -> dict[str, Tensor]:
-    """The batch that `generate` takes: prompts padded left, pictures decoded."""
+    """Build the inputs of `generate_completions`: prompts padded left, images decoded."""
     prompts = processor.apply_chat_template(
         [build_messages(sample.aspect) for sample in samples], add_generation_prompt=True, tokenize=False
     )

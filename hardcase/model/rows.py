@@ -1,4 +1,4 @@
-"""Rows for TRL's trainers, made when they are asked for: pictures are decoded one batch at a time."""
+"""Build the rows of TRL's trainers on demand, so that images are decoded one batch at a time."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,18 +12,18 @@ from hardcase.task.sample import Sample
 Row = dict[str, Any]
 
 
-def build_lazy_dataset(count: int, row: Callable[[int], Row]) -> Dataset:
-    """A dataset of `count` rows; `row(i)` makes the i-th whenever it is read, and must be a pure function."""
+def build_lazy_dataset(count: int, build_row: Callable[[int], Row]) -> Dataset:
+    """Build a dataset of `count` rows, where the pure function `build_row` builds the i-th whenever it is read."""
 
-    def batch(indices: dict[str, list[int]]) -> dict[str, list[Any]]:
-        made = [row(index) for index in indices["row"]]
-        return {key: [each[key] for each in made] for key in made[0]}
+    def build_batch(indices: dict[str, list[int]]) -> dict[str, list[Any]]:
+        rows = [build_row(index) for index in indices["row"]]
+        return {key: [row[key] for row in rows] for key in rows[0]}
 
-    return Dataset.from_dict({"row": list(range(count))}).with_transform(batch)
+    return Dataset.from_dict({"row": list(range(count))}).with_transform(build_batch)
 
 
 def build_prompt_row(sample: Sample) -> Row:
-    """What generation and GRPO need of a sample: prompt, five pictures, truth."""
+    """Build a sample's row for generation and GRPO: prompt, five images, truth."""
     return {
         "prompt": build_messages(sample.aspect),
         "images": [decode_image(data) for data in sample.images],
@@ -34,7 +34,7 @@ def build_prompt_row(sample: Sample) -> Row:
 
 
 def build_sft_row(sample: Sample) -> Row:
-    """A sample with its annotated chain of thought, for supervised fine-tuning."""
+    """Build a sample's row for supervised fine-tuning, with its annotated chain of thought."""
     assert sample.reasoning is not None
     return {
         "prompt": build_messages(sample.aspect),
@@ -44,10 +44,10 @@ def build_sft_row(sample: Sample) -> Row:
 
 
 def build_assistant_turn(text: str) -> list[Row]:
-    """`text` as the assistant's turn."""
+    """Return `text` as a turn of the assistant."""
     return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
 
 
 def select_annotated(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples that carry a chain of thought."""
+    """Return the samples with an annotated chain of thought."""
     return [sample for sample in samples if sample.reasoning is not None]

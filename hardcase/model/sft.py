@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on chains of thought with TRL; a perception warm-up first for a model built from nothing."""
+"""Fine-tune a model on chains of thought with TRL, after a perception warm-up where one is configured."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from hardcase.task.sample import ASPECTS, Sample
 
 
 def collect_vocabulary_texts(samples: Sequence[Sample], *, warm_up: bool) -> Iterator[str]:
-    """Everything that a tokenizer made for these samples must read and write."""
+    """Yield all texts that a tokenizer built for these samples must be able to encode."""
     for aspect in ASPECTS:
         for part in build_messages(aspect)[0]["content"]:
             yield part.get("text", "")
@@ -37,32 +37,32 @@ def fine_tune(
     seed: int,
     checkpoints: Path,
 ) -> list[dict[str, Any]]:
-    """Train `model` in place: the phases of warm-up that are configured, then SFT on the annotated samples.
+    """Train `model` in place: the configured phases of warm-up, then SFT on the annotated samples.
 
     Returns:
         The training log of all phases.
     """
     log = []
-    for phase, warm_up, made in (
+    for phase, warm_up, build_rows in (
         ("warmup", config.warm_up, build_warm_up_rows),
         ("reading", config.reading, build_reading_rows),
     ):
         if warm_up is not None:
-            rows = made(warm_up.steps * warm_up.batch_size, seed)
-            arguments = _arguments(warm_up, seed, checkpoints / phase, sequential=True)
+            rows = build_rows(warm_up.steps * warm_up.batch_size, seed)
+            arguments = _build_arguments(warm_up, seed, checkpoints / phase, sequential=True)
             log += train(SFTTrainer(model, arguments, train_dataset=rows, processing_class=processor), phase)
-    chosen = select_annotated(samples)
-    rows = build_lazy_dataset(len(chosen), lambda index: build_sft_row(chosen[index]))
-    arguments = _arguments(config, seed, checkpoints / "sft", sequential=False)
+    annotated = select_annotated(samples)
+    rows = build_lazy_dataset(len(annotated), lambda index: build_sft_row(annotated[index]))
+    arguments = _build_arguments(config, seed, checkpoints / "sft", sequential=False)
     trainer = SFTTrainer(
         model, arguments, train_dataset=rows, processing_class=processor, peft_config=build_lora_config(config)
     )
     return log + train(trainer, "sft")
 
 
-def _arguments(config: TrainConfig, seed: int, folder: Path, *, sequential: bool) -> TrlSftConfig:
+def _build_arguments(config: TrainConfig, seed: int, folder: Path, *, sequential: bool) -> TrlSftConfig:
     return TrlSftConfig(
         **build_common_arguments(config, seed, folder),
-        max_length=None,  # a cut would take image tokens from their pictures
+        max_length=None,  # truncation would separate image tokens from their images
         train_sampling_strategy="sequential" if sequential else "random",
     )

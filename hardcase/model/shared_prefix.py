@@ -1,14 +1,14 @@
-"""Logits of completions with each prompt computed once for all of its completions, gradients included.
+"""Compute the logits of completions with each prompt computed once for all of its completions, gradients included.
 
-Two forms of the same sums, on stock model classes:
-- `cached`: prompts first, then all completions from copies of their key-value cache. The faster one.
-- `packed`: one row `[prompt | c1 | c2 …]` a prompt, a mask that keeps completions apart, positions that start anew. One
-  call of the model and no cache, which activation checkpointing forbids and data parallelism wants.
+Two forms of the same computation, on stock model classes:
+- cached: prompts first, then all completions from copies of their key-value cache. This form is the faster one.
+- packed: one row `[prompt | c1 | c2 …]` a prompt, a mask that separates completions, and positions that restart.
+  It needs one call of the model and no cache, as activation checkpointing and data parallelism require.
 
 Positions and padding are those of TRL 1.16: prompts padded left, positions counted over the padding too.
 
 Shapes: R rows (completions), B prompts, P prompt tokens, C completion tokens, S slots (most completions of a prompt),
-V words.
+V vocabulary size.
 """
 
 from typing import Any
@@ -20,17 +20,17 @@ from torch import Tensor
 def compute_cached_logits(
     model: Any, input_ids: Tensor, mask: Tensor, prompt_tokens: int, of_row: Tensor, pixels: Tensor
 ) -> Tensor:
-    """Logits (R, C, V) that predict each completion token.
+    """Return the logits (R, C, V) that predict each completion token.
 
     Args:
-        model: a stock image-text-to-text model, or what wraps it.
+        model: a stock image-text-to-text model, possibly wrapped.
         input_ids: (R, P + C), each row its prompt and its completion.
         mask: (R, P + C), 0 where padded.
         prompt_tokens: P.
         of_row: (R,), the number of each row's prompt, 0 to B - 1.
-        pixels: the pictures of the B prompts, in order, as the model takes them.
+        pixels: the images of the B prompts, in order, as the model takes them.
     """
-    first = _first_rows(of_row)
+    first = _find_first_rows(of_row)
     prompt = model(
         input_ids=input_ids[first, :prompt_tokens],
         attention_mask=mask[first, :prompt_tokens],
@@ -53,13 +53,13 @@ def compute_cached_logits(
 def compute_packed_logits(
     model: Any, input_ids: Tensor, mask: Tensor, prompt_tokens: int, of_row: Tensor, pixels: Tensor
 ) -> Tensor:
-    """As `cached`, in one call of the model."""
-    first, device = _first_rows(of_row), input_ids.device
+    """Return the same as `compute_cached_logits`, in one call of the model."""
+    first, device = _find_first_rows(of_row), input_ids.device
     rows, width = len(input_ids), input_ids.size(1) - prompt_tokens
-    earlier_R = (of_row[:, None] == of_row).tril(-1).sum(1)  # completions of its prompt before this one: its slot
+    earlier_R = (of_row[:, None] == of_row).tril(-1).sum(1)  # its slot: the number of earlier completions of its prompt
     slots = int(earlier_R.max()) + 1
 
-    def laid_out(of_tokens: Tensor) -> Tensor:
+    def pack(of_tokens: Tensor) -> Tensor:
         slots_BSC = of_tokens.new_zeros(len(first), slots, width)
         slots_BSC[of_row, earlier_R] = of_tokens[:, prompt_tokens:]
         return torch.cat([of_tokens[first, :prompt_tokens], slots_BSC.flatten(1)], 1)
@@ -68,10 +68,12 @@ def compute_packed_logits(
     position_L = torch.cat([torch.arange(prompt_tokens), prompt_tokens + torch.arange(width).repeat(slots)]).to(device)
     same_LL = (segment_L == 0) | (segment_L[:, None] == segment_L)
     allowed_LL = same_LL.tril()
-    itself_LL = torch.eye(len(segment_L), dtype=torch.bool, device=device)  # padding that sees nothing gives NaN
-    visible_B1LL = (allowed_LL & laid_out(mask).bool()[:, None, None]) | itself_LL
+    itself_LL = torch.eye(
+        len(segment_L), dtype=torch.bool, device=device
+    )  # a position that sees nothing would give NaN
+    visible_B1LL = (allowed_LL & pack(mask).bool()[:, None, None]) | itself_LL
     logits = model(
-        input_ids=laid_out(input_ids),
+        input_ids=pack(input_ids),
         attention_mask=visible_B1LL,
         position_ids=position_L.expand(len(first), -1),
         pixel_values=pixels,
@@ -82,5 +84,5 @@ def compute_packed_logits(
     return torch.cat([logits[of_row, :1], logits[of_row[:, None], own_RC]], 1).reshape(rows, width, -1)
 
 
-def _first_rows(of_row: Tensor) -> Tensor:
+def _find_first_rows(of_row: Tensor) -> Tensor:
     return torch.stack([(of_row == number).nonzero()[0, 0] for number in range(int(of_row.max()) + 1)])

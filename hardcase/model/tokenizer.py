@@ -1,7 +1,7 @@
-"""A word-level tokenizer made offline from the texts it must know, with InternVL's special tokens and chat template.
+"""Build a word-level tokenizer offline from given texts, with InternVL's special tokens and chat template.
 
-A hub checkpoint brings its own tokenizer; this one serves models built from nothing. `<think>` and `<answer>` stay
-ordinary tokens: as special ones they would be hidden from the reward when a completion is decoded.
+It serves models with random initial weights; a hub checkpoint has its own tokenizer. `<think>` and `<answer>` are
+ordinary tokens: as special tokens they would be missing from the decoded completion that the reward reads.
 """
 
 from collections.abc import Iterable
@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 TAGS: Final = ("<think>", "</think>", "<answer>", "</answer>")
 SPECIAL: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
-# A flagged letter stands alone, so that `AC` is two tokens; other words, digits and signs carry their leading space.
-WORDS: Final = Regex(r" ?[A-D](?![a-z])| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s")
+# A flagged letter is a token, so that `AC` is two. Words, digits and signs include their leading space.
+TOKENS: Final = Regex(r" ?[A-D](?![a-z])| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s")
 CHAT_TEMPLATE: Final = """\
 {%- for message in messages -%}
 <|im_start|>{{ message['role'] }}{{ '\\n' }}
@@ -36,21 +36,21 @@ CHAT_TEMPLATE: Final = """\
 
 
 def build_tokenizer(texts: Iterable[str], size: int = 4096) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows the most frequent words of `texts`; anything else reads as `[UNK]`.
+    """Build a tokenizer whose vocabulary is the most frequent tokens of `texts`; others are encoded as `[UNK]`.
 
     Args:
-        texts: what must be read and written: prompts, reasonings, captions.
-        size: at most so many words, by frequency, then alphabet.
+        texts: prompts, reasonings, captions.
+        size: most tokens taken from them, by frequency, then alphabet.
     """
-    splitter = pre_tokenizers.Split(WORDS, behavior="isolated")
+    splitter = pre_tokenizers.Split(TOKENS, behavior="isolated")
     counts: dict[str, int] = {}
     for text in texts:
-        for word, _ in splitter.pre_tokenize_str(text):
-            counts[word] = counts.get(word, 0) + 1
+        for token, _ in splitter.pre_tokenize_str(text):
+            counts[token] = counts.get(token, 0) + 1
     letters = {form: 0 for letter in "ABCD" for form in (letter, f" {letter}")}
-    ranked = sorted(counts, key=lambda word: (-counts[word], word))[:size]
-    words = dict.fromkeys([*SPECIAL, *TAGS, "[UNK]", "\n", "none", *letters, *ranked])
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    ranked = sorted(counts, key=lambda token: (-counts[token], token))[:size]
+    vocabulary = dict.fromkeys([*SPECIAL, *TAGS, "[UNK]", "\n", "none", *letters, *ranked])
+    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(

@@ -1,4 +1,4 @@
-"""What SFT and GRPO share around TRL's trainers: exact resume from the last whole checkpoint, progress, the log."""
+"""Run TRL's trainers for SFT and GRPO: exact resume from the last complete checkpoint, progress, the log."""
 
 import json
 import logging
@@ -22,11 +22,10 @@ from hardcase.progress import report
 
 logger = logging.getLogger(__name__)
 COMPLETE: Final = "complete"
-# What depends on the machine's clock has no place in a result, nor what TRL counts anew after a resume.
-UNSTEADY: Final = ("runtime", "per_second", "time", "flos", "num_tokens")
+# Left out of the log: values that depend on the clock, and those that TRL counts from 0 after a resume.
+UNSTABLE: Final = ("runtime", "per_second", "time", "flos", "num_tokens")
 
-
-# What must be the same for a training to go on as if it had never stopped; the last three only GRPO has.
+# Arguments that must not change for an exact resume. Only GRPO has the last three.
 SHAPE: Final = (
     *("world_size", "per_device_train_batch_size", "gradient_accumulation_steps", "max_steps", "seed"),
     *("num_generations", "steps_per_generation", "num_iterations"),
@@ -34,7 +33,7 @@ SHAPE: Final = (
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Reports progress, stops before a broken update, marks a checkpoint once everything of it is on disk."""
+    """Report progress, stop before an update that is not finite, and mark checkpoints as complete."""
 
     def __init__(self, trainer: Trainer, what: str) -> None:
         self.trainer, self.what = trainer, what
@@ -43,26 +42,26 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         report(self.what, state.global_step, state.max_steps)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.broken = torch.zeros((), dtype=torch.bool, device=args.device)
+        self.not_finite = torch.zeros((), dtype=torch.bool, device=args.device)
 
-        def look(gradient: torch.Tensor) -> None:
-            self.broken |= ~gradient.isfinite().all()
+        def check_gradient(gradient: torch.Tensor) -> None:
+            self.not_finite |= ~gradient.isfinite().all()
 
         for weight in self.trainer.model.parameters():
             if weight.requires_grad:
-                weight.register_hook(look)
+                weight.register_hook(check_gradient)
         if engine := getattr(self.trainer, "deepspeed", None):  # it updates before `on_pre_optimizer_step` is called
-            engine.step = partial(self._checked, engine.step)
+            engine.step = partial(self._check_and_step, engine.step)
 
-    def _checked(self, step: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    def _check_and_step(self, step: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         self.on_pre_optimizer_step()
         step(*args, **kwargs)
 
     def on_pre_optimizer_step(self, *args: Any, **_: Any) -> None:
-        if self.broken:
+        if self.not_finite:
             raise HardcaseError(
                 f"{self.what}: the gradient of step {self.trainer.state.global_step + 1} is not finite, so nothing was "
-                f"updated; lower `learning_rate`, and run again to go on from the last checkpoint"
+                f"updated; lower `learning_rate`, and run again to resume from the last checkpoint"
             )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -70,38 +69,38 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         PartialState().wait_for_everyone()  # each process writes a part
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if state.is_world_process_zero:
-            (folder / COMPLETE).write_text(json.dumps(_shape(args)), encoding="utf-8")
+            (folder / COMPLETE).write_text(json.dumps(_read_shape(args)), encoding="utf-8")
 
 
-def _shape(args: TrainingArguments) -> dict[str, int]:
+def _read_shape(args: TrainingArguments) -> dict[str, int]:
     return {name: getattr(args, name) for name in SHAPE if hasattr(args, name)}
 
 
 def find_last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written whole; ones that were not are removed."""
-    gather_weights = []
+    """Return the newest complete checkpoint, and remove incomplete ones."""
+    complete = []
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         if (path / COMPLETE).exists():
-            gather_weights.append(path)
+            complete.append(path)
         else:
             shutil.rmtree(path)
-    return max(gather_weights, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+    return max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
 
 def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
-    """Train to the end, from the last whole checkpoint if there is one.
+    """Train to the end, from the last complete checkpoint if there is one.
 
-    The trainer's model has all weights afterwards, adapters merged into it.
+    Afterwards the trainer's model has all weights, with adapters merged.
 
     Args:
         trainer: with `output_dir` for its checkpoints.
         what: the phase's name, for progress and in the log.
 
     Returns:
-        The log: one dict a logged step, the same whether training was stopped and went on or not.
+        The log, one dict a logged step. It is the same if training was stopped and resumed.
 
     Raises:
-        InputError: the checkpoint is of a training of another shape.
+        InputError: the checkpoint was written with other arguments.
         HardcaseError: a gradient is not finite.
     """
     trainer.add_callback(_Watch(trainer, what))
@@ -109,14 +108,14 @@ def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
     with PartialState().main_process_first():
         checkpoint = find_last_checkpoint(Path(trainer.args.output_dir))
     if checkpoint is not None:
-        before, now = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8")), _shape(trainer.args)
+        before, now = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8")), _read_shape(trainer.args)
         if changed := [f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]]:
             raise InputError(
-                f"{checkpoint}: made with {'; '.join(changed)}; set it back to go on, or remove it to begin anew"
+                f"{checkpoint}: written with {'; '.join(changed)}; restore that to resume, or remove it to start over"
             )
-        logger.info("%s: going on from %s", what, checkpoint.name)
+        logger.info("%s: resuming from %s", what, checkpoint.name)
         if not (is_peft_model(trainer.model) or trainer.is_deepspeed_enabled):
-            # Checkpoints carry the hub's names of weights, which Trainer does not translate and so leaves unread.
+            # Checkpoints use the hub's names of weights, which Trainer does not translate and therefore ignores.
             saved = type(trainer.model).from_pretrained(checkpoint, dtype=trainer.model.dtype)
             trainer.model.load_state_dict(saved.state_dict())
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -124,14 +123,14 @@ def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
         with gather_weights(trainer.model, change=True):
             trainer.model.merge_and_unload()
     return [
-        {"phase": what, **{key: value for key, value in sorted(entry.items()) if not key.endswith(UNSTEADY)}}
+        {"phase": what, **{key: value for key, value in sorted(entry.items()) if not key.endswith(UNSTABLE)}}
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
 
 
 def build_common_arguments(config: TrainConfig, seed: int, folder: Path) -> dict[str, Any]:
-    """What the arguments of TRL's trainers have in common; checkpoints go to `folder`."""
+    """Build the arguments that TRL's trainers have in common; checkpoints are written to `folder`."""
     return {
         "output_dir": str(folder),
         "max_steps": config.steps,
@@ -159,7 +158,7 @@ def build_common_arguments(config: TrainConfig, seed: int, folder: Path) -> dict
 
 
 def build_lora_config(config: TrainConfig) -> LoraConfig | None:
-    """LoRA as peft takes it, if it is configured."""
+    """Build peft's configuration of LoRA, if it is configured."""
     if (lora := config.lora) is None:
         return None
     return LoraConfig(
@@ -172,6 +171,6 @@ def build_lora_config(config: TrainConfig) -> LoraConfig | None:
 
 
 def write_log(log: list[dict[str, Any]], path: Path) -> None:
-    """The training log as JSON lines; of several processes the main one writes."""
+    """Write the training log as JSON lines, from the main process only."""
     if PartialState().is_main_process:
         path.write_text("".join(json.dumps(entry) + "\n" for entry in log), encoding="utf-8")

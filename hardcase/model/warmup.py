@@ -1,8 +1,8 @@
-"""The warm-up of a model built from nothing: say what one picture shows, from plain to subtle, then what five show.
+"""Build the warm-up data of a model with random initial weights: describe one image, then five, from easy to hard.
 
-Without it a tiny model finds no reason to look at its pictures in the time there is
-(docs/decisions/0004-tiny-recipe.md). A checkpoint from the hub has learned to see already and skips it. Pictures are
-procedural, drawn when they are asked for, and share no seed with any data.
+Without warm-up a tiny model does not learn to use its images in the available steps
+(docs/decisions/0004-tiny-recipe.md). A checkpoint from the hub is trained on images already and skips it. Images are
+procedural, drawn on demand, and share no seed with any data.
 """
 
 import random
@@ -17,13 +17,13 @@ from hardcase.task.answer import THINK, THINK_END
 from hardcase.task.prompt import build_messages
 from hardcase.task.sample import LETTERS
 
-PICTURES_A_SCENE: Final = 5
-RARE_AT_END: Final = 0.6  # share of scenes of the long tail at a curriculum's end; no annotation shows these kinds
+IMAGES_A_SCENE: Final = 5
+RARE_AT_END: Final = 0.6  # share of long-tail scenes at the end of a curriculum; no annotated sample shows these kinds
 NAMES: Final = ("original", *LETTERS)
 
 
-def _scene(rng: random.Random, progress: float) -> Scene:
-    """A scene of the curriculum: plain to see at first, ever harder ones and the rare kinds later."""
+def _draw_curriculum_scene(rng: random.Random, progress: float) -> Scene:
+    """Draw a scene of the curriculum: obvious flaws first, then harder ones and rare kinds."""
     return draw_scene(
         rng,
         flawed=0.5,
@@ -34,45 +34,45 @@ def _scene(rng: random.Random, progress: float) -> Scene:
 
 
 def build_warm_up_rows(count: int, seed: int) -> Dataset:
-    """`count` captioned single pictures in the order of a curriculum: read them in sequence, not shuffled."""
+    """Build `count` captioned single images in the order of a curriculum, to be read in sequence."""
 
     @lru_cache(maxsize=64)
-    def scene(index: int) -> Scene:
-        return _scene(random.Random(f"warm-up {seed} {index}"), index * PICTURES_A_SCENE / count)
+    def draw(index: int) -> Scene:
+        return _draw_curriculum_scene(random.Random(f"warm-up {seed} {index}"), index * IMAGES_A_SCENE / count)
 
-    def row(index: int) -> dict[str, Any]:
-        which, picture = divmod(index, PICTURES_A_SCENE)
-        drawn = scene(which)
-        name = ("original", *random.Random(f"names {seed} {which}").sample(LETTERS, 4))[picture]
+    def build_row(index: int) -> dict[str, Any]:
+        scene_index, image_index = divmod(index, IMAGES_A_SCENE)
+        scene = draw(scene_index)
+        name = ("original", *random.Random(f"names {seed} {scene_index}").sample(LETTERS, 4))[image_index]
         return {
             "prompt": build_caption_prompt(name),
-            "completion": build_assistant_turn(format_caption(name, describe_all_aspects(drawn.views[picture]))),
-            "images": [drawn.images[picture]],
+            "completion": build_assistant_turn(format_caption(name, describe_all_aspects(scene.views[image_index]))),
+            "images": [scene.images[image_index]],
         }
 
-    return build_lazy_dataset(count, row)
+    return build_lazy_dataset(count, build_row)
 
 
 def build_reading_rows(count: int, seed: int) -> Dataset:
-    """`count` rows in the form of the task that say what five pictures show and judge nothing; a curriculum too."""
+    """Build `count` rows of the task's form that describe five images without verdicts, as a curriculum."""
 
-    def row(index: int) -> dict[str, Any]:
-        drawn = _scene(random.Random(f"reading {seed} {index}"), index / count)
+    def build_row(index: int) -> dict[str, Any]:
+        scene = _draw_curriculum_scene(random.Random(f"reading {seed} {index}"), index / count)
         return {
-            "prompt": build_messages(drawn.aspect),
-            "completion": build_assistant_turn(f"{THINK}{drawn.reading}{THINK_END}"),
-            "images": list(drawn.images),
+            "prompt": build_messages(scene.aspect),
+            "completion": build_assistant_turn(f"{THINK}{scene.reading}{THINK_END}"),
+            "images": list(scene.images),
         }
 
-    return build_lazy_dataset(count, row)
+    return build_lazy_dataset(count, build_row)
 
 
 def build_caption_prompt(name: str) -> list[dict[str, Any]]:
-    """The user's turn that shows one picture by its name in the task's prompt."""
+    """Build the user's turn that shows one image under its name in the task's prompt."""
     title = "original image" if name == "original" else f"image {name}"
     return [{"role": "user", "content": [{"type": "text", "text": title}, {"type": "image"}]}]
 
 
-def format_caption(name: str, seen: str) -> str:
-    """The answer to `caption_prompt`."""
-    return f"{THINK}{name} {seen}{THINK_END}"
+def format_caption(name: str, observations: str) -> str:
+    """Format the answer to a caption prompt."""
+    return f"{THINK}{name} {observations}{THINK_END}"

@@ -1,4 +1,4 @@
-"""One original, four candidates, every aspect: what the model says of them."""
+"""Screen one original and four candidates in every aspect."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,12 +32,12 @@ def screen_images(model: Path, images: Sequence[bytes], config: EvaluateConfig) 
         try:
             decode_image(data)
         except BadImage as error:
-            raise InputError(f"image {name}: {error}; give a JPEG, PNG or WebP that opens") from error
+            raise InputError(f"image {name}: {error}; use a JPEG, PNG or WebP that opens") from error
     set_up_torch(0, config.threads)
     samples = [
         Sample(aspect, aspect, truth=frozenset(), reasoning=None, group="", images=tuple(images)) for aspect in ASPECTS
     ]
-    answered = generate_answers(
+    texts = generate_answers(
         open_engine(config.engine, model, seed=0),
         samples,
         copies=1,
@@ -47,8 +47,8 @@ def screen_images(model: Path, images: Sequence[bytes], config: EvaluateConfig) 
         seed=0,
         what="screening",
     )
-    found: dict[str, dict[str, str | None]] = {}
-    for sample, (text,) in zip(samples, answered, strict=True):
+    results: dict[str, dict[str, str | None]] = {}
+    for aspect, (text,) in zip(ASPECTS, texts, strict=True):
         answer = parse_answer(text)
-        found[sample.aspect] = {"answer": None if answer is None else format_answer(answer), "text": text}
-    return found
+        results[aspect] = {"answer": None if answer is None else format_answer(answer), "text": text}
+    return results

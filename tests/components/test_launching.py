@@ -91,7 +91,7 @@ def test_two_processes_go_on_from_their_checkpoint_to_the_same_bytes_and_one_pro
     shutil.rmtree(tmp_path / "scratch" / "checkpoint-3")
     resumed = train(given, tmp_path, zero=2)
     assert all(resumed[name].equal(whole[name]) for name in whole)
-    with pytest.raises(InputError, match="made with world_size 2, now 1; set it back to go on"):
+    with pytest.raises(InputError, match="written with world_size 2, now 1; restore that to resume"):
         train(given, tmp_path, zero=2, processes=1)
 
 

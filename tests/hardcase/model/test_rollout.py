@@ -35,17 +35,17 @@ def test_completions_of_a_prompt_do_not_see_each_other(
     model, processor = fresh_model()
     inputs = build_prompt_inputs(processor, samples[:2], model.device)
     assert (inputs["attention_mask"] == 0).any(), "the prompts must differ in length for this to show anything"
-    words_BGC = torch.randint(12, len(processor.tokenizer), (2, 3, 5), generator=torch.Generator().manual_seed(0))
+    tokens_BGC = torch.randint(12, len(processor.tokenizer), (2, 3, 5), generator=torch.Generator().manual_seed(0))
     seen: list[torch.Tensor] = []
 
     def choose(logits: torch.Tensor, *_: object) -> torch.Tensor:
         seen.append(logits.clone())
-        return words_BGC[..., len(seen) - 1]
+        return tokens_BGC[..., len(seen) - 1]
 
-    monkeypatch.setattr(rollout, "_choose", choose)
+    monkeypatch.setattr(rollout, "_choose_tokens", choose)
     generate_completions(model, inputs, 3, 5, temperature=1.0)
     alone = {key: value.repeat_interleave(3, 0) for key, value in inputs.items() if key != "pixel_values"}
-    alone["input_ids"] = torch.cat([alone["input_ids"], words_BGC.flatten(0, 1)], 1)
+    alone["input_ids"] = torch.cat([alone["input_ids"], tokens_BGC.flatten(0, 1)], 1)
     alone["attention_mask"] = torch.cat([alone["attention_mask"], torch.ones(6, 5, dtype=torch.long)], 1)
     pictures = torch.stack(inputs["pixel_values"].chunk(2)).repeat_interleave(3, 0).flatten(0, 1)
     with torch.no_grad():

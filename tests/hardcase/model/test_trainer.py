@@ -219,8 +219,8 @@ def by_length(completions: list[Any], **kwargs: Any) -> list[float]:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"top_p": 0.9}, "rollouts of a group are not shared but left to TRL: only plain sampling is, without top_p"),
-        ({"generation_kwargs": {"num_beams": 2}}, "only plain sampling is, without generation_kwargs"),
+        ({"top_p": 0.9}, "rollouts of a group are not shared but left to TRL: only plain sampling is supported"),
+        ({"generation_kwargs": {"num_beams": 2}}, "only plain sampling is supported, without generation_kwargs"),
     ],
 )
 def test_sampling_that_cannot_be_shared_is_left_to_trl_which_is_said_once(
@@ -356,7 +356,7 @@ def test_a_training_of_another_shape_does_not_go_on_from_the_checkpoint(
     shape = {"max_steps": 2, "save_steps": 1}
     train(trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path, arguments=shape), "grpo")
     changed = trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path, arguments={**shape, "num_generations": 8})
-    with pytest.raises(InputError, match=r"checkpoint-2: made with num_generations 4, now 8; set it back"):
+    with pytest.raises(InputError, match=r"checkpoint-2: written with num_generations 4, now 8; restore that"):
         train(changed, "grpo")
 
 
