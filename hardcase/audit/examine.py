@@ -26,6 +26,7 @@ from hardcase.provenance.statement import (
     list_members,
     read_provenance,
 )
+from hardcase.registry.account import BASE, NEEDED
 from hardcase.registry.ledger import (
     CHAMPION,
     MODELS,
@@ -43,7 +44,7 @@ from hardcase.store.digest import bytes_digest
 from hardcase.store.store import Store, object_name
 
 # Resources that no step of the run wrote; other checks cover them.
-OUTSIDE = {"code", LOCK, "sbom", "gate", "champion", "reference evaluation", "base_model"}
+OUTSIDE = {"code", LOCK, "sbom", "gate", "champion", "reference evaluation", BASE}
 READERS = 8
 T = TypeVar("T")
 
@@ -288,24 +289,26 @@ def _open_link(digest: str, store: Store, keys: Keyring) -> Link:
 def _contradictions_of_steps(provenance: Provenance, links: Mapping[str, Link], ledger: Ledger) -> Iterator[str]:
     """Yield what the statement says other than the attestations."""
     resources = {resource.name: resource for resource in provenance.resources}
-    base = resources.get("base_model", Resource("base_model", ""))
+    base = resources.get(BASE, Resource(BASE, ""))
     yield from gaps(list(links.values()), [base.digest])
+    makers = {name: link for link in links.values() for name in link.products}
+    if "trained" in makers:  # the model's name before decision 0010
+        makers["model"] = makers["trained"]
     products = {digest for link in links.values() for digest in link.products.values()}
     for name, resource in resources.items():
         if name not in OUTSIDE and resource.kind != ENVELOPE and resource.digest not in products:
             yield f"{name} {resource.digest[:12]} was made by no step"
-    if missing := {"ingest", "sft", "mine", "grpo", "evaluate", "drift"} - set(links):
-        yield f"no record of {', '.join(sorted(missing))}"
+    if missing := [name for name in NEEDED if name not in makers]:
+        yield f"no step made {', '.join(missing)}"
         return
-    # Versions of before decision 0010 name the model `trained`, and have a record of each role and shard of answers.
-    if provenance.subject not in (links["grpo"].products.get(name) for name in ("model", "trained")):
-        yield "the model is not what grpo made"
+    if provenance.subject not in makers["model"].products.values():
+        yield f"the model is not what {makers['model'].step} made"
+    # Before decision 0010 each role and shard of answers had an attestation.
     final = (link for step, link in links.items() if step == "answer" or step.startswith("answer-final"))
-    answered = {link.materials.get("model") for link in final}
-    if answered - {provenance.subject}:
+    if {link.materials.get("model") for link in final} - {provenance.subject}:
         yield "the answers that were judged are another model's"
-    if base.digest != links["sft"].materials.get("base_model", ""):
-        yield "the base model is not what sft started from"
+    if {base.digest} - {""} != {link.materials[BASE] for link in links.values() if BASE in link.materials}:
+        yield "the base model is not what training started from"
     if {link.parameters.get("code") for link in links.values()} != {resources["code"].digest}:
         yield "the code is not what the steps ran"
     config = {link.section: link.parameters["config"] for link in links.values() if "config" in link.parameters}
@@ -313,7 +316,7 @@ def _contradictions_of_steps(provenance: Provenance, links: Mapping[str, Link], 
     for section, ran_with in config.items():
         if stated.get(section) != ran_with:
             yield f"the configuration of {section} is not what it ran with"
-    reference = links["drift"].parameters["reference"]
+    reference = makers["drift"].parameters["reference"]
     if reference and reference not in {version.evaluation for version in ledger.versions.values()}:
         yield f"drift compared with {reference[:12]}, which is the evaluation of no version"
     champion = resources.get("champion")

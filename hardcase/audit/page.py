@@ -99,18 +99,19 @@ def _graph(audit: Audit, provenance: Provenance) -> Any:
                 graph.add_edge(f"step {step}", add_artifact(name, digest))
     source = provenance.parameters["source"]
     graph.add_node("source", label=f"source\n{_short(source)}", fill="white", edge="#46607a")
-    graph.add_edge("source", "step ingest")
-    for name in ("code", "champion", "reference evaluation"):
-        if (resource := provenance.dependencies.get(name)) is not None:
-            graph.add_edge(
-                add_artifact(name, resource.digest), {"code": "step sft", "champion": "gate"}.get(name, "step drift")
-            )
+    makers = {name: f"step {step}" for step, link in audit.links.items() for name in link.products}
+    for name, product in (("source", "snapshot"), ("code", "model"), ("reference evaluation", "drift")):
+        if product in makers and (name in graph or name in provenance.dependencies):
+            node = name if name in graph else add_artifact(name, provenance.dependencies[name].digest)
+            graph.add_edge(node, makers[product])
+    if champion := provenance.dependencies.get("champion"):
+        add_artifact("champion", champion.digest)
     gate = provenance.byproducts["gate"]
     verdict = audit.version.verdict if audit.version else ""
     graph.add_node(
         "gate", label=f"gate: {verdict}\n{gate.digest[:12]}", fill=PALE, edge=BAD if "gate" in broken else GOOD
     )
-    for name in ("model", "evaluation", "scores", "drift"):
+    for name in ("model", "evaluation", "scores", "drift", "champion"):
         if name in graph:
             graph.add_edge(name, "gate")
     return graph

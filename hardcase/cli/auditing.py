@@ -24,7 +24,7 @@ def audited(spec: str, home: Home, keys: Sequence[Path]) -> Audit:
 
     def shown(ledger: Ledger) -> Sequence[str]:
         try:
-            return mirror.differences(ledger)
+            return mirror.find_differences(ledger)
         except UnshownError as error:
             logger.warning("what MLflow shows was not compared: %s", error)
             return []

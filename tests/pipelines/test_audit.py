@@ -217,7 +217,7 @@ def test_server_that_is_down_holds_nothing_up_and_is_told_all_once_it_answers(
     assert "what MLflow shows was not compared" in done.stderr
     done = copy.call("audit", NAME, "--rebuild")
     assert done.returncode == 1
-    assert "the ledger is whole without it" in done.stderr
+    assert "the ledger is complete without it" in done.stderr
     try:
         server.start()
         done = copy.call("audit", NAME)

@@ -151,14 +151,14 @@ class House:
         """Aliases, and every version's tags, as MLflow tells them; the same as the ledger's."""
         if not self.server and not (self.root / "mlflow.db").is_file():
             return {}, {}
-        assert self.mirror.differences(self.ledger) == []
+        assert self.mirror.find_differences(self.ledger) == []
         shown = self.mirror._look(NAME)
         return dict(shown.aliases), {number: tags for number, (_, tags) in shown.versions.items()}
 
     def audited(self, version: int | str = "") -> list[str]:
         """What is wrong with a version, by default the champion."""
         spec = f"{NAME}:{version}" if version else NAME
-        found = examine(self.store, spec, self.keys, self.mirror.differences)
+        found = examine(self.store, spec, self.keys, self.mirror.find_differences)
         return [finding.problem for finding in found.tree.broken]
 
 

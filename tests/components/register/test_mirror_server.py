@@ -65,11 +65,10 @@ def test_eight_registrations_at_once_show_as_in_the_ledger(house: House) -> None
     shows_all(house)
 
 
-def test_writers_who_take_each_others_turns_still_agree(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writers_that_mirror_at_once_agree(house: House) -> None:
     for number in range(3):
         house.launch(f"n{number}", evaluated(0.6 + number / 10, rows=120))
     house.mirror._client.delete_registered_model(NAME)
-    monkeypatch.setattr("hardcase.registry.mirror.SECONDS_STILL", 0.0)
     with ThreadPoolExecutor(3) as pool:
         for each in [pool.submit(Mirror(house.server).show, lambda: house.ledger, "s") for _ in range(6)]:
             each.result()
@@ -80,7 +79,7 @@ def test_writers_who_take_each_others_turns_still_agree(house: House, monkeypatc
 
 
 def test_version_made_twice_is_kept_for_the_next(house: House) -> None:
-    """What a writer leaves whose turn was taken, or whose request was sent again."""
+    """One of two writers at once leaves it, or one whose request was sent again."""
     house.launch("a", evaluated(0.6, rows=120))
     source, _ = house.mirror._look(NAME).versions[1]
     house.mirror._client.create_model_version(NAME, source=source)
@@ -90,8 +89,7 @@ def test_version_made_twice_is_kept_for_the_next(house: House) -> None:
     assert set(house.state()[1]) == {1, 2}
 
 
-def test_killed_writers_are_finished_by_the_next(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hardcase.registry.mirror.SECONDS_STILL", 2.0)
+def test_killed_writers_are_finished_by_the_next(house: House) -> None:
     house.launch("first", evaluated(0.5, rows=120))
     took, draw = 0.0, random.Random(0)
     for number in range(KILLS):
@@ -118,8 +116,8 @@ def test_registration_succeeds_while_the_server_is_down_and_the_next_one_shows_i
     assert (found["version"], found["verdict"]) == (2, "promoted")
     assert f"{NAME}:2 is registered, but MLflow does not show it: registry {server.uri}" in caplog.text
     assert "hardcase audit" in caplog.text
-    with pytest.raises(UnshownError, match="the ledger is whole without it"):
-        house.mirror.differences(house.ledger)
+    with pytest.raises(UnshownError, match="the ledger is complete without it"):
+        house.mirror.find_differences(house.ledger)
     server.start()
     caplog.clear()
     assert house.audited() == []
@@ -134,7 +132,6 @@ def test_connection_lost_halfway_through_loses_nothing(house: House, monkeypatch
     house.launch("b", evaluated(0.9, rows=120))
     roll_back(house.store, house.keys, NAME, "tester", "b is odd", lambda version: None)
     client, done, left = house.mirror._client, 0, 0
-    monkeypatch.setattr("hardcase.registry.mirror.SECONDS_STILL", 1.0)
     while True:
         client.delete_registered_model(NAME)
         broken = Mirror(house.server)

@@ -160,10 +160,7 @@ def _killed(root: Path, fingerprint: str, exact: float) -> None:
     House(root).launch(fingerprint, evaluated(exact, rows=120))
 
 
-def test_killed_at_random_moments_it_ends_as_one_version_complete(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hardcase.registry.mirror.SECONDS_STILL", 1.0)
+def test_killed_at_random_moments_it_ends_as_one_version_complete(house: House) -> None:
     house.launch("a", evaluated(0.6, rows=120))
     _rehearsed(house, "first")  # starts the server that forks
     took = _rehearsed(house, "second")
@@ -232,7 +229,7 @@ def test_sixteen_registrations_at_once_lose_no_version_and_make_one_champion(hou
         assert version.reference == (str(before[-1]) if before else "")
     aliases, tags = house.state()
     assert aliases["champion"] == ledger.champion.number
-    assert len(tags) == AT_ONCE
+    assert {number for number, written in tags.items() if written} == set(ledger.versions)
     assert [house.audited(number) for number in (1, 8, AT_ONCE)] == [[], [], []]
 
 
