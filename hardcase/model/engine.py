@@ -127,38 +127,38 @@ def generate_answers(
     temperature: float,
     seed: int,
     what: str,
-    kept: Path | None = None,
+    folder: Path | None = None,
     first: int = 0,
 ) -> list[list[str]]:
-    """The texts of `copies` completions of each sample, in the order of the samples.
+    """Return the texts of `copies` completions of each sample, in the order of the samples.
 
     Args:
-        engine: that answers.
-        samples: what to judge.
+        engine: that generates them.
+        samples: to answer.
         copies: completions a sample.
-        batch_size: samples at a time.
-        max_new_tokens: longest completion.
+        batch_size: samples a batch.
+        max_new_tokens: most tokens of a completion.
         temperature: 0 for the likeliest answer.
-        seed: of the sampling; each batch has its own stream, so work can go on from any batch.
-        what: the name of this work in progress reports.
-        kept: folder for what each batch answered; what lies there already is not asked again. It belongs to one work.
-        first: how many samples of the whole others answer before these; each has another stream of the sampling.
+        seed: of the sampling; each batch has its own random stream, so a resumed run can start at any batch.
+        what: name of the work in progress reports.
+        folder: for the answers of each batch, which a resumed run reads; it must belong to this work alone.
+        first: number of the split's samples before these, which determines the random streams.
     """
     order = sorted(range(len(samples)), key=lambda index: _count_tiles(engine.processor, samples[index]))
     texts: list[list[str]] = [[]] * len(samples)
-    if kept is not None:
-        kept.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(samples), batch_size)
     for start in track(starts, what, len(starts)):
         batch = order[start : start + batch_size]
-        file = kept / f"{start}.json" if kept is not None else None
+        file = folder / f"{start}.json" if folder is not None else None
         if file is not None and file.exists():
-            answered = json.loads(file.read_text(encoding="utf-8"))
+            completions = json.loads(file.read_text(encoding="utf-8"))
         else:
-            asked = [samples[index] for index in batch]
-            answered = engine.complete(asked, copies, max_new_tokens, temperature, seed * 1_000_003 + first + start)
+            chosen, batch_seed = [samples[index] for index in batch], seed * 1_000_003 + first + start
+            completions = engine.complete(chosen, copies, max_new_tokens, temperature, batch_seed)
             if file is not None:
-                write_atomically(file, json.dumps(answered).encode())
-        for index, each in zip(batch, answered, strict=True):
-            texts[index] = each
+                write_atomically(file, json.dumps(completions).encode())
+        for index, sample_texts in zip(batch, completions, strict=True):
+            texts[index] = sample_texts
     return texts

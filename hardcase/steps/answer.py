@@ -78,7 +78,7 @@ def run(
         temperature=0,
         seed=seed,
         what="answering",
-        kept=scratch / "answers",
+        folder=scratch / "answers",
         first=first,
     )
     write_completions([sample.id for sample in samples], texts, answers)

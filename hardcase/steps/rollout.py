@@ -60,7 +60,7 @@ def run(
         temperature=config.temperature,
         seed=seed,
         what="rolling out",
-        kept=scratch / "rollouts",
+        folder=scratch / "rollouts",
         first=first,
     )
     write_completions([sample.id for sample in samples], texts, rollouts)

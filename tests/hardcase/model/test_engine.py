@@ -41,9 +41,9 @@ def test_work_that_was_stopped_goes_on_with_the_batch_it_was_stopped_in(
     stopped, later = Watched(*fresh_model()), Watched(*fresh_model())
     stopped.breaks_after = 3
     with pytest.raises(KeyboardInterrupt):
-        generate_answers(stopped, samples, batch_size=5, kept=tmp_path, **OPTIONS)
+        generate_answers(stopped, samples, batch_size=5, folder=tmp_path, **OPTIONS)
     (tmp_path / ".10.json.draft").write_text("[[")
-    assert generate_answers(later, samples, batch_size=5, kept=tmp_path, **OPTIONS) == whole
+    assert generate_answers(later, samples, batch_size=5, folder=tmp_path, **OPTIONS) == whole
     assert later.asked == stopped.asked[2:]
     assert len(whole) == len(samples)
     assert len({text for texts in whole for text in texts}) > len(samples), "a stream for each batch and completion"
