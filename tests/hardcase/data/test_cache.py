@@ -11,7 +11,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-def test_the_least_lately_used_goes_when_there_is_no_room(tmp_path: Path) -> None:
+def test_a_full_cache_evicts_the_least_recently_used(tmp_path: Path) -> None:
     cache = ObjectCache(tmp_path / "cache", limit=30)
     for age, name in enumerate("abc"):
         cache.put(name, bytes(10))
@@ -46,7 +46,7 @@ def test_several_processes_share_it(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".tmp")]
 
 
-def test_a_place_that_takes_nothing_is_no_error(tmp_path: Path) -> None:
+def test_a_full_disk_does_not_fail_a_read(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = ObjectCache(tmp_path / "file" / "below", limit=100)
     cache.put("a", b"x")

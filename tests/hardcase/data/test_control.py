@@ -73,7 +73,7 @@ def test_more_versions_than_one_answer_holds_are_all_seen(monkeypatch: pytest.Mo
     assert found[0].id == versions[-1]
 
 
-def test_where_nothing_is_remembered_there_is_no_history(tmp_path: Path) -> None:
+def test_stores_without_versioning_have_no_history(tmp_path: Path) -> None:
     open_store(str(tmp_path)).put_named(NAME, b"1")
     open_store("s3://plain").put_named(NAME, b"1")
     assert list_versions(tmp_path.as_uri(), NAME) is list_versions("s3://plain", NAME) is None

@@ -1,4 +1,4 @@
-"""Pictures by every rule of formats.md; each test says what would get in, or get lost, if it failed."""
+"""Images are accepted and refused by every rule of docs/reference/formats.md."""
 
 import io
 import struct
@@ -49,7 +49,7 @@ def png(width: int, height: int, rows: bytes, depth: int = 8, colour: int = 0, e
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_good_picture_of_each_format_gets_in(kind: str) -> None:
+def test_a_good_image_of_each_format_gets_in(kind: str) -> None:
     image, found = inspect_image(encoded(pixels(), kind, quality=95), FORMATS[kind])
     assert (found, image.mode, image.size) == (kind, "RGB", (40, 24))
     assert np.abs(np.asarray(image, int) - np.asarray(pixels(), int)).mean() < 8
@@ -63,7 +63,7 @@ def test_every_suffix_of_jpeg_in_any_case_is_right(suffix: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "suffix"), [("JPEG", ".png"), ("PNG", ".jpg"), ("WEBP", ".jpeg"), ("PNG", ""), ("JPEG", ".mpo")]
 )
-def test_a_renamed_picture_is_refused(kind: str, suffix: str) -> None:
+def test_a_renamed_image_is_refused(kind: str, suffix: str) -> None:
     assert reason(encoded(pixels(), kind), suffix) == "suffix_mismatch"
 
 
@@ -75,13 +75,13 @@ def test_other_formats_are_refused_even_under_a_right_name(kind: str) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\xff", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"RIFF\0\0\0\0WAVE", b"\0" * 99]
 )
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
+def test_bytes_of_other_formats_are_refused(data: bytes) -> None:
     assert reason(data) == "unsupported_format"
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
-def test_a_truncated_picture_is_refused(kind: str, share: float) -> None:
+def test_a_truncated_image_is_refused(kind: str, share: float) -> None:
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8))
     data = encoded(noise, kind)
     assert reason(data[: int(len(data) * share)]) == "corrupt"
@@ -112,7 +112,7 @@ def test_a_bad_checksum_is_refused(name: bytes) -> None:
     assert reason(bytes(data)) == "corrupt"
 
 
-def test_pixels_cut_short_under_right_checksums_are_refused() -> None:
+def test_pixels_truncated_under_right_checksums_are_refused() -> None:
     rows = np.random.default_rng(0).bytes(33 * 32)
     rows = b"".join(b"\0" + rows[at : at + 32] for at in range(0, 1024, 32))
     data = png(32, 32, rows)
@@ -171,7 +171,7 @@ def test_the_limits_themselves_are_in(width: int, height: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_moving_pictures_are_refused(kind: str) -> None:
+def test_moving_images_are_refused(kind: str) -> None:
     assert reason(encoded(pixels(), kind, save_all=True, append_images=[pixels(seed=1)])) == "animated"
 
 
@@ -199,7 +199,7 @@ def test_rotation_by_exif_is_applied(kind: str, orientation: int) -> None:
     "note", [b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
 )
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_damaged_exif_note_does_not_lose_a_whole_picture(kind: str, note: bytes) -> None:
+def test_damaged_exif_data_does_not_invalidate_an_image(kind: str, note: bytes) -> None:
     assert inspect_image(encoded(pixels(), kind, exif=note))[0].size == (40, 24)
 
 

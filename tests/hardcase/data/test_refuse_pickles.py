@@ -39,7 +39,7 @@ SOUND = tensors({"__metadata__": {"format": "pt"}, "w": {"dtype": "U8", "shape":
 INDEX = "model.safetensors.index.json"
 
 
-def test_a_folder_of_whole_safetensors_passes(tmp_path: Path) -> None:
+def test_a_folder_of_complete_safetensors_passes(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "model-00001-of-00001.safetensors").write_bytes(SOUND)
     (tmp_path / "empty.safetensors").write_bytes(tensors({}))
@@ -86,7 +86,7 @@ def test_a_pickle_under_another_name_is_refused_and_not_run(tmp_path: Path, name
         struct.pack("<Q", 10**5) + b"[" * 10**5,
     ],
 )
-def test_what_is_cut_short_or_no_safetensors_is_refused(tmp_path: Path, body: bytes) -> None:
+def test_what_is_truncated_or_no_safetensors_is_refused(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(body)
     with pytest.raises(HardcaseError, match=r"model\.safetensors: is "):
         refuse_pickles(tmp_path)

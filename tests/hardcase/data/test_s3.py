@@ -62,7 +62,7 @@ def test_altered_and_missing_objects_are_named() -> None:
         store.get_object(digest)
 
 
-def test_a_folder_comes_back_whole(tmp_path: Path) -> None:
+def test_a_folder_on_s3_is_restored(tmp_path: Path) -> None:
     (tmp_path / "model" / "deep").mkdir(parents=True)
     (tmp_path / "model" / "deep" / "ü 🫖.bin").write_bytes(bytes(1000))
     digest = open_store(URI).put_folder(tmp_path / "model")
@@ -162,7 +162,7 @@ def test_an_endpoint_that_ignores_conditions_is_refused_and_one_that_is_busy_is_
             require_conformance("s3://bucket", checks)
 
 
-def test_what_a_bucket_claims_is_tried_and_told() -> None:
+def test_claims_of_a_bucket_are_checked_and_reported() -> None:
     key = "arn:aws:kms:eu-central-1:111122223333:key/1234"
     with moto_bucket("claims", object_lock=True):
         client = boto3.client("s3")
@@ -179,7 +179,7 @@ def test_what_a_bucket_claims_is_tried_and_told() -> None:
         assert not client.list_object_versions(Bucket="claims").keys() & {"Versions", "DeleteMarkers"}
 
 
-def test_an_object_lock_that_locks_nothing_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_lock_without_effect_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with moto_bucket("unlocked", object_lock=True):
         monkeypatch.setattr("moto.s3.models.FakeKey.is_locked", lambda *_, **__: False)
         (lock,) = (check for check in check_store("s3://unlocked") if check.name == "object lock")

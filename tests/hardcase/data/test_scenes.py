@@ -57,7 +57,7 @@ def test_hardness_has_a_long_tail(scenes: list[Scene]) -> None:
     assert (hardness < 0.35).mean() > 0.3
 
 
-def test_a_changed_band_can_be_told_only_against_the_original() -> None:
+def test_a_changed_band_is_visible_only_against_the_original() -> None:
     """The same candidate is right for one product and wrong for another."""
     rng = random.Random(1)
     found = [draw_scene(rng, aspect="appearance_deformation", tail=False, distracting=0) for _ in range(60)]

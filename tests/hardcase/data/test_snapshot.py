@@ -55,7 +55,7 @@ def snapshot(tmp_path: Path) -> Snapshot:
     return Snapshot.open(tmp_path / "manifest.json", store.uri)
 
 
-def test_samples_come_in_order_with_their_pictures(snapshot: Snapshot) -> None:
+def test_samples_come_in_order_with_their_images(snapshot: Snapshot) -> None:
     train = list(snapshot.iterate("train"))
     assert [sample.id for sample in train] == [str(number) for number in range(1, 81)]
     assert (snapshot.count("train"), snapshot.count("eval")) == (80, 10)
@@ -66,7 +66,7 @@ def test_samples_come_in_order_with_their_pictures(snapshot: Snapshot) -> None:
     assert snapshot.load("train") == train
 
 
-def test_the_table_holds_all_facts_and_no_picture(snapshot: Snapshot) -> None:
+def test_the_table_holds_all_facts_and_no_image(snapshot: Snapshot) -> None:
     table = snapshot.read_table()
     assert table.num_rows == 90
     assert table.nbytes < 100_000
@@ -91,7 +91,7 @@ def test_altered_or_missing_shards_are_never_read(
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"schema": 0}', json.dumps("x").encode(), None])
-def test_what_is_no_manifest_is_one_clear_error(tmp_path: Path, data: bytes | None) -> None:
+def test_an_invalid_manifest_is_one_clear_error(tmp_path: Path, data: bytes | None) -> None:
     path = tmp_path / "manifest.json"
     if data is not None:
         path.write_bytes(data)

@@ -159,7 +159,7 @@ def test_a_field_that_breaks_its_rule_has_its_reason(
         b" " * 5 + b"x" * (MAX_LINE + 5),
     ],
 )
-def test_what_is_no_json_object_in_utf_8_is_one_bad_row(tmp_path: Path, data: bytes) -> None:
+def test_a_line_that_is_not_a_json_object_is_one_bad_row(tmp_path: Path, data: bytes) -> None:
     found = rows(tmp_path, data, line())
     assert isinstance(found[0], BadRow)
     assert (found[0].row, found[0].reason) == (1, Reason.BAD_ROW)
@@ -232,7 +232,7 @@ def test_a_folder_without_exactly_one_manifest_is_refused(tmp_path: Path, names:
         Source(tmp_path)
 
 
-def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
+def test_paths_without_a_source_are_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").touch()
     (tmp_path / "manifest.jsonl").mkdir()
     for path in (tmp_path / "absent", tmp_path / "manifest.csv", tmp_path / "a\0b", tmp_path):
@@ -282,7 +282,7 @@ def test_every_way_to_keep_text_in_parquet_is_read(tmp_path: Path, width: pa.Dat
     assert (row.id, row.answer) == ("5", ())
 
 
-def test_pictures_inside_parquet_are_bad_paths(tmp_path: Path) -> None:
+def test_images_inside_parquet_are_bad_paths(tmp_path: Path) -> None:
     picture = {"bytes": b"\x89PNG" * 5000, "path": "o.png"}
     (bad,) = parquet(tmp_path, pa.Table.from_pylist([{**GOOD, "original": picture}]))
     assert isinstance(bad, BadRow)
@@ -296,7 +296,7 @@ def test_parquet_of_wrong_types_is_bad_rows(tmp_path: Path) -> None:
         assert isinstance(bad, BadRow)
 
 
-def test_text_in_parquet_that_is_no_utf_8_spoils_its_row_only(tmp_path: Path) -> None:
+def test_invalid_utf_8_in_parquet_affects_only_its_row(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([GOOD, GOOD])
     bad_text = pa.array([b"\xff", b"two"]).view(pa.string())
     first, second = parquet(tmp_path, table.set_column(0, "id", bad_text))
@@ -321,13 +321,13 @@ def test_a_column_given_twice_is_a_key_given_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" + b"x" * 99 + b"PAR1", line()])
-def test_what_is_no_parquet_is_one_clear_error(tmp_path: Path, data: bytes) -> None:
+def test_an_invalid_parquet_manifest_is_one_clear_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "manifest.parquet").write_bytes(data)
     with pytest.raises(InputError, match=r"manifest\.parquet"):
         list(Source(tmp_path).read_rows())
 
 
-def test_parquet_of_something_else_or_cut_short_is_one_clear_error(tmp_path: Path) -> None:
+def test_parquet_of_something_else_or_truncated_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of the columns"):
         parquet(tmp_path, pa.table({"image": ["a"]}))
     pq.write_table(pa.Table.from_pylist([GOOD]), tmp_path / "manifest.parquet")
@@ -385,7 +385,7 @@ def test_nothing_outside_is_read(source: Source, tmp_path: Path) -> None:
         assert refused(source, path) == Reason.OUTSIDE_SOURCE
 
 
-def test_what_is_no_file_is_refused_and_never_waited_for(source: Source) -> None:
+def test_pipes_and_folders_are_refused_without_blocking(source: Source) -> None:
     os.mkfifo(source.folder / "pipe.png")
     (source.folder / "dangling.png").symlink_to("nowhere.png")
     (source.folder / "loop.png").symlink_to("loop.png")

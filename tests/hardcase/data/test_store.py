@@ -87,7 +87,7 @@ def test_what_cannot_be_read_or_kept_is_one_clear_error(store: Store, tmp_path: 
             open_store(str(place))
 
 
-def test_a_folder_comes_back_whole_under_the_digest_of_its_path(store: Store, tmp_path: Path) -> None:
+def test_a_folder_is_restored_from_the_digest_of_its_path(store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     (folder / "deep").mkdir(parents=True)
     (folder / "config.json").write_text("{}")
@@ -169,7 +169,7 @@ def test_a_folder_with_a_name_that_could_not_come_back_is_not_kept(store: Store,
 @pytest.mark.parametrize(
     "digest", ["", "x", "../" * 21 + "x", X.upper(), X + "\n", "/" + X[1:], X[:2] + "/" + X[3:], None]
 )
-def test_what_is_no_sha256_makes_no_path_of_object_or_cache(
+def test_an_invalid_digest_makes_no_path_of_object_or_cache(
     store: Store, digest: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(store, "_cache", ObjectCache(tmp_path / "cache", 10**9))
@@ -359,7 +359,7 @@ def test_other_places_are_refused(uri: str) -> None:
     + [f"s3://bucket/{prefix}" for prefix in ("..", "a/../b", ".", "a/./b", "/a", "a//b", "a//", "%2e%2e/a", "a%2fb")]
     + [f"s3://bucket/{prefix}" for prefix in ("a?x=1", "a#b", "a\\b", "a\tb", "a\nb", "a\0b", "a\x7fb", "a\udc80b")],
 )
-def test_what_s3_would_take_for_another_place_is_no_uri_of_a_store(uri: str) -> None:
+def test_uris_that_s3_reads_differently_are_refused(uri: str) -> None:
     with pytest.raises(InputError, match="not of the form s3://bucket/prefix"):
         split_s3(uri)
 
@@ -384,7 +384,7 @@ def test_a_store_knows_its_uri(tmp_path: Path) -> None:
     assert len([path for path in place.rglob("*") if path.is_file()]) == 1
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     write_atomically(tmp_path / "f", b"old")
     write_atomically(tmp_path / "f", b"new")
     assert (tmp_path / "f").read_bytes() == b"new"

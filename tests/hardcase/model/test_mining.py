@@ -106,7 +106,7 @@ def always(*weights: float) -> Callable[[int], Weights]:
     return lambda _: np.array(weights)
 
 
-def test_groups_stay_whole_and_a_prompt_comes_once_a_batch() -> None:
+def test_groups_are_complete_and_a_batch_has_no_prompt_twice() -> None:
     sampler = GroupSampler(always(*[0.1] * 10), prompts=4, generations=3, batches=5, repeats=2, seed=1)
     order = list(sampler)
     assert len(order) == len(sampler) == 4 * 3 * 5 * 2

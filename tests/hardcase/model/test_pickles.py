@@ -63,7 +63,7 @@ def test_an_index_that_names_a_pickle_is_refused_and_not_run(folder: Path) -> No
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
-def test_safetensors_cut_short_are_refused(folder: Path, keep: int) -> None:
+def test_safetensors_truncated_are_refused(folder: Path, keep: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     refused(folder, r"model\.safetensors: is .*truncated")

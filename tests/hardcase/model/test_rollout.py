@@ -55,7 +55,7 @@ def test_completions_of_a_prompt_do_not_see_each_other(
     torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-5)
 
 
-def test_the_models_mode_is_left_as_found(fresh_model: Build, samples: list[Sample]) -> None:
+def test_the_model_keeps_its_mode(fresh_model: Build, samples: list[Sample]) -> None:
     model, processor = fresh_model()
     model.train()
     generate_completions(model, build_prompt_inputs(processor, samples[:1], model.device), 2, 3, temperature=1.0)

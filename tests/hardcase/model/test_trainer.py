@@ -147,7 +147,7 @@ def test_every_loss_of_trl_is_the_same(
     assert_loss_equals_trls(lambda kind: trainer_of(kind, fresh_model, samples, tmp_path, arguments), batch)
 
 
-def test_prompts_with_unlike_numbers_of_pictures(fresh_model: Build, samples: list[Sample], tmp_path: Path) -> None:
+def test_prompts_with_unlike_numbers_of_images(fresh_model: Build, samples: list[Sample], tmp_path: Path) -> None:
     row = build_prompt_row(samples[0])
     (turn,) = row["prompt"]
     placeholders = [part for part in turn["content"] if part["type"] == "image"]
@@ -257,9 +257,7 @@ def test_rollouts_and_loss_in_bfloat16(fresh_model: Build, samples: list[Sample]
     assert any(not torch.equal(before[name], weight) for name, weight in weights_of(trainer.model).items())
 
 
-def test_pictures_are_encoded_once_for_all_completions(
-    fresh_model: Build, samples: list[Sample], tmp_path: Path
-) -> None:
+def test_images_are_encoded_once_for_all_completions(fresh_model: Build, samples: list[Sample], tmp_path: Path) -> None:
     trainer = trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path)
     seen = []
     trainer.model.model.vision_tower.register_forward_hook(lambda _, args, out: seen.append(len(out[0])))
@@ -407,7 +405,7 @@ def test_sft_goes_on_from_its_checkpoint_to_the_same_bytes(
     assert log == resumed_log
 
 
-def test_a_checkpoint_that_was_not_written_whole_is_passed_over(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_ignored(tmp_path: Path) -> None:
     for step in (2, 10, 12):
         (tmp_path / f"checkpoint-{step}").mkdir()
     for step in (2, 10):

@@ -7,7 +7,7 @@ from hardcase.task.sample import ASPECTS
 
 
 @pytest.mark.parametrize("aspect", ASPECTS)
-def test_five_pictures_are_announced_in_order_and_the_question_comes_last(aspect: str) -> None:
+def test_five_images_are_announced_in_order_and_the_question_comes_last(aspect: str) -> None:
     (turn,) = build_messages(aspect)
     assert turn["role"] == "user"
     shown = ["<image>" if part["type"] == "image" else part["text"] for part in turn["content"]]
