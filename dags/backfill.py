@@ -5,9 +5,9 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, task
 from hardcase_provider import forms
-from hardcase_provider.alerts import failed
+from hardcase_provider.alerts import alert_failure
 from hardcase_provider.assets import EVALUATION, MODEL_NAME
-from hardcase_provider.evaluation import evaluated, ordered
+from hardcase_provider.evaluation import plan_evaluation, run_evaluation
 
 PARAMS = {
     "version": Param(
@@ -24,26 +24,22 @@ PARAMS = {
         title="Source",
         description="Samples with answers; snapshot:ID for one that is in the store.",
     ),
+    "settings": forms.settings("What differs from the configuration recorded with the version."),
     "engine": forms.engine(),
-    "profile": forms.profile("How to answer, and on which machines; on Kubeflow only."),
 }
 
 
 @task.branch
 def choose(params: dict[str, Any]) -> str:
-    """The version by its full name."""
+    """Name the version in full."""
     mark = ":" if params["version"].isdecimal() else "@"
-    return ordered(params, f"{MODEL_NAME}{mark}{params['version']}", params["source"])
+    return plan_evaluation(params, f"{MODEL_NAME}{mark}{params['version']}", params["source"])
 
 
 @task(outlets=[EVALUATION])
 def publish(params: dict[str, Any], result: dict[str, Any], outlet_events: Any) -> None:
-    """Say in the Asset's event how it scored."""
-    outlet_events[EVALUATION].extra = {
-        **result,
-        "version": result["version"] or params["version"],
-        "source": params["source"],
-    }
+    """Record in the Asset's event how it scored."""
+    outlet_events[EVALUATION].extra = {**result, "source": params["source"]}
 
 
 with DAG(
@@ -53,6 +49,6 @@ with DAG(
     params=PARAMS,
     tags=["hardcase"],
     doc_md=__doc__,
-    default_args={"on_failure_callback": failed, "retries": 1, "retry_delay": timedelta(minutes=5)},
+    default_args={"on_failure_callback": alert_failure, "retries": 1, "retry_delay": timedelta(minutes=5)},
 ):
-    publish(result=evaluated(choose()))
+    publish(result=run_evaluation(choose()))

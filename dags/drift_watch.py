@@ -1,23 +1,22 @@
-"""Daily: does the champion still do on the newest labelled batch what it did when it was promoted?
+"""Daily: does the champion still do on the newest labelled batch what it did when it was registered?
 
-    choose ─┬─ kubeflow_run (deferred) ─┬─ result → compare → Asset drift_report
+    choose ─┬─ kubeflow_run (deferred) ─┬─ result → publish → Asset drift_report
             └─ local_run ───────────────┘              └──── alarm → Asset drift_alarm, which starts `retraining`
 
-On Kubeflow the pipeline compares too, with the evaluation by which the version was registered; either may alarm.
-`compare` writes report.json and report.html. Before the first promotion that this Airflow has seen, the first
-evaluation is what later ones are compared with.
+The evaluation's own step `drift` decides. It compares with the evaluation by which the version was registered.
 """
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Param, get_current_context, task
+from airflow.sdk import DAG, Param, task
 from airflow.sdk.exceptions import AirflowSkipException
 from hardcase_provider import forms
-from hardcase_provider.alerts import failed
-from hardcase_provider.assets import DRIFT, DRIFT_REPORT, MODEL, MODEL_NAME, schedule_at
-from hardcase_provider.evaluation import evaluated, ordered
+from hardcase_provider.alerts import alert_failure
+from hardcase_provider.assets import DRIFT, DRIFT_REPORT, MODEL_NAME, schedule_at
+from hardcase_provider.evaluation import plan_evaluation, run_evaluation
 
 PARAMS = {
     "model": Param(
@@ -30,9 +29,8 @@ PARAMS = {
         title="Labelled batches",
         description="A folder of batches, of which the last by name is taken, or one source of samples with answers.",
     ),
-    "level": Param(0.01, type="number", exclusiveMinimum=0, maximum=0.5, title="Level of a false alarm"),
+    "settings": forms.settings("What differs from the configuration recorded with the version."),
     "engine": forms.engine(),
-    "profile": forms.profile("How to answer, and on which machines; on Kubeflow only."),
 }
 
 
@@ -41,67 +39,37 @@ def choose(params: dict[str, Any]) -> str:
     """Find the newest batch."""
     from hardcase_provider.planning import newest_batch
 
-    return ordered(params, params["model"], newest_batch(params["batches"]))
+    return plan_evaluation(params, params["model"], newest_batch(params["batches"]))
 
 
-@task(inlets=[MODEL, DRIFT_REPORT], outlets=[DRIFT_REPORT])
-def compare(params: dict[str, Any], result: dict[str, Any], run_id: str, outlet_events: Any) -> dict[str, Any]:
-    """Compare with the scores at promotion, and write the report."""
-    from hardcase_provider.planning import worsened
-    from hardcase_provider.reporting import write_drift_report
-
-    events = get_current_context()["inlet_events"]
-    now = {name: result["scores"][name] for name in ("overall", "exact_match", "intervals")}
-    model = result["version"] or params["model"]
-    before, baseline = baseline_scores(list(events[MODEL]), list(events[DRIFT_REPORT]), params["model"], model)
-    own, pipeline = worsened(before or now, now, params["level"]), result["drift"]
-    alarmed = [
-        *(["the scores"] if own["drifted"] else []),
-        *(["the pipeline's drift step"] if pipeline and pipeline["drifted"] else []),
-    ]
-    found = {
-        **own,
-        "drifted": bool(alarmed),
-        "alarmed_by": alarmed,
-        "baseline": baseline,
-        "pipeline": pipeline,
-        "model": model,
-        **{name: result[name] for name in ("snapshot", "samples", "run")},
-    }
-    report = write_drift_report(run_id, {**found, "evaluation": result["evaluation"]})
-    outlet_events[DRIFT_REPORT].extra = {**found, "scores": now, "report": report}
-    return {**found, "report": report}
-
-
-def baseline_scores(models: list[Any], reports: list[Any], asked: str, model: str) -> tuple[dict[str, Any] | None, str]:
-    """Scores to compare with, and what they are of: the last promotion, or the first report on that model.
-
-    Args:
-        models: events of the Asset of models, the oldest first.
-        reports: the same of the drift reports.
-        asked: model of the DAG's run, by alias or number.
-        model: what that is, by number if it is known.
-    """
-    promoted = [event.extra for event in models if event.extra.get("verdict") == "promoted"]
-    if promoted and promoted[-1].get("scores") and asked == f"{MODEL_NAME}@champion":
-        return promoted[-1]["scores"], f"{MODEL_NAME}:{promoted[-1]['version']} when it was promoted"
-    earlier = [event.extra for event in reports if event.extra.get("model") == model and event.extra.get("scores")]
-    if earlier:
-        return earlier[0]["scores"], f"the first report on {model}, of snapshot {earlier[0]['snapshot'][:12]}"
-    return None, "nothing: this is the first report"
+@task(outlets=[DRIFT_REPORT])
+def publish(result: dict[str, Any], outlet_events: Any) -> dict[str, Any]:
+    """Record in the Asset's event what the evaluation found."""
+    outlet_events[DRIFT_REPORT].extra = result
+    return result
 
 
 @task(outlets=[DRIFT])
-def alarm(found: dict[str, Any], outlet_events: Any) -> None:
+def alarm(params: dict[str, Any], result: dict[str, Any], outlet_events: Any) -> None:
     """Update the drift Asset, if there is reason to."""
-    from hardcase_provider.alerts import tell
-    from hardcase_provider.reporting import changes
+    from hardcase_provider.alerts import alert
 
-    if not found["drifted"]:
+    drift = result["drift"] or {}
+    if not drift.get("drifted"):
         raise AirflowSkipException("no drift")
-    outlet_events[DRIFT].extra = found
-    text = f"{found['model']} has drifted by {' and '.join(found['alarmed_by'])}: {changes(found)}"
-    tell("drift", text, dag="drift_watch", link=found["report"])
+    outlet_events[DRIFT].extra = result
+    text = f"{result['model'] or params['model']} has drifted: {describe_changes(drift)}"
+    alert("drift", text, dag="drift_watch", link=result["report"])
+
+
+def describe_changes(drift: Mapping[str, Any]) -> str:
+    """Return what changed, in one line."""
+    tests = [(test["name"], test["reference"], test["current"]) for test in drift["tests"] if test["drifted"]]
+    return "; ".join(f"{name} {_shorten(before)} → {_shorten(now)}" for name, before, now in tests)
+
+
+def _shorten(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else str(value)
 
 
 with DAG(
@@ -113,6 +81,6 @@ with DAG(
     params=PARAMS,
     tags=["hardcase"],
     doc_md=__doc__,
-    default_args={"on_failure_callback": failed, "retries": 1, "retry_delay": timedelta(minutes=5)},
+    default_args={"on_failure_callback": alert_failure, "retries": 1, "retry_delay": timedelta(minutes=5)},
 ):
-    alarm(compare(result=evaluated(choose())))
+    alarm(result=publish(result=run_evaluation(choose())))

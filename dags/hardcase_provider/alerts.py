@@ -1,4 +1,4 @@
-"""Tell people: a JSON message to the webhook of the connection `hardcase_alerts` (type http), if there is one.
+"""Alert people: a JSON message to the webhook of the connection `hardcase_alerts` (type http), if there is one.
 
 Host, scheme and path are the webhook's; a password is sent as bearer token. `text` is what chat programs show. An alert
 that cannot be sent is a line in the log and breaks nothing.
@@ -12,15 +12,15 @@ TIMEOUT: Final = 10
 logger = logging.getLogger(__name__)
 
 
-def failed(context: Any) -> None:
-    """Of a task that failed for good; to be an `on_failure_callback`."""
+def alert_failure(context: Any) -> None:
+    """Send an alert of a task that failed for good; to be an `on_failure_callback`."""
     ti = context["ti"]
     facts = {"dag": ti.dag_id, "run": context["run_id"], "task": ti.task_id, "link": getattr(ti, "log_url", "")}
-    tell("failed", f"{ti.dag_id} failed at {ti.task_id}: {context.get('exception')}", **facts)
+    alert("failed", f"{ti.dag_id} failed at {ti.task_id}: {context.get('exception')}", **facts)
 
 
-def tell(event: str, text: str, **facts: Any) -> None:
-    """Send it from a task."""
+def alert(event: str, text: str, **facts: Any) -> None:
+    """Send an alert from a task."""
     import httpx
     from airflow.sdk import BaseHook
 
@@ -32,8 +32,8 @@ def tell(event: str, text: str, **facts: Any) -> None:
         _not_sent(error)
 
 
-async def late(dag: str, within: str, context: Any = None) -> None:
-    """Send it from the triggerer; the callback of a DeadlineAlert."""
+async def alert_lateness(dag: str, within: str, context: Any = None) -> None:
+    """Send an alert from the triggerer; the callback of a DeadlineAlert."""
     import httpx
     from airflow.sdk import BaseHook
 
@@ -49,7 +49,7 @@ async def late(dag: str, within: str, context: Any = None) -> None:
 
 
 def _request(connection: Any, event: str, text: str, facts: dict[str, Any]) -> dict[str, Any]:
-    from hardcase_provider.rest import url_of
+    from hardcase_provider.hooks import url_of
 
     url = url_of(connection) + str(connection.extra_dejson.get("path", ""))
     headers = {"Authorization": f"Bearer {connection.password}"} if connection.password else {}
@@ -58,6 +58,6 @@ def _request(connection: Any, event: str, text: str, facts: dict[str, Any]) -> d
 
 def _not_sent(error: Exception) -> None:
     if type(error).__name__ == "AirflowNotFoundException" or "not found" in str(error).lower():
-        logger.info("nobody is told: there is no connection %s", CONNECTION)
+        logger.info("no alert is sent: there is no connection %s", CONNECTION)
     else:
         logger.warning("the alert could not be sent: %s", error)

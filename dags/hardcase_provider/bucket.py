@@ -16,7 +16,7 @@ def digest(uri: str) -> str | None:
     """Of all that lies under `uri`: key, size and ETag, as `hardcase source-digest` says it; None if it cannot be seen.
 
     Raises:
-        AirflowFailException: nothing lies there.
+        AirflowFailException: no objects there.
     """
     if uri.lower().endswith((".jsonl", ".parquet")):  # a manifest: its folder counts
         uri = uri.rpartition("/")[0]
@@ -26,7 +26,7 @@ def digest(uri: str) -> str | None:
         return None
     found = {each["Key"].removeprefix(prefix).rstrip("/"): [each["Size"], each["ETag"]] for each in entries}
     if not found:
-        raise AirflowFailException(f"source {uri}: nothing lies there; check the address")
+        raise AirflowFailException(f"source {uri}: no objects there; check the address")
     canonical = json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -48,15 +48,6 @@ def read_below(uri: str) -> dict[str, str]:
         return {}
     keys = hook.list_keys(place, prefix) or []
     return {key.removeprefix(prefix): hook.read_key(key, place) for key in keys}
-
-
-def write(uri: str, content: str) -> None:
-    """Write a text, over what is there."""
-    place, _, key = uri.removeprefix("s3://").partition("/")
-    hook = _hook()
-    if hook is None:
-        raise AirflowFailException(f"{uri}: writing there takes apache-airflow-providers-amazon; install it")
-    hook.load_string(content, key, place, replace=True)
 
 
 def _split(uri: str) -> tuple[str, str]:

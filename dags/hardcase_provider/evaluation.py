@@ -1,7 +1,7 @@
-"""Score a registered version on a source, on either engine; what follows takes one shape of result.
+"""Score a registered version on a source, on either engine; both give the same record of the run.
 
-(a branch that ends in `ordered`) ─┬─ kubeflow_run (deferred) ─┬─ result
-                                   └─ local_run ───────────────┘
+(a branch that ends in `plan_evaluation`) ─┬─ kubeflow_run (deferred) ─┬─ result
+                                           └─ local_run ───────────────┘
 """
 
 import os
@@ -11,79 +11,76 @@ from typing import Any, Final
 from airflow.sdk import TriggerRule, get_current_context, task
 from airflow.sdk.exceptions import AirflowException
 
+from hardcase_provider.forms import write_arguments
 from hardcase_provider.operators import KubeflowRunOperator, LocalRunOperator
 
 PIPELINE: Final = os.environ.get("HARDCASE_EVALUATION_PIPELINE", "hardcase-evaluation")
 PACKAGE: Final = os.environ.get("HARDCASE_EVALUATION_PACKAGE", "")
-COMMON: Final = ("snapshot", "samples", "evaluation")
 
 
-def ordered(params: Mapping[str, Any], model: str, source: str) -> str:
-    """Leave to the tasks of `evaluated` what they are to do; the name of the one to go on with.
+def plan_evaluation(params: Mapping[str, Any], model: str, source: str) -> str:
+    """Leave to the tasks of `run_evaluation` what they are to do; return the name of the one to continue with.
 
     Args:
-        params: of the DAG's run, with `engine` and `profile`.
+        params: of the DAG's run, with `engine` and `settings`.
         model: `NAME@ALIAS` or `NAME:VERSION`.
         source: of samples with answers.
     """
-    from hardcase_provider.hooks import KubeflowHook, chosen_engine
+    from hardcase_provider.hooks import KubeflowHook, choose_engine
     from hardcase_provider.planning import fingerprint, source_digest
     from hardcase_provider.registry import resolve_version
 
     context = get_current_context()
-    engine = chosen_engine(params["engine"])
-    left: dict[str, Any] = {"arguments": ["evaluate", f"--model={model}", f"--data={source}"]}
+    engine = choose_engine(params["engine"])
+    parameters = {"model": model, "source": source}
+    parameters |= {"settings": params["settings"]} if params["settings"] else {}
+    plan: dict[str, Any] = {"arguments": ["evaluate", *write_arguments(parameters)]}
     if engine == "kubeflow":
-        parameters = {"model": model, "source": source, "profile": params["profile"]}
         day = context["dag_run"].run_after.date().isoformat()  # another day, another look
-        made_of = fingerprint(
+        digest = fingerprint(
             parameters={**parameters, "model": resolve_version(model)},
             holds=source_digest(source, engine),
             code=KubeflowHook().version(PIPELINE, PACKAGE)["pipeline_version_id"],
             day=day,
         )
-        left |= {"parameters": parameters, "key": f"evaluation-{made_of[:16]}"}
-    for key, value in left.items():
+        plan |= {"parameters": parameters, "key": f"evaluation-{digest[:16]}"}
+    for key, value in plan.items():
         context["ti"].xcom_push(key=key, value=value)
     return f"{engine}_run"
 
 
-def evaluated(order: Any) -> Any:
-    """The tasks that do what was ordered, and the result.
+def run_evaluation(plan: Any) -> Any:
+    """Return the result of the tasks that do what was planned.
 
     Args:
-        order: the task of the branch.
+        plan: the task of the branch.
     """
     runs = [
         KubeflowRunOperator(
             task_id="kubeflow_run",
-            key=order["key"],
+            key=plan["key"],
             pipeline=PIPELINE,
-            parameters=order["parameters"],
+            parameters=plan["parameters"],
             package=PACKAGE,
             account=os.environ.get("HARDCASE_SERVICE_ACCOUNT", ""),
             poll=float(os.environ.get("HARDCASE_POLL_SECONDS", "30")),
         ),
-        LocalRunOperator(task_id="local_run", arguments=order["arguments"]),
+        LocalRunOperator(task_id="local_run", arguments=plan["arguments"]),
     ]
-    found = result()
-    order >> runs >> found
-    return found
+    read = result()
+    plan >> runs >> read
+    return read
 
 
 @task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS, retries=2)
 def result(ti: Any) -> dict[str, Any]:
-    """What came of it: `snapshot`, `samples`, `scores`, `evaluation`; of Kubeflow `version`, `drift` and `run` too."""
-    from hardcase_provider.registry import EVALUATIONS, find_result
+    """Return what came of it, as `read_result` does."""
+    from hardcase_provider.registry import read_result
 
-    if told := ti.xcom_pull(task_ids="local_run"):
-        more: dict[str, Any] = {"engine": "local", "version": None, "drift": None, "run": None}
-    else:
-        run = ti.xcom_pull(task_ids="kubeflow_run")
-        if not (told := find_result(run["run_id"], EVALUATIONS)):
-            raise AirflowException(
-                f"run {run['run_id']} succeeded, but MLflow has no record of it: see the log of its step `record`; "
-                f"the result is in the store, evaluations/<model>/{run['run_id']}.json"
-            )
-        more = {"engine": "kubeflow", "version": told["model"], "drift": told["drift"], "run": run["link"]}
-    return {**{name: told[name] for name in COMMON}, "scores": told["scores"]["model"], **more}
+    facts = read_result(ti)
+    if facts["status"] is None:
+        raise AirflowException(
+            f"run {facts['run_id']} succeeded, but MLflow has no record of it: see the log of its step `conclude`; "
+            f"the record is in the store, runs/{facts['run_id']}.json"
+        )
+    return facts

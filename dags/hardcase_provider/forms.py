@@ -1,15 +1,17 @@
 """What the forms of several DAGs ask for, in one place."""
 
+import json
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from airflow.sdk import Param
 
-from hardcase_provider.operators import REPOSITORY
+import hardcase
 
 SOURCE: Final = r"^(procedural://|s3://|file:///|snapshot:|/)\S*$"
-# Where they are not at hand, the compiled pipeline says at the launch which ones it takes.
-PROFILES: Final = sorted(path.stem for path in (REPOSITORY / "hardcase" / "profiles").glob("*.yaml"))
+PROFILES: Final = sorted(path.stem for path in (Path(hardcase.__file__).parent / "profiles").glob("*.yaml"))
 
 
 def engine() -> Param:
@@ -24,7 +26,23 @@ def engine() -> Param:
 
 
 def profile(description: str) -> Param:
-    """Configuration in profiles/."""
-    known: dict[str, Any] = {"enum": PROFILES} if PROFILES else {"pattern": r"^[a-z0-9][a-z0-9._-]*$"}
+    """One of the configurations that hardcase brings."""
     default = os.environ.get("HARDCASE_PROFILE", "tiny")
-    return Param(default, type="string", title="Profile", description=description, **known)
+    return Param(default, type="string", title="Profile", description=description, enum=PROFILES)
+
+
+def settings(description: str) -> Param:
+    """Settings that differ, by key, as `hardcase run --set` takes them."""
+    return Param(
+        {},
+        type="object",
+        propertyNames={"pattern": r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$"},
+        title="Settings",
+        description=f'{description} Such as {{"sft.steps": 100}}.',
+    )
+
+
+def write_arguments(parameters: Mapping[str, Any]) -> list[str]:
+    """Return the parameters of a pipeline as arguments of `hardcase`; a setting is JSON, which is YAML."""
+    settings = [f"--set={key}={json.dumps(value)}" for key, value in parameters.get("settings", {}).items()]
+    return [*(f"--{name}={value}" for name, value in parameters.items() if name != "settings"), *settings]

@@ -6,10 +6,11 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -17,11 +18,11 @@ import httpx
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from hardcase_provider.hooks import DEFAULT_CONNECTION, KubeflowHook
-from hardcase_provider.registry import find_result
-from hardcase_provider.rest import Refused
-from hardcase_provider.runs import ENDED, list_steps, summarise_run
-from hardcase_provider.step_records import with_records
+from hardcase.kubeflow.address import Refused
+from hardcase.kubeflow.runs import ENDED, explain_end, list_steps, parse_moment, summarise_run
+from hardcase_provider.hooks import DEFAULT_CONNECTION, KubeflowHook, explain
+from hardcase_provider.registry import find_record
+from hardcase_provider.step_records import look_at_steps
 from hardcase_provider.triggers import KubeflowRunTrigger
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
@@ -102,13 +103,14 @@ class KubeflowRunOperator(BaseOperator):
             version = hook.version(self.pipeline, self.package)
             run, started = hook.launch(self.key, version, self.parameters or {}, self.account)
         except Refused as error:
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(explain(error)) from error
         self._launched = (hook, run["run_id"])
         self._push_link(hook, run["run_id"], context)
         self.log.info("run %s: %s, %s", run["run_id"], "started" if started else "there already", self.link)
-        steps = list_steps(version)
+        names = list_steps(version.get("pipeline_spec") or {})
         if run.get("state") in ENDED:
-            return self._conclude(summarise_run(with_records(run), steps, hook.address))
+            steps, address = look_at_steps(run, names), hook.address
+            return self._conclude(summarise_run(run, steps, link=self.link, namespace=address.namespace))
         self.defer(
             trigger=KubeflowRunTrigger(
                 self.connection_id,
@@ -116,7 +118,7 @@ class KubeflowRunOperator(BaseOperator):
                 self.poll,
                 time.time() + self.limit.total_seconds(),
                 self.patience.total_seconds(),
-                steps,
+                names,
             ),
             method_name="resumed",
             kwargs={"run_id": run["run_id"], "adopted": 0 if started else time.time()},
@@ -137,12 +139,13 @@ class KubeflowRunOperator(BaseOperator):
         status = event["status"]
         if status == "ended":
             run = event["run"]
-            if adopted and run["cancelled_at"] and _seconds(run["cancelled_at"]) < adopted + SECONDS_TO_BE_STOPPED:
+            cancelled = parse_moment(run["cancelled_at"], float("inf"))
+            if adopted and cancelled < adopted + SECONDS_TO_BE_STOPPED:
                 self.log.info("run %s was being stopped when this task found it; starting another", run_id)
                 return self.execute(context)
             return self._conclude(run)
         if status == "vanished":
-            raise AirflowException(f"run {run_id} is gone from Kubeflow: someone deleted it ({event['message']})")
+            raise AirflowException(event["message"])
         if status == "late":
             hook.terminate(run_id)
             raise AirflowFailException(f"run {run_id} took more than {self.limit}; it was stopped")
@@ -155,32 +158,31 @@ class KubeflowRunOperator(BaseOperator):
             hook.terminate(run_id)
 
     def _push_link(self, hook: KubeflowHook, run_id: str, context: Any) -> None:
-        self.link = hook.address.run_link(run_id)
+        self.link = hook.address.link(run_id)
         context["ti"].xcom_push(key=LINK_KEY, value=self.link)
         context["ti"].xcom_push(key="kubeflow_run_id", value=run_id)
 
     def _conclude(self, run: dict[str, Any]) -> dict[str, Any]:
         """Return a successful run; raise what its own record says of another, else what its nodes show."""
-        if run["state"] == "SUCCEEDED":
-            return run
-        try:
-            result = find_result(run["run_id"])
-        except httpx.HTTPError as outage:
-            self.log.warning("MLflow cannot be asked how run %s ended: %s", run["run_id"], outage)
-            result = {}
-        error = result.get("error") or run["failure"] or {"step": "", "message": "Kubeflow gives no reason"}
-        where = f"at {error['step']}" if error.get("step") else "outside its steps"
-        if run["cancelled_at"] or result.get("status") == "cancelled":
-            raise AirflowFailException(f"run {run['run_id']} was terminated in Kubeflow {where}. {run['link']}")
-        kind = AirflowFailException if error.get("refused") else AirflowException
-        raise kind(f"run {run['run_id']} {run['state'].lower()} {where}: {error['message']}. {run['link']}")
+        record: dict[str, Any] = {}
+        if run["state"] != "SUCCEEDED":
+            try:
+                record = find_record(run["run_id"])
+            except httpx.HTTPError as error:
+                self.log.warning("MLflow cannot be asked how run %s ended: %s", run["run_id"], error)
+        kind, message = explain_end(run, record)
+        if kind in ("cancelled", "refused"):
+            raise AirflowFailException(f"{message}. {run['link']}")
+        if kind == "failed":
+            raise AirflowException(f"{message}. {run['link']}")
+        return run
 
 
 class LocalRunOperator(BaseOperator):
     """Run `hardcase … --json` of the project's own environment as a process, and give back what it prints.
 
-    Exit codes are the README's: 1 may be tried again (it goes on where it was), 2 may not, 3 (held by the gate) is a
-    result.
+    Exit codes are the README's: 1 may be tried again and continues where it was, 2 may not, 3 (rejected by the gate) is
+    a result.
 
     Args:
         arguments: after `hardcase`; `--json` is added.
@@ -259,28 +261,31 @@ class LocalRunOperator(BaseOperator):
 
 
 def hardcase_environment() -> dict[str, str]:
-    """What a process of the project's finds in its environment: nothing of Airflow's own."""
+    """Return the environment of a process of the project's: nothing of Airflow's own."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
 
 
 def named_program(named: str = "") -> str:
-    """The executable of the project's own environment, there or not; empty if there is none here."""
+    """Return the executable of the project's own environment, there or not; empty if there is none here.
+
+    The script `hardcase` in Airflow's environment does not work: the package is there without its dependencies.
+    """
     own = REPOSITORY / ".venv" / "bin" / "hardcase"
-    return named or os.environ.get("HARDCASE_BIN") or (str(own) if own.is_file() else shutil.which("hardcase")) or ""
+    if named := named or os.environ.get("HARDCASE_BIN", "") or (str(own) if own.is_file() else ""):
+        return named
+    airflows = Path(sys.executable).parent.resolve()
+    folders = [folder for folder in os.get_exec_path() if Path(folder).resolve() != airflows]
+    return shutil.which("hardcase", path=os.pathsep.join(folders)) or ""
 
 
 def hardcase_program(named: str = "") -> str:
-    """The same, which must be there."""
+    """Return the same executable, which must be there."""
     program = named_program(named)
     if not program or shutil.which(program) is None:
         raise AirflowFailException(
             f"{program or 'hardcase'}: no such program; set HARDCASE_BIN to that of its environment"
         )
     return program
-
-
-def _seconds(moment: str) -> float:
-    return datetime.fromisoformat(moment).timestamp()
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:

@@ -6,18 +6,18 @@ first one was.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
-import httpx
 from airflow.sdk import BaseHook
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from hardcase_provider.hooks import OVER, address_of
-from hardcase_provider.rest import Address, Refused, Request, Unreachable, ask_async
-from hardcase_provider.runs import ENDED, describe_progress, summarise_run
-from hardcase_provider.step_records import with_records
+from hardcase.kubeflow.address import Address, Gone, KubeflowError, Refused
+from hardcase.kubeflow.client import AsyncClient, Missed
+from hardcase.kubeflow.launching import terminate
+from hardcase.kubeflow.runs import ENDED, describe_progress, summarise_run
+from hardcase_provider.hooks import explain, read_address
+from hardcase_provider.step_records import look_at_steps
 
 # The event loop holds its tasks by weak references only.
 STOPPING: Final[set["asyncio.Task[None]"]] = set()
@@ -32,11 +32,17 @@ class KubeflowRunTrigger(BaseTrigger):
         poll: seconds between looks.
         end_by: Unix time after which it is not waited for.
         patience: seconds without a usable answer after which Kubeflow counts as gone.
-        steps: of the pipeline, in their order.
+        steps: of the pipeline, as `hardcase.kubeflow.runs.list_steps` returns them.
     """
 
     def __init__(
-        self, connection_id: str, run_id: str, poll: float, end_by: float, patience: float, steps: Sequence[str] = ()
+        self,
+        connection_id: str,
+        run_id: str,
+        poll: float,
+        end_by: float,
+        patience: float,
+        steps: Mapping[str, bool] | None = None,
     ) -> None:
         super().__init__()
         self.connection_id = connection_id
@@ -44,7 +50,7 @@ class KubeflowRunTrigger(BaseTrigger):
         self.poll = poll
         self.end_by = end_by
         self.patience = patience
-        self.steps = list(steps)
+        self.steps = dict(steps or {})
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return how to make it anew."""
@@ -52,41 +58,37 @@ class KubeflowRunTrigger(BaseTrigger):
         return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
 
     async def _address(self) -> Address:
-        return address_of(await BaseHook.aget_connection(self.connection_id))
+        return read_address(await BaseHook.aget_connection(self.connection_id))
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look, log what is new, wait, look again."""
-        address = await self._address()
-        heard, missed, logged = time.monotonic(), 0, ""
-        async with httpx.AsyncClient(**address.client_options()) as client:
-            while True:
-                try:
-                    run = await ask_async(client, address, Request("GET", f"runs/{self.run_id}"))
-                    heard, missed = time.monotonic(), 0
-                    run = await asyncio.to_thread(with_records, run)
-                    if run.get("state") in ENDED:
-                        yield TriggerEvent({"status": "ended", "run": summarise_run(run, self.steps, address)})
+        logged = ""
+        async with AsyncClient(await self._address()) as client:
+            try:
+                async for event in client.watch(self.run_id, self.poll, self.patience):
+                    if isinstance(event, Missed):
+                        self.log.warning("%s", explain(event.error))
+                        if isinstance(event.error, Refused) and event.error.status == 401:
+                            client.address = await self._address()  # with the new password, if there is one
+                    else:
+                        run, address = event.run, client.address
+                        steps = await asyncio.to_thread(look_at_steps, run, self.steps)
+                        about: dict[str, Any] = {"namespace": address.namespace}
+                        if run.get("state") in ENDED:
+                            summary = summarise_run(run, steps, link=address.link(self.run_id), **about)
+                            yield TriggerEvent({"status": "ended", "run": summary})
+                            return
+                        progress = describe_progress(run, steps, now=time.time(), **about)
+                        if progress != logged:
+                            self.log.info("run %s: %s", self.run_id, progress)
+                            logged = progress
+                    if time.time() > self.end_by:
+                        yield TriggerEvent({"status": "late"})
                         return
-                    progress = describe_progress(run, self.steps, address, datetime.now(UTC))
-                    if progress != logged:
-                        self.log.info("run %s: %s", self.run_id, progress)
-                        logged = progress
-                except (Refused, Unreachable) as error:
-                    self.log.warning("%s", error)
-                    if isinstance(error, Refused) and error.status == 401:
-                        address = await self._address()  # with the new password, if there is one
-                    # One 404 may be a proxy's; a token may be in the middle of its rotation.
-                    missed += isinstance(error, Refused) and error.status == 404
-                    if missed >= 3:
-                        yield TriggerEvent({"status": "vanished", "message": str(error)})
-                        return
-                    if time.monotonic() - heard > self.patience:
-                        yield TriggerEvent({"status": "lost", "message": str(error)})
-                        return
-                if time.time() > self.end_by:
-                    yield TriggerEvent({"status": "late"})
-                    return
-                await asyncio.sleep(self.poll)
+            except Gone as error:
+                yield TriggerEvent({"status": "vanished", "message": str(error)})
+            except KubeflowError as error:
+                yield TriggerEvent({"status": "lost", "message": explain(error)})
 
     async def on_kill(self) -> None:
         """Stop the run: a user cleared or marked the task. A restart of the triggerer does not come here.
@@ -103,14 +105,10 @@ class KubeflowRunTrigger(BaseTrigger):
         link = ""
         try:
             address = await self._address()
-            link = address.run_link(self.run_id)
+            link = address.link(self.run_id)
             self.log.info("stopping run %s", self.run_id)
-            async with httpx.AsyncClient(**address.client_options()) as client:
-                await ask_async(client, address, Request("POST", f"runs/{self.run_id}:terminate"))
+            async with AsyncClient(address) as client:
+                active = await client.run(terminate(self.run_id, address))
+            self.log.info("run %s %s", self.run_id, "is being stopped" if active else "has ended already")
         except Exception as error:  # of any kind: nobody waits for this task
-            if isinstance(error, Refused) and error.status in OVER:
-                self.log.info("run %s has ended already", self.run_id)
-            else:
-                self.log.error("run %s is still active; terminate it in Kubeflow: %s (%s)", self.run_id, link, error)
-        else:
-            self.log.info("run %s is being stopped", self.run_id)
+            self.log.error("run %s is still active; terminate it in Kubeflow: %s (%s)", self.run_id, link, error)

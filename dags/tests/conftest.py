@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hardcase_provider.hooks import KubeflowHook
-from hardcase_provider.rest import Address
 
+from hardcase.kubeflow.address import Address, find_address
 from tests.kubeflow_server import Kubeflow, kubeflow_server
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "tests" / "recordings" / "kubeflow"
@@ -33,7 +33,7 @@ def kubeflow() -> Iterator[Kubeflow]:
 
 @pytest.fixture
 def address(kubeflow: Kubeflow) -> Address:
-    return Address(kubeflow.url, token="sesame", timeout=0.5, pause=0.01)  # noqa: S106
+    return find_address(kubeflow.url, token="sesame", timeout=0.5, pause=0.01)  # noqa: S106
 
 
 @pytest.fixture
@@ -95,33 +95,23 @@ class Tracked:
     """As much of MLflow's REST API as is asked, in the form in which MLflow 3 answers.
 
     Attributes:
-        results: by experiment, what runs recorded of themselves, by Kubeflow's id of the run.
+        runs: records of runs, by Kubeflow's id of the run.
         champion: number of the version; unknown if 0.
     """
 
     def __init__(self) -> None:
-        self.results: dict[str, dict[str, Any]] = {"hardcase-runs": {}, "hardcase-evaluations": {}}
+        self.runs: dict[str, Any] = {}
         self.champion = 0
         self.url = ""
 
-    @property
-    def runs(self) -> dict[str, Any]:
-        return self.results["hardcase-runs"]
-
-    @property
-    def evaluated(self) -> dict[str, Any]:
-        return self.results["hardcase-evaluations"]
-
     def answer(self, path: str, query: dict[str, str], body: Any) -> Any:
-        if path == "experiments/get-by-name" and self.results[query["experiment_name"]]:
-            return {"experiment": {"experiment_id": f"id of {query['experiment_name']}", "lifecycle_stage": "active"}}
+        if path == "experiments/get-by-name" and self.runs and query["experiment_name"] == "hardcase-runs":
+            return {"experiment": {"experiment_id": "id of hardcase-runs", "lifecycle_stage": "active"}}
         if path == "runs/search":
             [run_id] = re.fullmatch("tags.`hardcase.run` = '(.*)'", body["filter"]).groups()  # type: ignore[union-attr]
-            [place] = body["experiment_ids"]
-            results = self.results[place.removeprefix("id of ")]
-            if run_id not in results:
+            if run_id not in self.runs or body["experiment_ids"] != ["id of hardcase-runs"]:
                 return {}
-            told = {"hardcase.run": run_id, "hardcase.result": json.dumps(results[run_id])}
+            told = {"hardcase.run": run_id, "hardcase.result": json.dumps(self.runs[run_id])}
             tags = [{"key": key, "value": value} for key, value in told.items()]
             return {"runs": [{"info": {"run_id": "0", "status": "FINISHED"}, "data": {"tags": tags}}]}
         if path == "registered-models/alias" and self.champion:
@@ -130,26 +120,34 @@ class Tracked:
 
 
 def outcome(status: str = "succeeded", **more: Any) -> dict[str, Any]:
-    """A result of a retraining as the step `conclude` tells it."""
-    return {"run_id": "run-0", "status": status, "error": None, "model": None, "gate": None, **more}
-
-
-def evaluation(overall: float = 0.6, drifted: bool = False, **more: Any) -> dict[str, Any]:
-    """A result as the step `record` tells it."""
-    interval = [overall - 0.04, overall + 0.04]
-    scores = {"overall": overall, "exact_match": overall, "intervals": {"overall": interval, "exact_match": interval}}
-    test = {"name": "answer size", "drifted": drifted, "statistic": 4.0, "p_value": 0.0001, "threshold": 0.001}
+    """The record of a retraining, as its step `conclude` puts it into MLflow's tag."""
     return {
-        "model": "image-screener:7",
-        "run_id": "run-0",
-        "source": "procedural://",
-        "snapshot": "5" * 64,
-        "samples": 200,
-        "scores": {"model": scores},
-        "drift": {"drifted": drifted, "reference": "4" * 64, "tests": [{**test, "reference": 1.2, "current": 2.4}]},
-        "evaluation": "e" * 64,
-        **more,
+        **{"run_id": "run-0", "pipeline": "retraining", "status": status, "error": None, "model": None, "gate": None},
+        **{"snapshot": None, "samples": None, "evaluation": None, "drift": None, "scores": None, **more},
     }
+
+
+def evaluation(drifted: bool = False, **more: Any) -> dict[str, Any]:
+    """The record of an evaluation."""
+    interval = [0.56, 0.64]
+    scores = {"overall": 0.6, "exact_match": 0.6, "intervals": {"overall": interval, "exact_match": interval}}
+    test = {"name": "answer size", "drifted": drifted, "statistic": 4.0, "p_value": 0.0001, "threshold": 0.001}
+    calm = {**test, "name": "overall", "drifted": False, "reference": 0.61, "current": 0.6}
+    return outcome(
+        "evaluated",
+        pipeline="evaluation",
+        model={"name": "image-screener", "version": 7, "alias": None, "digest": "d" * 64},
+        snapshot="5" * 64,
+        samples=200,
+        scores={"chance": scores, "sft": None, "final": scores},
+        drift={
+            "drifted": drifted,
+            "reference": "4" * 64,
+            "tests": [{**test, "reference": 1.2, "current": 2.4}, calm],
+        },
+        evaluation="e" * 64,
+        **more,
+    )
 
 
 @pytest.fixture

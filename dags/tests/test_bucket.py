@@ -1,6 +1,5 @@
 """S3 by the Amazon provider's hook, which is not installed here: a stand-in with its four methods."""
 
-import json
 import sys
 from types import ModuleType
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from hardcase_provider.planning import newest_batch, source_digest
-from hardcase_provider.reporting import write_drift_report
 
 # The same objects have it by `hardcase source-digest`: tests/pipelines/test_source_digest.py.
 DIGEST = "55f11055ee8db71a7529cc9ab255d6dc94969817010fc0dc38a3d8623446aad8"
@@ -88,7 +86,7 @@ def test_bucket_is_told_by_keys_sizes_and_etags(hook: type[Hook]) -> None:
 
 
 def test_empty_place_is_no_source(hook: type[Hook]) -> None:
-    with pytest.raises(AirflowFailException, match="source s3://bucket/april: nothing lies there"):
+    with pytest.raises(AirflowFailException, match="source s3://bucket/april: no objects there"):
         source_digest("s3://bucket/april", "kubeflow")
 
 
@@ -109,12 +107,3 @@ def test_newest_batch_of_a_bucket_is_the_last_with_a_manifest(hook: type[Hook]) 
         hook.objects[f"batches/{name}"] = b""
     assert newest_batch("s3://bucket/batches/") == "s3://bucket/batches/2026-02-01"
     assert newest_batch("s3://bucket/march") == "s3://bucket/march", "one batch, with a folder of pictures"
-
-
-def test_drift_report_lies_in_the_bucket(hook: type[Hook], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HARDCASE_REPORTS", "s3://bucket/reports/")
-    found = {"drifted": False, "alarmed_by": [], "tests": [], "pipeline": None, "model": "m:1", "samples": 1}
-    found |= {"snapshot": "s", "baseline": "nothing", "level": 0.01}
-    assert write_drift_report("manual__1+00:00", found) == "s3://bucket/reports/manual__1_00_00/report.html"
-    assert b"No drift" in hook.objects["reports/manual__1_00_00/report.html"]
-    assert json.loads(hook.objects["reports/manual__1_00_00/report.json"]) == found

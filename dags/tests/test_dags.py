@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, ParamValidationError
-from hardcase_provider.planning import ABSENT, code_digest, fingerprint, newest_batch, source_digest, worsened
+from hardcase_provider import planning
+from hardcase_provider.forms import write_arguments
+from hardcase_provider.planning import ABSENT, code_digest, fingerprint, newest_batch, source_digest
 
 DAGS = Path(__file__).resolve().parents[1]
 FILES = ("retraining", "drift_watch", "backfill")
@@ -21,7 +23,7 @@ from airflow.dag_processing.dagbag import DagBag
 started = time.perf_counter()
 bag = DagBag(sys.argv[1])
 seconds = time.perf_counter() - started
-heavy = sorted({"torch", "transformers", "kfp", "kubernetes", "pandas", "numpy", "hardcase"} & set(sys.modules))
+heavy = sorted({"torch", "transformers", "kfp", "kubernetes", "pandas", "numpy"} & set(sys.modules))
 once = [task.task_id for dag in bag.dags.values() for task in dag.tasks if not task.retries]
 print("\\n" + json.dumps([seconds, sorted(bag.dags), bag.import_errors, heavy, once]))
 """
@@ -74,7 +76,8 @@ def dag(name: str) -> Any:
         ("backfill", "version", "12"),
         ("backfill", "version", "champion"),
         ("backfill", "engine", "kubeflow"),
-        ("drift_watch", "profile", "internvl3-2b"),
+        ("drift_watch", "settings", {"eval.bootstrap": 100}),
+        ("retraining", "settings", {"sft.steps": 2, "seed": 1}),
     ],
 )
 def test_form_takes_what_makes_sense(name: str, param: str, value: Any) -> None:
@@ -94,7 +97,8 @@ def test_form_takes_what_makes_sense(name: str, param: str, value: Any) -> None:
         ("retraining", "engine", "airflow"),
         ("retraining", "force", "yes"),
         ("drift_watch", "model", "image-screener"),
-        ("drift_watch", "level", 0),
+        ("retraining", "settings", {"--profile": "tiny"}),
+        ("backfill", "settings", "sft.steps=1"),
         ("backfill", "version", "0"),
         ("backfill", "version", "latest"),
     ],
@@ -104,13 +108,18 @@ def test_form_refuses_what_does_not(name: str, param: str, value: Any) -> None:
         dag(name).params[param].resolve(value)
 
 
-def test_form_offers_the_profiles_that_the_compiled_pipelines_take() -> None:
+def test_form_offers_the_profiles_that_the_compiled_pipeline_takes() -> None:
     from tests.kubeflow_server import compiled
 
-    for name, pipeline in (("retraining", "retraining"), ("drift_watch", "evaluation"), ("backfill", "evaluation")):
-        spec = compiled(f"hardcase-{pipeline}")
-        takes = spec.get("pipeline_spec", spec)["root"]["inputDefinitions"]["parameters"]
-        assert dag(name).params["profile"].schema["enum"] == takes["profile"]["literals"]
+    spec = compiled("hardcase-retraining")
+    takes = spec.get("pipeline_spec", spec)["root"]["inputDefinitions"]["parameters"]
+    assert dag("retraining").params["profile"].schema["enum"] == takes["profile"]["literals"]
+
+
+def test_settings_reach_the_program_as_they_were_given() -> None:
+    parameters = {"profile": "smoke", "settings": {"sft.steps": 2, "register.name": "a b", "grpo.lr": 0.1, "x": None}}
+    settings = ["--set=sft.steps=2", '--set=register.name="a b"', "--set=grpo.lr=0.1", "--set=x=null"]
+    assert write_arguments(parameters) == ["--profile=smoke", *settings]
 
 
 def test_every_default_is_valid() -> None:
@@ -120,7 +129,7 @@ def test_every_default_is_valid() -> None:
 
 
 def test_newest_announcement_of_data_names_the_source() -> None:
-    announcement = dag("retraining").module.announcement
+    announcement = dag("retraining").module.read_announcement
     event, assets = SimpleNamespace, dag("retraining").module
     events = {
         assets.DRIFT: [event(extra={"drifted": True})],
@@ -146,10 +155,10 @@ def test_source_that_says_it_itself_asks_nobody(program: Any) -> None:
 
 
 def test_source_that_is_not_there_fails_at_once(program: Any) -> None:
-    program("""echo '{"error": {"message": "source /gone: nothing lies there"}}'; exit 2""")
-    with pytest.raises(AirflowFailException, match="source /gone: nothing lies there"):
+    program("""echo '{"error": {"message": "source /gone: no objects there"}}'; exit 2""")
+    with pytest.raises(AirflowFailException, match="source /gone: no objects there"):
         source_digest("/gone", "local")
-    with pytest.raises(AirflowFailException, match="nothing lies there"):
+    with pytest.raises(AirflowFailException, match="no objects there"):
         source_digest("s3://bucket/gone", "kubeflow")
     program("""echo '{"error": {"message": "source s3://b/c: cannot be listed: 403"}}'; exit 2""")
     assert source_digest("s3://bucket/closed", "kubeflow") is None, "Kubeflow may see more than this machine"
@@ -167,11 +176,12 @@ def test_folder_is_not_sent_to_kubeflow() -> None:
         source_digest("/data/photos", "kubeflow")
 
 
-def test_changed_code_is_something_new(tmp_path: Path) -> None:
-    (tmp_path / "hardcase").mkdir()
-    empty = code_digest(tmp_path)
-    (tmp_path / "hardcase" / "a.py").write_text("1\n", encoding="utf-8")
-    assert code_digest(tmp_path) != empty
+def test_changed_code_is_something_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(code_digest()) == 64
+    monkeypatch.setattr(planning, "PACKAGE", tmp_path)
+    empty = code_digest()
+    (tmp_path / "a.py").write_text("1\n", encoding="utf-8")
+    assert code_digest() != empty
     assert fingerprint(a=1, b=2) == fingerprint(b=2, a=1) != fingerprint(a=1, b=3)
 
 
@@ -185,52 +195,3 @@ def test_newest_batch_is_the_last_by_name(tmp_path: Path) -> None:
     assert newest_batch(str(tmp_path)) == str(tmp_path / "2026-02-01")
     assert newest_batch(str(tmp_path / "2026-01-01")) == str(tmp_path / "2026-01-01")
     assert newest_batch("s3://bucket/batch") == "s3://bucket/batch"
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "spread", "drifted"),
-    [
-        (0.8, 0.8, 0.04, False),
-        (0.8, 0.77, 0.04, False),
-        (0.8, 0.6, 0.04, True),
-        (0.6, 0.8, 0.04, False),
-        (0, 0, 0, False),
-    ],
-)
-def test_only_a_real_drop_alarms(before: float, now: float, spread: float, drifted: bool) -> None:
-    def scores(value: float) -> dict[str, Any]:
-        interval = [value - spread, value + spread]
-        return {"exact_match": value, "overall": value, "intervals": {"exact_match": interval, "overall": interval}}
-
-    assert worsened(scores(before), scores(now), 0.01)["drifted"] is drifted
-
-
-def test_drift_is_measured_against_the_last_promotion() -> None:
-    baseline = dag("drift_watch").module.baseline_scores
-    champion = "image-screener@champion"
-    event = SimpleNamespace
-    models = [
-        event(extra={"verdict": "promoted", "version": 1, "scores": {"overall": 1}}),
-        event(extra={"verdict": "promoted", "version": 2, "scores": {"overall": 2}}),
-        event(extra={"verdict": "held", "version": 3, "scores": {"overall": 3}}),
-    ]
-    reports = [event(extra={"model": "image-screener:1", "scores": {"overall": 4}, "snapshot": "s" * 64})]
-    assert baseline(models, reports, champion, champion)[0] == {"overall": 2}
-    assert baseline(models, reports, "image-screener:1", "image-screener:1")[0] == {"overall": 4}
-    assert baseline([], [], champion, champion)[0] is None
-
-
-def test_promotion_on_kubeflow_is_measured_against_the_first_report_on_that_version() -> None:
-    baseline = dag("drift_watch").module.baseline_scores
-    event = SimpleNamespace
-    models = [
-        event(extra={"verdict": "promoted", "version": 1, "scores": {"overall": 1}}),
-        event(extra={"verdict": "promoted", "version": 2}),
-    ]
-    reports = [
-        event(extra={"model": f"image-screener:{number}", "scores": {"overall": 10 + number}, "snapshot": "s" * 64})
-        for number in (1, 2)
-    ]
-    found, told = baseline(models, reports, "image-screener@champion", "image-screener:2")
-    assert (found, told[:37]) == ({"overall": 12}, "the first report on image-screener:2,")
-    assert baseline(models, [], "image-screener@champion", "image-screener:2")[0] is None

@@ -17,35 +17,34 @@ from dags.tests.conftest import Instance, evaluation
 from dags.tests.test_dags import dag
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PARAMS = {"engine": "kubeflow", "profile": "smoke"}
+PARAMS = {"engine": "kubeflow", "settings": {}}
 CHAMPION, BATCH = "image-screener@champion", "procedural://?samples=80&seed=7"
 
 
-def ordered(monkeypatch: Any, model: str = CHAMPION, source: str = BATCH, day: int = 1, **params: Any) -> Any:
+def planned(monkeypatch: Any, model: str = CHAMPION, source: str = BATCH, day: int = 1, **params: Any) -> Any:
     ti = Instance()
     context = {"ti": ti, "dag_run": SimpleNamespace(run_after=datetime(2026, 3, day, 5, tzinfo=UTC))}
     monkeypatch.setattr(provided, "get_current_context", lambda: context)
-    return provided.ordered({**PARAMS, **params}, model, source), ti.pushed
+    return provided.plan_evaluation({**PARAMS, **params}, model, source), ti.pushed
 
 
-def test_steps_that_tell_mlflow_and_who_reads_it_agree_on_names() -> None:
+def test_step_that_writes_to_mlflow_and_who_reads_it_agree_on_names() -> None:
     def named(file: str) -> dict[str, str]:
-        text = (REPOSITORY / "components" / file).read_text(encoding="utf-8")
+        text = (REPOSITORY / "hardcase" / file).read_text(encoding="utf-8")
         return dict(re.findall(r'^(\w+): Final = "(.*)"$', text, re.MULTILINE))
 
-    tags = named("tracking.py")
+    tags = named("registry/tracking.py")
     assert (tags["RUN_TAG"], tags["RESULT_TAG"]) == (registry.RUN_TAG, registry.RESULT_TAG)
-    assert named("record/step.py")["EXPERIMENT"] == registry.EVALUATIONS
-    assert named("report/summary.py")["EXPERIMENT"] == registry.RUNS
+    assert named("report/summary.py")["EXPERIMENT"] == registry.EXPERIMENT
 
 
 def test_order_to_kubeflow_is_what_the_compiled_pipeline_takes(connected: Any, mlflow: Any, monkeypatch: Any) -> None:
-    from hardcase_provider.hooks import check_parameters
+    from hardcase.kubeflow.launching import check_parameters
 
     version = connected.add_pipeline("hardcase-evaluation")
-    task, pushed = ordered(monkeypatch)
+    task, pushed = planned(monkeypatch, settings={"eval.bootstrap": 100})
     assert task == "kubeflow_run"
-    assert pushed["parameters"] == {"model": CHAMPION, "source": BATCH, "profile": "smoke"}
+    assert pushed["parameters"] == {"model": CHAMPION, "source": BATCH, "settings": {"eval.bootstrap": 100}}
     check_parameters(version, pushed["parameters"])
     assert re.fullmatch("evaluation-[0-9a-f]{16}", pushed["key"])
 
@@ -53,26 +52,29 @@ def test_order_to_kubeflow_is_what_the_compiled_pipeline_takes(connected: Any, m
 def test_one_key_for_a_version_a_batch_and_a_day(connected: Any, mlflow: Any, monkeypatch: Any) -> None:
     connected.add_pipeline("hardcase-evaluation")
     mlflow.champion = 7
-    first = ordered(monkeypatch)[1]["key"]
-    assert ordered(monkeypatch)[1]["key"] == first
-    assert ordered(monkeypatch, model="image-screener:7")[1]["key"] == first, "what the alias stands for"
-    others = [ordered(monkeypatch, **other) for other in ({"day": 2}, {"source": "procedural://"}, {"profile": "tiny"})]
+    first = planned(monkeypatch)[1]["key"]
+    assert planned(monkeypatch)[1]["key"] == first
+    assert planned(monkeypatch, model="image-screener:7")[1]["key"] == first, "what the alias stands for"
+    others = [
+        planned(monkeypatch, **other) for other in ({"day": 2}, {"source": "procedural://"}, {"settings": {"seed": 1}})
+    ]
     mlflow.champion = 8
-    others.append(ordered(monkeypatch))
+    others.append(planned(monkeypatch))
     connected.make_version("pipeline-0", "changed")
-    others.append(ordered(monkeypatch))
+    others.append(planned(monkeypatch))
     assert len({first, *(pushed["key"] for _, pushed in others)}) == 6
 
 
 def test_without_mlflow_nothing_is_launched_on_kubeflow(connected: Any, monkeypatch: Any) -> None:
     connected.add_pipeline("hardcase-evaluation")
     with pytest.raises(AirflowFailException, match=r"connection hardcase_mlflow: there is none.*add it"):
-        ordered(monkeypatch)
+        planned(monkeypatch)
 
 
 def test_local_engine_needs_neither_kubeflow_nor_mlflow(monkeypatch: Any) -> None:
-    task, pushed = ordered(monkeypatch, engine="auto")
-    assert (task, pushed) == ("local_run", {"arguments": ["evaluate", f"--model={CHAMPION}", f"--data={BATCH}"]})
+    task, pushed = planned(monkeypatch, engine="auto", settings={"eval.bootstrap": 100})
+    arguments = ["evaluate", f"--model={CHAMPION}", f"--source={BATCH}", "--set=eval.bootstrap=100"]
+    assert (task, pushed) == ("local_run", {"arguments": arguments})
 
 
 def test_alias_is_resolved_where_mlflow_knows_it(mlflow: Any) -> None:
@@ -83,79 +85,68 @@ def test_alias_is_resolved_where_mlflow_knows_it(mlflow: Any) -> None:
 
 
 def test_both_engines_give_one_shape(mlflow: Any) -> None:
-    mlflow.evaluated["run-3"] = evaluation()
-    scores = evaluation()["scores"]["model"]
-    printed = {"snapshot": "5" * 64, "accepted": 200, "samples": 200, "evaluation": "/e.parquet", "exit_code": 0}
+    mlflow.runs["run-0"] = evaluation(True)
     given = {
-        "local": {"local_run": {**printed, "scores": {"chance": {}, "model": scores}}},
-        "kubeflow": {"kubeflow_run": {"run_id": "run-3", "link": "https://kubeflow/run-3"}},
+        "local": {"local_run": {**evaluation(True), "report": "/home/runs/run-0/report.html", "exit_code": 0}},
+        "kubeflow": {"kubeflow_run": {"run_id": "run-0", "link": "https://kubeflow/run-0"}},
     }
     found = {
         engine: provided.result.function(SimpleNamespace(xcom_pull=lambda task_ids, xcoms=xcoms: xcoms.get(task_ids)))
         for engine, xcoms in given.items()
     }
-    assert found["local"].keys() == found["kubeflow"].keys()
-    assert found["local"]["scores"] == found["kubeflow"]["scores"] == scores
-    assert (found["local"]["drift"], found["kubeflow"]["drift"]["drifted"]) == (None, False)
-    assert (found["kubeflow"]["version"], found["kubeflow"]["run"]) == ("image-screener:7", "https://kubeflow/run-3")
+    own = ("engine", "run", "report")
+    local, kubeflow = ({name: facts[name] for name in facts if name not in own} for facts in found.values())
+    assert local == kubeflow
+    assert local["scores"] == evaluation()["scores"]["final"]
+    assert (local["model"], local["version"], local["drift"]["drifted"]) == ("image-screener:7", 7, True)
+    assert [found["local"][name] for name in own] == ["local", None, "file:///home/runs/run-0/report.html"]
+    assert [found["kubeflow"][name] for name in own] == ["kubeflow", *["https://kubeflow/run-0"] * 2]
 
 
-def test_run_that_mlflow_was_not_told_of_is_said(mlflow: Any) -> None:
+def test_run_that_mlflow_has_no_record_of_is_said(mlflow: Any) -> None:
     ti = SimpleNamespace(xcom_pull=lambda task_ids: {"run_id": "run-3", "link": ""} if "kube" in task_ids else None)
     for _ in range(2):
-        with pytest.raises(AirflowException, match=r"run run-3 succeeded, but .*evaluations/<model>/run-3.json"):
+        with pytest.raises(AirflowException, match=r"run run-3 succeeded, but .* in the store, runs/run-3.json"):
             provided.result.function(ti)
-        mlflow.evaluated["run-4"] = evaluation()
+        mlflow.runs["run-4"] = evaluation()
 
 
-@pytest.mark.parametrize(
-    ("fell", "drifted", "alarmed"),
-    [
-        (False, False, []),
-        (True, False, ["the scores"]),
-        (False, True, ["the pipeline's drift step"]),
-        (True, True, ["the scores", "the pipeline's drift step"]),
-    ],
-)
-def test_either_verdict_alarms_and_the_report_says_which(
-    fell: bool, drifted: bool, alarmed: list[str], monkeypatch: Any, tmp_path: Path, webhook: Any
-) -> None:
-    monkeypatch.setenv("HARDCASE_REPORTS", str(tmp_path))
+FACTS = {"engine": "kubeflow", "run": "https://kubeflow/run-0", "report": "https://kubeflow/run-0"}
+
+
+@pytest.mark.parametrize("drifted", [False, True])
+def test_drift_step_of_the_evaluation_alarms(drifted: bool, monkeypatch: Any, webhook: Any) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_HARDCASE_ALERTS", json.dumps({"conn_type": "http", "host": webhook.url}))
-    told = evaluation(0.6, drifted)
-    result = {**{name: told[name] for name in provided.COMMON}, "scores": told["scores"]["model"], "engine": "kubeflow"}
-    result |= {"version": told["model"], "drift": told["drift"], "run": "https://kubeflow/run-0"}
     watch = dag("drift_watch").module
-    before = evaluation(0.9 if fell else 0.6)["scores"]["model"]
-    promoted = {"verdict": "promoted", "version": 7, "scores": before}
-    events = {watch.MODEL: [SimpleNamespace(extra=promoted)], watch.DRIFT_REPORT: []}
-    monkeypatch.setattr(watch, "get_current_context", lambda: {"inlet_events": events})
     outlets = {asset: SimpleNamespace(extra={}) for asset in (watch.DRIFT, watch.DRIFT_REPORT)}
-    found = watch.compare.function({"model": CHAMPION, "level": 0.01}, result, "scheduled__1", outlets)
-    assert (found["drifted"], found["alarmed_by"]) == (bool(alarmed), alarmed)
-    assert outlets[watch.DRIFT_REPORT].extra["alarmed_by"] == alarmed
-    page = (tmp_path / "scheduled__1" / "report.html").read_text(encoding="utf-8")
-    assert ("Drift, by " + " and ".join(alarmed).replace("'", "&#x27;") if alarmed else "No drift") in page
-    assert "image-screener:7 when it was promoted" in page
-    assert "<td>answer size<td>1.2<td>2.4<td>0.0001<td>" + ("drifted" if drifted else "") in page
-    if alarmed:
-        watch.alarm.function(found, outlets)
-        assert outlets[watch.DRIFT].extra["alarmed_by"] == alarmed
+    result = {**FACTS, **registry.describe_record(evaluation(drifted))}
+    assert watch.publish.function(result, outlets) == outlets[watch.DRIFT_REPORT].extra == result
+    params = {"model": CHAMPION}
+    if drifted:
+        watch.alarm.function(params, result, outlets)
+        assert outlets[watch.DRIFT].extra == result
         [(_, _, body)] = webhook.heard
-        assert body["text"].startswith(f"image-screener:7 has drifted by {' and '.join(alarmed)}: ")
-        assert ("answer size 1.2 → 2.4" in body["text"]) is drifted
+        assert body["text"] == "image-screener:7 has drifted: answer size 1.2 → 2.4"
+        assert body["link"] == "https://kubeflow/run-0"
     else:
         with pytest.raises(AirflowException, match="no drift"):
-            watch.alarm.function(found, outlets)
+            watch.alarm.function(params, result, outlets)
+        assert (outlets[watch.DRIFT].extra, webhook.heard) == ({}, [])
 
 
-@pytest.mark.parametrize(("version", "told"), [(None, "champion"), ("image-screener:7", "image-screener:7")])
-def test_backfill_says_what_was_scored_and_how(version: str | None, told: str) -> None:
+def test_evaluation_without_a_reference_is_no_alarm() -> None:
+    watch = dag("drift_watch").module
+    result = {**FACTS, **registry.describe_record({**evaluation(), "drift": None})}
+    with pytest.raises(AirflowException, match="no drift"):
+        watch.alarm.function({"model": CHAMPION}, result, {})
+
+
+def test_backfill_says_what_was_scored_and_how() -> None:
     module = dag("backfill").module
     outlets = {module.EVALUATION: SimpleNamespace(extra={})}
-    result = {"snapshot": "5" * 64, "samples": 200, "scores": {"overall": 0.6}, "version": version, "drift": None}
+    result = {**FACTS, **registry.describe_record(evaluation())}
     module.publish.function({"version": "champion", "source": BATCH}, result, outlets)
-    assert outlets[module.EVALUATION].extra == {**result, "version": told, "source": BATCH}
+    assert outlets[module.EVALUATION].extra == {**result, "source": BATCH}
 
 
 def test_backfill_orders_the_version_by_its_full_name(connected: Any, mlflow: Any, monkeypatch: Any) -> None:

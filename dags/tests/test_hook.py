@@ -9,11 +9,13 @@ from urllib.parse import unquote_plus
 
 import httpx
 import pytest
-from hardcase_provider.hooks import KubeflowHook, check_parameters, filter_by_name
-from hardcase_provider.rest import ATTEMPTS, Address, KubeflowError, Refused, Request, Unreachable
-from hardcase_provider.runs import list_steps
+from hardcase_provider.hooks import CONNECTION_ATTEMPTS, KubeflowHook
 
 from dags.tests.conftest import RECORDINGS, recorded
+from hardcase.kubeflow.address import Address, KubeflowError, Refused, Unreachable, find_address
+from hardcase.kubeflow.launching import check_parameters, filter_by_name
+from hardcase.kubeflow.requests import ATTEMPTS, Request
+from hardcase.kubeflow.runs import list_steps
 
 
 @pytest.mark.parametrize(
@@ -22,7 +24,7 @@ from dags.tests.conftest import RECORDINGS, recorded
 def test_refusal_is_said_once_with_its_remedy(kubeflow: Any, hook: KubeflowHook, status: int, word: str) -> None:
     kubeflow.fault("GET runs/x", status)
     with pytest.raises(Refused, match=rf"GET runs/x: HTTP {status}, .*{word}.*ordered {status}"):
-        hook.run("x")
+        hook.client.ask("GET", "runs/x")
     assert kubeflow.made("GET runs/x") == 1
 
 
@@ -33,26 +35,28 @@ def test_passing_fault_is_tried_again(kubeflow: Any, hook: KubeflowHook, fault: 
     assert kubeflow.made("GET healthz") == 3
 
 
-@pytest.mark.parametrize(("fault", "word"), [(500, "HTTP 500"), ("drop", "no connection"), (0.8, "no answer in time")])
+@pytest.mark.parametrize(
+    ("fault", "word"), [(500, "HTTP 500"), ("drop", "the connection broke"), (0.8, "no answer in time")]
+)
 def test_lasting_fault_is_one_clear_error(kubeflow: Any, hook: KubeflowHook, fault: Any, word: str) -> None:
     kubeflow.fault("GET runs/x", *[fault] * ATTEMPTS)
-    with pytest.raises(Unreachable, match=rf"GET runs/x: {word}.*tried {ATTEMPTS} times"):
-        hook.run("x")
+    with pytest.raises(Unreachable, match=rf"GET runs/x: .*{word}.*tried {ATTEMPTS} times"):
+        hook.client.ask("GET", "runs/x")
 
 
 def test_nobody_there_is_one_clear_error() -> None:
     hook = KubeflowHook(address=Address("http://127.0.0.1:9", pause=0.001))
-    with pytest.raises(Unreachable, match="no connection"):
-        hook.run("x")
+    with pytest.raises(Unreachable, match="nothing answers there"):
+        hook.client.ask("GET", "runs/x")
     done, words = hook.test_connection()
-    assert (done, "no connection" in words) == (False, True)
+    assert (done, "see the connection's host" in words) == (False, True)
 
 
 def test_refused_connection_is_tried_for_minutes() -> None:
-    waited, attempt = 0.0, 0
+    waited, attempt, minutes = 0.0, 0, Address("https://kubeflow", connection_attempts=CONNECTION_ATTEMPTS)
     with pytest.raises(Unreachable):
         while True:
-            waited += Request("POST", "runs", repeatable=False).judge(httpx.ConnectError("refused"), attempt, 1)  # type: ignore[operator]
+            waited += Request("POST", "runs").judge(httpx.ConnectError("refused"), attempt, minutes)  # type: ignore[operator]
             attempt += 1
     assert 120 < waited < 600
 
@@ -74,7 +78,9 @@ def test_refused_connection_is_tried_for_minutes() -> None:
 def test_answer_that_stays_the_same_is_not_asked_for_again(name: str, words: str) -> None:
     answer = recorded(name)
     with pytest.raises(Refused, match=words):
-        Request("POST", "runs").judge(httpx.Response(answer["status"], json=answer["body"]), 0, 1)
+        Request("POST", "runs").judge(
+            httpx.Response(answer["status"], json=answer["body"]), 0, Address("https://kubeflow")
+        )
 
 
 @pytest.mark.parametrize("name", ["a+b", "50%", "50%25", "two words", 'a "name"', "ä"])
@@ -95,19 +101,19 @@ def test_recorded_listings_show_that_a_filter_is_unescaped_once_more() -> None:
 def test_login_page_instead_of_the_api_is_told(kubeflow: Any, hook: KubeflowHook) -> None:
     kubeflow.fault("GET runs/x", 302)
     with pytest.raises(Refused, match="a login stands before it"):
-        hook.run("x")
+        hook.client.ask("GET", "runs/x")
 
 
 def test_token_of_the_file_is_read_at_each_request(kubeflow: Any, tmp_path: Path) -> None:
     path = tmp_path / "token"
-    hook = KubeflowHook(address=Address(kubeflow.url, token_file=str(path)))
+    hook = KubeflowHook(address=find_address(kubeflow.url, token_file=str(path)))
     for token in ("first", "second"):
         path.write_text(f"{token}\n", encoding="utf-8")
         hook.test_connection()
     assert kubeflow.tokens == ["Bearer first", "Bearer second"]
     path.unlink()
-    with pytest.raises(Refused, match="no such token file"):
-        hook.run("x")
+    with pytest.raises(Refused, match="the token cannot be read from there"):
+        hook.client.ask("GET", "runs/x")
 
 
 def test_token_is_in_no_message(address: Address) -> None:
@@ -187,7 +193,7 @@ def test_package_is_uploaded_when_it_changed(kubeflow: Any, hook: KubeflowHook, 
     assert hook.version("retraining", str(other)) != first
     assert (len(kubeflow.pipelines), len(kubeflow.versions)) == (1, 2)
     assert hook.version("retraining")["display_name"].startswith("retraining-")
-    assert list_steps(first) == ["work", "tell"]
+    assert list(list_steps(first["pipeline_spec"])) == ["work", "tell"]
 
 
 @pytest.mark.parametrize("content", [b"not: [a pipeline", b"\x00\xff", b"- a\n- list\n", b"", b"a: mapping\n---\n[\n"])
@@ -210,7 +216,8 @@ def test_version_that_is_gone_is_said_at_once(kubeflow: Any, hook: KubeflowHook)
 
 
 def test_experiment_is_made_once_and_its_runs_are_in_it(kubeflow: Any) -> None:
-    hook = KubeflowHook(address=Address(kubeflow.url, experiment="weekly", namespace="team"))
+    kubeflow.multi_user = True
+    hook = KubeflowHook(address=Address(kubeflow.url, namespace="team"), experiment="weekly")
     version = kubeflow.add_pipeline()
     for key in ("a", "b"):
         hook.launch(key, version, {})
@@ -236,7 +243,7 @@ def test_parameter_the_pipeline_does_not_take_is_said_before_the_launch(kubeflow
         ("retraining", {"seed": 7.5}, "seed is 7.5, not a whole number"),
         ("retraining", {"source": None}, "source is null, not text"),
         ("retraining", {"settings": "sft.steps=1"}, 'settings is "sft.steps=1", not an object'),
-        ("evaluation", {"seed": 1}, "it takes no seed; it takes model, profile, settings, source"),
+        ("evaluation", {"seed": 1}, "it takes no seed; it takes model, settings, source"),
         ("evaluation", {"model": 3}, "model is 3, not text"),
     ],
 )

@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
-from hardcase_provider import get_provider_info
+from hardcase_provider import get_provider_info, operators
 from hardcase_provider.operators import LINK_KEY, KubeflowRunLink, KubeflowRunOperator, LocalRunOperator
-from hardcase_provider.rest import Address
-from hardcase_provider.runs import summarise_run
 
 from dags.tests.conftest import outcome, recorded
+from hardcase.kubeflow.runs import list_progress, summarise_run
 
 Program = Callable[[str], Path]
 
@@ -34,15 +33,22 @@ def deferred(task: KubeflowRunOperator, context: dict[str, Any]) -> TaskDeferred
     return raised.value
 
 
+def failure(step: str, message: str) -> dict[str, Any]:
+    return {"step": step, "message": message, "refused": False}
+
+
 def ended(state: str, **more: Any) -> dict[str, Any]:
-    run = {"run_id": "run-0", "state": state, "failure": None, "cancelled_at": "", "link": "https://kubeflow/run-0"}
+    run = {"run_id": "run-0", "state": state, "steps": {}, "failure": None, "cancelled_at": ""}
+    run["link"] = "https://kubeflow/run-0"
     return {"status": "ended", "run": {**run, **more}}
 
 
 def ended_as(name: str, steps: list[str]) -> dict[str, Any]:
     """The event for a run that a real Kubeflow told of."""
     run = {**recorded(name)["body"], "run_id": "run-0"}
-    return {"status": "ended", "run": summarise_run(run, steps, Address("https://kubeflow", namespace="hardcase"))}
+    progress = list_progress(run, dict.fromkeys(steps, False), {}, time.time())
+    summary = summarise_run(run, progress, link="https://kubeflow/run-0", namespace="hardcase")
+    return {"status": "ended", "run": summary}
 
 
 def test_launch_defers_and_links_to_the_run(connected: Any, context: dict[str, Any]) -> None:
@@ -79,11 +85,11 @@ def test_resumed_with_the_result(connected: Any, context: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("event", "message"),
     [
-        (ended("FAILED", failure={"step": "sft", "message": "no memory"}), "run-0 failed at sft: no memory. https"),
-        (ended("FAILED", failure={"step": "", "message": "its log: kubectl"}), "failed outside its steps: its log: k"),
+        (ended("FAILED", failure=failure("sft", "no memory")), "run-0 failed at sft: no memory. https"),
+        (ended("FAILED", failure=failure("", "its log: kubectl")), "run-0 failed: its log: k"),
         (ended_as("run-fail-state-02-failed", ["work"]), "failed at work: its log: kubectl -n hardcase logs -l pipel"),
-        (ended("SKIPPED"), "run-0 skipped outside its steps: Kubeflow gives no reason"),
-        ({"status": "vanished", "message": "HTTP 404"}, "run-0 is gone from Kubeflow"),
+        (ended("SKIPPED"), "run-0 skipped: Kubeflow gives no reason"),
+        ({"status": "vanished", "message": "run run-0 is gone"}, "run run-0 is gone"),
         ({"status": "lost", "message": "HTTP 500"}, "gave no answer for 1:00:00: HTTP 500"),
     ],
 )
@@ -100,7 +106,7 @@ def test_end_without_a_result_fails_the_task_and_says_which(
 def test_run_s_own_record_says_where_it_failed_and_whether_to_try_again(
     connected: Any, mlflow: Any, context: dict[str, Any], name: str, refused: bool, kind: type
 ) -> None:
-    error = {"step": "validate", "message": "row 7: no answer; add one", "refused": refused}
+    error = {"step": "validate", "message": "row 7: no answer; add one", "exit_code": 2 if refused else 1}
     mlflow.runs["run-0"] = outcome("failed", error=error)
     with pytest.raises(AirflowException, match="run-0 failed at validate: row 7: no answer; add one") as raised:
         operator().resumed(context, run_id="run-0", event=ended_as(name, ["ingest", "validate"]))
@@ -128,9 +134,9 @@ def test_run_terminated_in_kubeflow_is_not_started_again(
     connected: Any, mlflow: Any, context: dict[str, Any], event: dict[str, Any], status: str
 ) -> None:
     if status:
-        error = {"step": "work", "message": "cancelled", "refused": False}
+        error = {"step": "work", "message": "cancelled", "exit_code": 1}
         mlflow.runs["run-0"] = outcome(status, error=error)
-    with pytest.raises(AirflowFailException, match=r"run-0 was terminated in Kubeflow (at work|outside its steps)\. h"):
+    with pytest.raises(AirflowFailException, match=r"run-0 was cancelled( at work)?\. h"):
         operator().resumed(context, run_id="run-0", event=event)
     assert not connected.made("POST runs$")
 
@@ -149,7 +155,7 @@ def test_cleared_task_that_found_the_run_before_it_was_stopped_starts_another(
         with pytest.raises(TaskDeferred) as again:
             operator().resumed(context, **{**cleared.kwargs, "adopted": moment}, event=event)
         assert again.value.kwargs["run_id"] == "run-1"
-    with pytest.raises(AirflowFailException, match="was terminated in Kubeflow"):
+    with pytest.raises(AirflowFailException, match="was cancelled at work"):
         operator().resumed(context, **{**cleared.kwargs, "adopted": adopted - 3600}, event=event)
 
 
@@ -210,8 +216,8 @@ def test_airflow_s_secrets_do_not_reach_the_process(
     assert local().execute(context)["found"] == "/kept"
 
 
-def test_run_held_by_the_gate_is_a_result(program: Program, context: dict[str, Any]) -> None:
-    program("""echo '{"gate": {"verdict": "held"}}'; exit 3""")
+def test_run_rejected_by_the_gate_is_a_result(program: Program, context: dict[str, Any]) -> None:
+    program("""echo '{"gate": {"verdict": "rejected"}}'; exit 3""")
     assert local().execute(context)["exit_code"] == 3
 
 
@@ -238,6 +244,22 @@ def test_missing_program_is_said(context: dict[str, Any], monkeypatch: pytest.Mo
     monkeypatch.setenv("HARDCASE_BIN", "/nowhere/hardcase")
     with pytest.raises(AirflowFailException, match="/nowhere/hardcase: no such program; set HARDCASE_BIN"):
         local().execute(context)
+
+
+def test_script_beside_airflow_s_interpreter_is_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow's environment has the package, and so its script, without what the package needs."""
+    for folder in ("airflow", "own"):
+        (tmp_path / folder).mkdir()
+        for name in ("hardcase", "python"):
+            (tmp_path / folder / name).write_text("#!/bin/sh\n", encoding="utf-8")
+            (tmp_path / folder / name).chmod(0o755)
+    monkeypatch.delenv("HARDCASE_BIN", raising=False)
+    monkeypatch.setattr(operators, "REPOSITORY", tmp_path)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "airflow" / "python"))
+    monkeypatch.setenv("PATH", f"{tmp_path}/airflow")
+    assert operators.named_program() == ""
+    monkeypatch.setenv("PATH", f"{tmp_path}/airflow:{tmp_path}/own")
+    assert operators.named_program() == f"{tmp_path}/own/hardcase"
 
 
 def test_killed_task_ends_the_process_and_its_steps(program: Program, context: dict[str, Any], tmp_path: Path) -> None:

@@ -55,6 +55,15 @@ class Airflow:
     def pid(self, name: str) -> int:
         return int((self.home / f"{name}.pid").read_text(encoding="utf-8"))
 
+    def wait_until_deferred(self, times: int) -> None:
+        """Wait until that many processes of deferred tasks have ended.
+
+        Airflow 3.3.2 counts a task as failed that runs again when the executor reports the end of the process that
+        deferred it (jobs/scheduler_job_runner.py, `process_executor_events`); on a busy machine that takes seconds.
+        """
+        log = self.home / "logs" / "scheduler.log"
+        until(lambda: log.read_text(encoding="utf-8").count("final_state=deferred") >= times, 60)
+
 
 @pytest.fixture
 def airflow(kubeflow: Any, webhook: Any, mlflow: Any, tmp_path: Path) -> Iterator[Airflow]:
@@ -65,7 +74,6 @@ def airflow(kubeflow: Any, webhook: Any, mlflow: Any, tmp_path: Path) -> Iterato
     settings = {
         "AIRFLOW_HOME": str(tmp_path),
         "PORT": str(port),
-        "HARDCASE_REPORTS": str(tmp_path / "reports"),
         "HARDCASE_POLL_SECONDS": "1",
         "HARDCASE_DEADLINE_MINUTES": "0",
         "AIRFLOW_CONN_KUBEFLOW_DEFAULT": json.dumps({"conn_type": "kubeflow", "host": kubeflow.url, "extra": extra}),
@@ -191,9 +199,9 @@ def test_drift_on_kubeflow_starts_a_retraining_by_itself_and_a_refused_one_is_la
     airflow.switch_on("retraining")
     watch = airflow.start("drift_watch", engine="kubeflow", batches=BATCH)
     until(lambda: "run-0" in kubeflow.runs, 120)
-    asked = {"model": "image-screener@champion", "source": BATCH, "profile": "tiny"}
+    asked = {"model": "image-screener@champion", "source": BATCH}
     assert kubeflow.runs["run-0"]["runtime_config"]["parameters"] == asked
-    mlflow.evaluated["run-0"] = evaluation(drifted=True)
+    mlflow.runs["run-0"] = evaluation(drifted=True)
     kubeflow.end("run-0", "SUCCEEDED")
 
     until(lambda: "run-1" in kubeflow.runs, 120)
@@ -202,11 +210,12 @@ def test_drift_on_kubeflow_starts_a_retraining_by_itself_and_a_refused_one_is_la
     [started] = airflow.get("dags/retraining/dagRuns")["dag_runs"]
     assert started["run_type"] == "asset_triggered"
     events = {event["name"]: event["extra"] for event in airflow.get("assets/events")["asset_events"]}
-    assert events["drift_alarm"]["alarmed_by"] == ["the pipeline's drift step"]
-    assert Path(events["drift_report"]["report"].removeprefix("file://")).is_file()
+    assert events["drift_alarm"] == events["drift_report"]
+    assert events["drift_alarm"]["drift"]["drifted"] and events["drift_alarm"]["report"].endswith("/details/run-0")
 
-    error = {"step": "validate", "message": "row 7: no answer; add one", "refused": True}
+    error = {"step": "validate", "message": "row 7: no answer; add one", "exit_code": 2}
     mlflow.runs["run-1"] = outcome("failed", error=error)
+    airflow.wait_until_deferred(2)
     kubeflow.end("run-1", "FAILED")
     path = f"dags/retraining/dagRuns/{started['dag_run_id']}/taskInstances/kubeflow_run"
     until(lambda: airflow.state(started["dag_run_id"], "kubeflow_run") in ("up_for_retry", "failed"), 120)

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk import BaseHook
-from hardcase_provider.alerts import failed, late, tell
-from hardcase_provider.hooks import engine_of
-from hardcase_provider.registry import describe_registration
+from hardcase_provider.alerts import alert, alert_failure, alert_lateness
+from hardcase_provider.hooks import choose_engine
 
 from dags.tests.conftest import outcome
 from dags.tests.test_dags import dag
@@ -24,7 +23,7 @@ def alerts(webhook: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_failure_names_dag_task_and_reason(alerts: Any) -> None:
     ti = SimpleNamespace(dag_id="retraining", task_id="kubeflow_run", log_url="https://airflow/log")
-    failed({"ti": ti, "run_id": "manual__1", "exception": RuntimeError("failed at sft: out of memory")})
+    alert_failure({"ti": ti, "run_id": "manual__1", "exception": RuntimeError("failed at sft: out of memory")})
     [(path, token, body)] = alerts.heard
     assert (path, token) == ("/hook", "Bearer sesame")
     assert body == {
@@ -42,14 +41,14 @@ def test_lateness_is_told_from_the_triggerer(alerts: Any, monkeypatch: pytest.Mo
         return BaseHook.get_connection(connection_id)
 
     monkeypatch.setattr(BaseHook, "aget_connection", get)
-    asyncio.run(late("retraining", "1:00:00", context={"dag_run": {"dag_run_id": "weekly"}}))
+    asyncio.run(alert_lateness("retraining", "1:00:00", context={"dag_run": {"dag_run_id": "weekly"}}))
     assert alerts.heard[0][2]["text"] == "retraining is late: run weekly has not ended within 1:00:00"
 
 
 def test_alert_that_cannot_be_sent_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    tell("held", "nobody listens")
+    alert("rejected", "nobody listens")
     monkeypatch.setenv("AIRFLOW_CONN_HARDCASE_ALERTS", json.dumps({"conn_type": "http", "host": "http://127.0.0.1:9"}))
-    tell("held", "it is down")
+    alert("rejected", "it is down")
 
 
 PROMOTED = outcome(
@@ -71,16 +70,20 @@ def publish(run_id: str) -> dict[str, Any]:
 
 def test_event_names_the_version_that_its_own_run_registered(mlflow: Any) -> None:
     mlflow.runs["run-3"] = PROMOTED
-    assert publish("run-3") == {
+    facts = publish("run-3")
+    known = {name: value for name, value in facts.items() if value not in (None, {})}
+    assert known == {
         "fingerprint": "f",
         "engine": "kubeflow",
         "run_id": "run-3",
         "run": "https://kubeflow/run-3",
         "verdict": "promoted",
         "reasons": ["better"],
+        "status": "succeeded",
+        "model": "image-screener:7",
         "version": 7,
         "digest": "d",
-        "report": f"{mlflow.url}/#/models/image-screener/versions/7",
+        "report": "https://kubeflow/run-3",
     }
 
 
@@ -88,26 +91,26 @@ def test_event_never_names_another_run_s_version(mlflow: Any) -> None:
     mlflow.runs["run-4"] = PROMOTED  # of a run that began later and ended before
     mine = publish("run-3")
     assert (mine["run_id"], mine["report"]) == ("run-3", "https://kubeflow/run-3")
-    assert not {"version", "digest", "verdict"} & set(mine)
+    assert [mine[name] for name in ("version", "digest", "verdict", "status")] == [None] * 4
 
 
-def test_run_held_by_the_gate_is_told(mlflow: Any, alerts: Any) -> None:
-    mlflow.runs["run-3"] = {**PROMOTED, "gate": {"verdict": "held", "reasons": ["worse"]}}
+def test_run_rejected_by_the_gate_is_told(mlflow: Any, alerts: Any) -> None:
+    mlflow.runs["run-3"] = {**PROMOTED, "gate": {"verdict": "rejected", "reasons": ["worse"]}}
     publish("run-3")
     [(_, _, body)] = alerts.heard
-    assert (body["event"], body["text"]) == ("held", "image-screener:7 was held by the gate")
+    assert (body["event"], body["text"]) == ("rejected", "image-screener:7 was rejected by the gate")
 
 
 def test_without_mlflow_the_version_is_unknown() -> None:
-    assert describe_registration("run-3") == {}
+    assert publish("run-3")["version"] is None
 
 
 @pytest.mark.parametrize(("extra", "engine"), [({}, "kubeflow"), ({"engine": "local"}, "local")])
 def test_connection_chooses_the_engine(extra: dict[str, str], engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"conn_type": "kubeflow", "host": "h", "extra": extra}
     monkeypatch.setenv("AIRFLOW_CONN_KUBEFLOW_DEFAULT", json.dumps(told))
-    assert engine_of() == engine
+    assert choose_engine("auto") == engine
 
 
 def test_without_a_connection_the_engine_is_this_machine() -> None:
-    assert engine_of() == "local"
+    assert choose_engine("auto") == "local"

@@ -84,7 +84,7 @@ def test_run_that_vanished_is_told_apart(connected: Any) -> None:
     assert "HTTP 404" in event["message"]
 
 
-@pytest.mark.parametrize(("fault", "word"), [(401, "token"), (500, "HTTP 500"), ("drop", "no connection")])
+@pytest.mark.parametrize(("fault", "word"), [(401, "token"), (500, "HTTP 500"), ("drop", "the connection broke")])
 def test_kubeflow_that_stays_silent_is_given_up(connected: Any, fault: Any, word: str) -> None:
     connected.fault("GET runs/run-0", *[fault] * 500)
     event = soon(trigger(patience=0.3))
@@ -164,9 +164,9 @@ def test_log_says_once_what_is_at_work(connected: Any) -> None:
 
     connected.before_get = look
     with capture_logs() as logs:
-        event = soon(trigger(steps=["work", "tell"]))
+        event = soon(trigger(steps={"work": False, "tell": True}))
     assert [each["event"] for each in logs] == ["run run-0: RUNNING, at work: work"]
-    assert event["run"]["steps"] == {}, "what seems to run in a run that has ended is not known"
+    assert event["run"]["steps"] == {"work": "succeeded", "tell": "succeeded"}, "details that are frozen"
 
 
 def test_a_hundred_runs_are_waited_for_at_once(connected: Any) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlparse
 
 import promql_parser
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.infra.manifests import HERE, OVERLAYS, REPOSITORY, one
 
@@ -41,7 +42,9 @@ def test_expressions_of_alerts_and_panels_parse() -> None:
 
 def test_metrics_of_ours_that_are_asked_for_are_exported_or_recorded() -> None:
     groups = one("prod", "PrometheusRule", "hardcase")["spec"]["groups"]
-    known = set(exporter().HELP) | {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
+    known = set(exporter().METRICS) | {
+        rule["record"] for group in groups for rule in group["rules"] if "record" in rule
+    }
     for name, expression in expressions():
         bare = re.sub(r'"[^"]*"', '""', expression)
         assert set(re.findall(r"\bhardcase[_:][a-z_:]+", bare)) <= known, name
@@ -121,13 +124,16 @@ def environment(kubeflow: str, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def page(environment: dict[str, str], states: dict[str, str] | None = None) -> list[str]:
-    return exporter().page(environment, {} if states is None else states).splitlines()
+def scrape(environment: dict[str, str], of: Any = None) -> list[str]:
+    """What Prometheus gets, in its text format."""
+    registry = CollectorRegistry()
+    registry.register(of or exporter().Exporter(environment))
+    return generate_latest(registry).decode().splitlines()
 
 
 def states(lines: list[str]) -> dict[str, str]:
     """The state of each run, by id."""
-    found = (re.match(r'hardcase_run_info\{run="([^"]+)",name=".*",state="(\w+)"\} 1$', line) for line in lines)
+    found = (re.match(r'hardcase_run_info\{name=".*",run="([^"]+)",state="(\w+)"\} 1\.0$', line) for line in lines)
     return {match[1]: match[2] for match in found if match}
 
 
@@ -144,22 +150,22 @@ def test_runs_and_scores_are_exported(environment: dict[str, str]) -> None:
         folder = Path(environment["HARDCASE_STORE"], "models", "image-screener", version)
         folder.mkdir(parents=True)
         (folder / "scores.json").write_text(json.dumps({key: {"overall": overall, "exact_match": 0.5}, "sft": None}))
-    lines = page(environment)
-    name = f'run="{FAILED["run_id"]}",name="a \\"b\\""'
-    assert f'hardcase_run_info{{{name},state="FAILED"}} 1' in lines
+    lines = scrape(environment)
+    name = f'name="a \\"b\\"",run="{FAILED["run_id"]}"'
+    assert f'hardcase_run_info{{{name},state="FAILED"}} 1.0' in lines
     assert f"hardcase_run_seconds{{{name}}} 60.0" in lines
     timed = {line.partition('run="')[2].partition('"')[0] for line in lines if line.startswith("hardcase_run_seconds{")}
     assert timed == {run["run_id"] for run in (SUCCEEDED, FAILED, STOPPED)}
-    assert 'hardcase_model_score{model="image-screener",version="2",stage="final",score="overall"} 64.0' in lines
-    assert 'hardcase_model_version{model="image-screener"} 2' in lines
+    assert 'hardcase_model_score{model="image-screener",score="overall",stage="final",version="2"} 64.0' in lines
+    assert 'hardcase_model_version{model="image-screener"} 2.0' in lines
     sources = {line for line in lines if line.startswith("hardcase_source_up{")}
-    assert sources == {f'hardcase_source_up{{source="{source}"}} 1' for source in ("kubeflow", "records", "store")}
+    assert sources == {f'hardcase_source_up{{source="{source}"}} 1.0' for source in ("kubeflow", "records", "store")}
 
 
 def test_a_stopped_run_is_no_failed_run(environment: dict[str, str]) -> None:
     """Kubeflow ends it as FAILED, and the alert on failed runs would fire."""
     assert STOPPED["state"] == "FAILED"
-    assert states(page(environment)) == {
+    assert states(scrape(environment)) == {
         SUCCEEDED["run_id"]: "SUCCEEDED",
         FAILED["run_id"]: "FAILED",
         STOPPED["run_id"]: "CANCELED",
@@ -181,16 +187,16 @@ def test_a_runs_record_says_how_it_ended_whatever_kubeflow_says(
     environment: dict[str, str], status: str, state: str
 ) -> None:
     path = record(environment, RUNNING["run_id"], status)
-    known: dict[str, str] = {}
-    assert states(page(environment, known))[RUNNING["run_id"]] == state
+    one = exporter().Exporter(environment)
+    assert states(scrape(environment, one))[RUNNING["run_id"]] == state
     path.unlink()
-    assert states(page(environment, known))[RUNNING["run_id"]] == state, "a record is read once: it never changes"
+    assert states(scrape(environment, one))[RUNNING["run_id"]] == state, "a record is read once: it never changes"
 
 
 def test_a_source_that_cannot_be_read_is_named_and_the_others_are_exported(environment: dict[str, str]) -> None:
-    lines = page({**environment, "KFP_TOKEN_FILE": ""})
-    assert {'hardcase_source_up{source="kubeflow"} 0', 'hardcase_source_up{source="store"} 1'} <= set(lines)
+    lines = scrape({**environment, "KFP_TOKEN_FILE": ""})
+    assert {'hardcase_source_up{source="kubeflow"} 0.0', 'hardcase_source_up{source="store"} 1.0'} <= set(lines)
     record(environment, FAILED["run_id"], "failed").write_text("no record")
-    lines = page(environment)
-    assert {'hardcase_source_up{source="kubeflow"} 1', 'hardcase_source_up{source="records"} 0'} <= set(lines)
+    lines = scrape(environment)
+    assert {'hardcase_source_up{source="kubeflow"} 1.0', 'hardcase_source_up{source="records"} 0.0'} <= set(lines)
     assert states(lines)[FAILED["run_id"]] == "FAILED"

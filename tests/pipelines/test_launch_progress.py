@@ -10,7 +10,17 @@ import pytest
 import yaml
 
 from hardcase.cli.package import load_package
-from hardcase.kubeflow.runs import KILLED, cancelled_at, find_failure, is_frozen, list_progress, list_steps
+from hardcase.kubeflow.runs import (
+    KILLED,
+    cancelled_at,
+    describe_progress,
+    explain_end,
+    find_failure,
+    is_frozen,
+    list_progress,
+    list_steps,
+    summarise_run,
+)
 from hardcase.registry.runs import StepRecord
 from tests.kubeflow_recordings import RECORDINGS, recorded
 
@@ -160,6 +170,41 @@ def test_details_made_of_recorded_nodes_are_those_that_kubeflow_showed():
 def test_terminated_run_and_frozen_details_are_known(name, cancelled, frozen):
     run = recorded(name)["body"]
     assert (bool(cancelled_at(run)), is_frozen(run)) == (cancelled, frozen)
+
+
+def test_terminated_run_is_known_by_the_moment_at_which_it_was():
+    states = ("canceling", "failed")
+    for name in ("run-terminated-final", *(f"run-terminated-state-{state}" for state in states)):
+        assert cancelled_at(recorded(name)["body"]) == "2026-11-28T02:14:33Z"
+
+
+@pytest.mark.parametrize(
+    ("name", "minutes", "words"),
+    [
+        ("run-terminated-state-pending", 0, "PENDING, at work: no step yet"),
+        ("run-terminated-state-canceling", 9, "CANCELING, at work: work"),
+        ("run-terminated-state-running", 1, "RUNNING, at work: no step yet"),
+        ("run-ok-state-00-running", 0, "RUNNING, at work: tell"),
+        (
+            "run-terminated-state-running",
+            3,
+            "RUNNING, at work: no step yet; a pod has been pending since 2026-11-28T02:13:41Z, which `kubectl -n "
+            "hardcase describe pods -l pipeline/runid=04752029-28f1-469f-bbb5-0396675f528e` explains",
+        ),
+    ],
+)
+def test_progress_names_the_step_at_work_and_a_pod_that_waits(name, minutes, words):
+    body, now = recorded(name)["body"], datetime(2026, 11, 28, 2, 13 + minutes, 50, tzinfo=UTC).timestamp()
+    assert describe_progress(body, list_progress(body, PROBE, {}, now), "hardcase", now) == words
+
+
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_summary_of_a_run_fits_into_xcom(name, retraining):
+    body = recorded(name)["body"]
+    steps = list_progress(body, names_of(body, retraining), {}, NOW.timestamp())
+    summary = summarise_run(body, steps, link="https://kubeflow.example/#/runs/details/x")
+    assert len(json.dumps(summary)) < 1500
+    assert (explain_end(summary, {})[1] == "") == (body["state"] == "SUCCEEDED")
 
 
 def test_run_that_was_terminated_and_retried_is_not_cancelled():
