@@ -27,18 +27,30 @@ UV_LOCK = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-has
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run try test acceptance lint lint-docs docs docs-reference format bench ablation airflow test-dags terraform-test terraform-docs lock image-locks images e2e-images e2e-containers clean
+.PHONY: help run try test $(TIERS) test-durations acceptance lint lint-docs docs docs-reference format bench ablation airflow test-dags terraform-test terraform-docs lock image-locks images e2e-images e2e-containers clean
 
 help: ## Say what can be made
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
 
 run: $(READY) ## Retrain end to end on profiles/tiny.yaml; ARGS="--seed 1" and the like go to `hardcase run`
 	@$(BIN)/hardcase run $(ARGS)
 
-test: $(READY) ## Run the tests; ARGS=tests/… for some of them, and without those of the DAGs
-	@$(if $(ARGS),,$(MAKE) --no-print-directory $(CHECKOV)/.ready $(AIRFLOW)/.ready)
-	@$(BIN)/python -m pytest -n auto --dist loadfile -rs $(ARGS)
-	@$(if $(ARGS),,$(MAKE) --no-print-directory test-dags)
+# tests/durations.json puts the longest files first; what runs last is short.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -rs
+test: $(READY) $(if $(ARGS),,$(CHECKOV)/.ready $(AIRFLOW)/.ready) ## Run all tests, those of the DAGs too; ARGS=tests/… for some
+	@$(if $(ARGS),$(PYTEST) $(ARGS),log=$$(mktemp) && { $(MAKE) --no-print-directory test-dags >$$log 2>&1 & } && dags=$$! && \
+	{ $(PYTEST); failed=$$?; wait $$dags || failed=1; echo 'DAGs:'; cat $$log; rm $$log; exit $$failed; })
+
+TIERS := test-unit test-integration test-e2e test-compat
+test-unit: ## Run the tests of pure code and files: under two minutes on two cores
+test-integration: ## Run the tests with servers, processes, MLflow, moto and Terraform
+test-e2e: ## Run the tests of whole chains: retraining, audit, containers, a stand-in of Kubeflow
+test-compat: ## Run the tests of stores that earlier versions wrote
+$(TIERS): test-%: $(READY)
+	@$(PYTEST) tests/$* $(ARGS)
+
+test-durations: $(READY) ## Run all tests and record how long each file takes, which balances the workers
+	@$(PYTEST) --record-durations
 
 # What the checks are told of the installation: tests/acceptance/installation.py.
 ACCEPTANCE := HOST UI MODE NAMESPACE TOKEN_FILE CA STORE KEY MLFLOW CONTEXT PINS LIMIT LIMIT_CACHED
@@ -95,7 +107,7 @@ test-dags: $(AIRFLOW)/.ready ## Run the tests of the DAGs, in Airflow's own envi
 	@$(AIRFLOW)/bin/python -m pytest dags/tests $(ARGS)
 
 terraform-test: $(READY) $(CHECKOV)/.ready ## Test infra/terraform: mocked provider, apply on moto, rights, checkov
-	@$(BIN)/python -m pytest -n auto --dist loadfile -rs tests/infra/terraform $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile -rs tests/integration/terraform tests/e2e/test_account.py $(ARGS)
 
 terraform-docs: $(READY) ## Write the pages of Terraform's modules and the tables of costs anew
 	@$(BIN)/python infra/terraform/describe.py

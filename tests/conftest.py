@@ -1,12 +1,20 @@
-"""Fixtures and rules of all tests."""
+"""Fixtures and rules of all tests. The folder of a test is its tier; durations.json balances the workers."""
 
+import json
 import os
 import socket
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
-LIMIT_S = 600
+from tests.support.machine import Machine
+
+# Seconds that a test of each tier may take: a test that hangs fails, and the rest runs on.
+LIMITS = {"unit": 120, "integration": 600, "compat": 300, "e2e": 1200, "acceptance": 1200}
+TESTS = Path(__file__).parent
+DURATIONS = TESTS / "durations.json"
 
 # Tests start many processes. Without compiled modules each of them would compile its imports again.
 sys.dont_write_bytecode = False
@@ -15,11 +23,40 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that records durations."""
+    parser.addoption("--record-durations", action="store_true", help=f"write the seconds of each file to {DURATIONS}")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by these marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test a limit: a test that hangs fails, and the rest runs on."""
+    """Mark tests with their tier and its limit, and put the longest files first, so that no worker ends with one."""
+    seconds = json.loads(DURATIONS.read_text(encoding="utf-8"))
+    items.sort(key=lambda item: -seconds.get(item.path.relative_to(TESTS).as_posix(), LIMITS["unit"]))
     for item in items:
+        tier = item.path.relative_to(TESTS).parts[0]
+        item.add_marker(tier)
         if not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(LIMIT_S))
+            item.add_marker(pytest.mark.timeout(LIMITS[tier]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Record the seconds of each file that ran, set-up included."""
+    if not config.getoption("--record-durations"):
+        return
+    seconds = Counter[str]()
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if isinstance(report, pytest.TestReport):
+            seconds[report.nodeid.partition("::")[0].removeprefix("tests/")] += report.duration
+    recorded = json.loads(DURATIONS.read_text(encoding="utf-8")) | {name: round(s, 1) for name, s in seconds.items()}
+    there = {name: recorded[name] for name in sorted(recorded) if (TESTS / name).is_file()}
+    DURATIONS.write_text(json.dumps(there, indent=1) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """Return an empty home for the tests of a file."""
+    return Machine(tmp_path_factory.mktemp("machine") / "home")
 
 
 @pytest.fixture

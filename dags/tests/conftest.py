@@ -14,7 +14,7 @@ import pytest
 from hardcase_provider.hooks import KubeflowHook
 
 from hardcase.kubeflow.address import Address, find_address
-from tests.kubeflow_server import Kubeflow, kubeflow_server
+from tests.support.kubeflow_server import Kubeflow, kubeflow_server
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "tests" / "recordings" / "kubeflow"
 

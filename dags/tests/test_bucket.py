@@ -8,7 +8,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from hardcase_provider.planning import newest_batch, source_digest
 
-# The same objects have it by `hardcase source-digest`: tests/pipelines/test_source_digest.py.
+# The same objects have it by `hardcase source-digest`: tests/integration/cli/test_source_digest.py.
 DIGEST = "55f11055ee8db71a7529cc9ab255d6dc94969817010fc0dc38a3d8623446aad8"
 OBJECTS = {
     "march/": b"",

@@ -109,7 +109,7 @@ def test_form_refuses_what_does_not(name: str, param: str, value: Any) -> None:
 
 
 def test_form_offers_the_profiles_that_the_compiled_pipeline_takes() -> None:
-    from tests.kubeflow_server import compiled
+    from tests.support.kubeflow_server import compiled
 
     spec = compiled("hardcase-retraining")
     takes = spec.get("pipeline_spec", spec)["root"]["inputDefinitions"]["parameters"]

@@ -18,7 +18,6 @@ from hardcase.kubeflow.address import Refused, Unreachable
 from hardcase.kubeflow.launching import list_all
 from tests.acceptance.installation import Installation
 
-pytestmark = pytest.mark.acceptance
 Seen = Callable[[str, object], None]
 NOWHERE = "00000000-0000-0000-0000-000000000000"
 DOCS = "docs/how-to/install-on-kubernetes.md"

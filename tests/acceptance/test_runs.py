@@ -16,7 +16,6 @@ from hardcase.provenance.signing import Keyring, public_keys, stored_keys
 from hardcase.registry.runs import read_records
 from tests.acceptance.installation import FEW, Installation, Launched
 
-pytestmark = pytest.mark.acceptance
 Seen = Callable[[str, object], None]
 STEPS = list_steps("retraining")
 ALL = (*STEPS, "conclude")

@@ -7,11 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.acceptance.installation import FEW, Installation, Launched
 
-pytestmark = pytest.mark.acceptance
 Seen = Callable[[str, object], None]
 PROGRAM = Path(__file__).with_name("operate.py")
 

@@ -10,7 +10,7 @@ from tests.support.workflow import digest
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 BEFORE = RECORDINGS / "retraining-before.yaml.gz"  # with a nested pipeline, loops, and links in artifacts' metadata
-PIPELINES = Path(__file__).parents[2] / "pipelines"
+PIPELINES = Path(__file__).parents[2] / "hardcase" / "compiled"
 STORE = "s3://hardcase-artifacts-eu/hardcase"
 TRACKING = "http://mlflow.mlflow.svc.cluster.local:5000"
 
