@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,44 +36,11 @@ from hardcase.registry.mirror import ENVIRONMENT, Mirror
 from hardcase.steps.register import run
 from hardcase.store.digest import path_digest
 from hardcase.store.store import Store, open_store
-from hardcase.task.sample import ASPECTS
 
 CONFIG = RegisterConfig(resamples=400)
 NAME = CONFIG.name
 SCORES = {"final": {"overall": 70.0, "exact_match": 0.7}}
 DRIFT = {"drifted": False, "reference": None, "tests": []}
-
-
-def evaluated(
-    exact: float | Mapping[str, float] = 0.7, rows: int = 400, draw: int = 0, prefix: str = "s", luck: float = 0.0
-) -> pa.Table:
-    """An evaluation: four rows a group, one an aspect; the same `draw` finds the same samples hard.
-
-    Args:
-        exact: share of right answers, of each aspect or of all.
-        rows: how many.
-        draw: which samples are hard.
-        prefix: of ids and groups.
-        luck: share of samples answered afresh, as another seed of training does.
-    """
-    share = dict.fromkeys(ASPECTS, exact) if isinstance(exact, float) else exact
-    hardness = np.random.default_rng(draw).random(rows)
-    anew = np.random.default_rng([draw, 1]).random((2, rows))
-    hardness = np.where(anew[0] < luck, anew[1], hardness)
-    aspects = [ASPECTS[row % 4] for row in range(rows)]
-    right = [bool(hard < share[aspect]) for hard, aspect in zip(hardness, aspects, strict=True)]
-    return pa.table(
-        {
-            "id": [f"{prefix}{row}" for row in range(rows)],
-            "aspect": aspects,
-            "group": [f"{prefix}g{row // 4}" for row in range(rows)],
-            "truth": pa.array([["A"]] * rows, pa.list_(pa.string())),
-            "answer": pa.array([["A"] if is_right else [] for is_right in right], pa.list_(pa.string())),
-            "text": [""] * rows,
-            "dpa": [float(is_right) for is_right in right],
-            "exact": right,
-        }
-    )
 
 
 @dataclass
@@ -314,8 +281,3 @@ def server(started: Server) -> Server:
         started.start()
     started.empty()
     return started
-
-
-@pytest.fixture(name="evaluated")
-def _evaluated() -> Any:
-    return evaluated

@@ -13,7 +13,8 @@ from hardcase.errors import HardcaseError
 from hardcase.provenance.attestations import Link
 from hardcase.steps.ingest import run as ingest
 from hardcase.store.digest import bytes_digest
-from tests.integration.registry.conftest import House, evaluated
+from tests.integration.registry.conftest import House
+from tests.support.evaluations import evaluated
 
 NAME = RegisterConfig().name
 

@@ -9,7 +9,8 @@ from hardcase.config import RegisterConfig
 from hardcase.errors import HardcaseError, InputError
 from hardcase.registry.ledger import roll_back
 from hardcase.registry.mirror import Mirror
-from tests.integration.registry.conftest import House, evaluated
+from tests.integration.registry.conftest import House
+from tests.support.evaluations import evaluated
 
 NAME = RegisterConfig().name
 

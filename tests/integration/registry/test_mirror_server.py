@@ -13,8 +13,9 @@ import pytest
 from hardcase.config import RegisterConfig
 from hardcase.registry.ledger import roll_back
 from hardcase.registry.mirror import Mirror, UnshownError
-from tests.integration.registry.conftest import House, Server, evaluated
+from tests.integration.registry.conftest import House, Server
 from tests.integration.registry.test_register import FORK
+from tests.support.evaluations import evaluated
 
 NAME = RegisterConfig().name
 AT_ONCE, KILLS = 8, 8

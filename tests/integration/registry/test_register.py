@@ -22,7 +22,8 @@ from hardcase.provenance.statement import read_provenance
 from hardcase.stats.gate import Decision
 from hardcase.steps import register
 from hardcase.store.digest import path_digest
-from tests.integration.registry.conftest import House, evaluated
+from tests.integration.registry.conftest import House
+from tests.support.evaluations import evaluated
 
 NAME = RegisterConfig().name
 FORK = multiprocessing.get_context("forkserver")
@@ -244,7 +245,8 @@ import sys
 from pathlib import Path
 from hardcase.steps.register import run
 assert not {{"mlflow", "torch"}} & set(sys.modules)
-from tests.integration.registry.conftest import House, evaluated
+from tests.integration.registry.conftest import House
+from tests.support.evaluations import evaluated
 House(Path("{fresh}")).launch("a", evaluated())
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """

@@ -30,7 +30,7 @@ from tests.support.workflow_rules import (
 )
 
 RETRAINING, EVALUATION = PIPELINES / "retraining.yaml", PIPELINES / "evaluation.yaml"
-KUBEFLOW = PIPELINES.parent / "infra" / "kubernetes" / "components" / "kubeflow"
+KUBEFLOW = PIPELINES.parents[1] / "infra" / "kubernetes" / "components" / "kubeflow"
 PROBE = RECORDINGS / "kubeflow" / "probe.yaml"
 COMPARED = ("id", "displayName", "type", "phase", "templateName", "boundaryID", "message", "children")
 REFUSED = "hardcase: refused: samples.jsonl, row 3: no image"

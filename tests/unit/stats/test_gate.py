@@ -9,6 +9,7 @@ import pytest
 from hardcase.config import RegisterConfig
 from hardcase.stats.gate import Decision, decide
 from hardcase.task.sample import ASPECTS
+from tests.support.evaluations import evaluated
 
 CONFIG = RegisterConfig(resamples=500)
 SCORES = {"final": {"overall": 70.0, "exact_match": 0.7, "by_aspect": {ASPECTS[0]: None}}, "sft": None, "gain": None}
@@ -24,14 +25,14 @@ def alarm(name: str, drifted: bool = True) -> dict[str, Any]:
     return {"drifted": drifted, "reference": "r", "tests": [{**test, "reference": 0.7, "current": 0.5}]}
 
 
-def test_first_model_is_promoted(evaluated: Any) -> None:
+def test_first_model_is_promoted() -> None:
     decision = judged(evaluated(), None)
     assert decision.verdict == "promoted"
     assert "400 rows" in decision.reasons[0]
 
 
 @pytest.mark.parametrize("exact", [0.7, 0.9])
-def test_equal_or_better_model_is_promoted_with_the_difference(evaluated: Any, exact: float) -> None:
+def test_equal_or_better_model_is_promoted_with_the_difference(exact: float) -> None:
     decision = judged(evaluated(exact), evaluated(0.7))
     assert decision.verdict == "promoted"
     assert decision.differences is not None
@@ -42,21 +43,21 @@ def test_equal_or_better_model_is_promoted_with_the_difference(evaluated: Any, e
     assert "against champion m:1 on 400 shared samples in 100 groups" in decision.reasons[0]
 
 
-def test_model_worse_overall_is_rejected_with_numbers(evaluated: Any) -> None:
+def test_model_worse_overall_is_rejected_with_numbers() -> None:
     decision = judged(evaluated(0.6), evaluated(0.7))
     assert decision.verdict == "rejected"
     assert decision.reasons[0].startswith("overall -")
     assert "significantly worse" in decision.reasons[0]
 
 
-def test_gain_elsewhere_does_not_buy_one_aspect_worse(evaluated: Any) -> None:
+def test_gain_elsewhere_does_not_buy_one_aspect_worse() -> None:
     better = dict.fromkeys(ASPECTS, 0.9)
     decision = judged(evaluated({**better, ASPECTS[1]: 0.4}), evaluated(0.7))
     assert decision.verdict == "rejected"
     assert [reason.split(" -")[0] for reason in decision.reasons] == ["physical shadow"]
 
 
-def test_par_retrains_with_another_seed_are_rarely_rejected(evaluated: Any) -> None:
+def test_par_retrains_with_another_seed_are_rarely_rejected() -> None:
     verdicts = [
         judged(evaluated(0.7, draw=draw, luck=0.4), evaluated(0.7, draw=draw), resamples=200).verdict
         for draw in range(40)
@@ -66,7 +67,7 @@ def test_par_retrains_with_another_seed_are_rarely_rejected(evaluated: Any) -> N
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("path", ["overall", "exact_match", "intervals"])
-def test_metric_that_is_not_finite_holds_even_the_first_model(evaluated: Any, value: float, path: str) -> None:
+def test_metric_that_is_not_finite_holds_even_the_first_model(value: float, path: str) -> None:
     final = {**SCORES["final"], "intervals": {"overall": [1.0, 2.0]}}  # type: ignore[dict-item]
     final[path] = {"overall": [value, 2.0]} if path == "intervals" else value
     decision = judged(evaluated(), None, {**SCORES, "final": final})
@@ -74,7 +75,7 @@ def test_metric_that_is_not_finite_holds_even_the_first_model(evaluated: Any, va
     assert f"final.{path}" in decision.reasons[0]
 
 
-def test_scores_without_the_models_own_hold(evaluated: Any) -> None:
+def test_scores_without_the_models_own_hold() -> None:
     assert judged(evaluated(), None, {"final": {"overall": None}}).reasons == [
         "scores: final.overall is missing",
         "scores: final.exact_match is missing",
@@ -82,12 +83,12 @@ def test_scores_without_the_models_own_hold(evaluated: Any) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 96])
-def test_too_few_rows_hold(evaluated: Any, rows: int) -> None:
+def test_too_few_rows_hold(rows: int) -> None:
     decision = judged(evaluated(rows=rows), evaluated())
     assert decision == Decision("rejected", [f"{rows} evaluation rows, fewer than the 100 wanted"])
 
 
-def test_row_without_a_score_holds(evaluated: Any) -> None:
+def test_row_without_a_score_holds() -> None:
     table = evaluated()
     dpa = table["dpa"].to_pylist()
     dpa[3:5] = [math.nan, None]
@@ -95,7 +96,7 @@ def test_row_without_a_score_holds(evaluated: Any) -> None:
     assert judged(table, evaluated()).reasons == ["2 of 400 evaluation rows carry no score from 0 to 1"]
 
 
-def test_new_data_is_compared_unpaired_and_says_so(evaluated: Any) -> None:
+def test_new_data_is_compared_unpaired_and_says_so() -> None:
     par = judged(evaluated(0.7, draw=1, prefix="t"), evaluated(0.7))
     assert par.verdict == "promoted"
     assert "400 other samples" in par.reasons[0]
@@ -104,7 +105,7 @@ def test_new_data_is_compared_unpaired_and_says_so(evaluated: Any) -> None:
     assert judged(evaluated(0.5, draw=1, prefix="t"), evaluated(0.7)).verdict == "rejected"
 
 
-def test_unpaired_interval_is_as_wide_as_drawing_both_tables_again(evaluated: Any) -> None:
+def test_unpaired_interval_is_as_wide_as_drawing_both_tables_again() -> None:
     new, old = evaluated(0.7, draw=1, prefix="t"), evaluated(0.6)
     found = judged(new, old, resamples=4000).differences
     assert found is not None
@@ -116,7 +117,7 @@ def test_unpaired_interval_is_as_wide_as_drawing_both_tables_again(evaluated: An
     assert found["overall"]["high"] == pytest.approx(high, abs=0.8)
 
 
-def test_only_samples_with_the_same_truth_are_paired(evaluated: Any) -> None:
+def test_only_samples_with_the_same_truth_are_paired() -> None:
     relabelled = evaluated(0.7)
     truth = pa.array([["B"] if row < 200 else ["A"] for row in range(400)], pa.list_(pa.string()))
     relabelled = relabelled.set_column(relabelled.column_names.index("truth"), "truth", truth)
@@ -125,7 +126,7 @@ def test_only_samples_with_the_same_truth_are_paired(evaluated: Any) -> None:
     assert (found["paired"], found["samples"]) == (True, 200)
 
 
-def test_aspect_that_is_no_longer_judged_holds(evaluated: Any) -> None:
+def test_aspect_that_is_no_longer_judged_holds() -> None:
     table = evaluated()
     without = table.filter(pc.not_equal(table["aspect"], ASPECTS[2]))
     decision = judged(without, table)
@@ -142,13 +143,13 @@ def test_aspect_that_is_no_longer_judged_holds(evaluated: Any) -> None:
         (alarm("aspect mix"), "promoted"),
     ],
 )
-def test_only_an_alarm_that_says_worse_holds(evaluated: Any, drift: dict[str, Any], verdict: str) -> None:
+def test_only_an_alarm_that_says_worse_holds(drift: dict[str, Any], verdict: str) -> None:
     decision = judged(evaluated(), evaluated(), drift=drift)
     assert decision.verdict == verdict
     if verdict == "rejected":
         assert decision.reasons == [f"drift: {drift['tests'][0]['name']} went from 0.700 to 0.500 (p = 0.0001)"]
 
 
-def test_same_inputs_give_the_same_decision(evaluated: Any) -> None:
+def test_same_inputs_give_the_same_decision() -> None:
     new, old = evaluated(0.68, luck=0.2), evaluated(0.7)
     assert judged(new, old) == judged(new, old)
