@@ -175,6 +175,3 @@ def _resource(descriptor: Mapping[str, Any]) -> Resource:
         descriptor.get("mediaType", FILE),
         descriptor.get("annotations", {}),
     )
-
-
-listed = list_members  # name of before, for callers that are being rewritten

@@ -12,7 +12,7 @@ from hardcase.errors import HardcaseError, InputError
 from hardcase.provenance.attestations import Link, follow
 from hardcase.provenance.code import code_digest
 from hardcase.provenance.signing import KEYS
-from hardcase.provenance.statement import SNAPSHOT, Provenance, listed
+from hardcase.provenance.statement import SNAPSHOT, Provenance, list_members
 from hardcase.registry.ledger import Ledger, Version, entry_name
 from hardcase.runners.containers import Inputs
 from hardcase.runners.home import Home
@@ -81,7 +81,7 @@ def _copy_inputs(ledger: Ledger, version: Version, provenance: Provenance, store
     snapshot = provenance.dependencies["snapshot"].digest
     manifest = store.get_object(snapshot)
     copy.put_object(manifest)
-    for data in store.get_objects(list(listed(manifest, SNAPSHOT, object_name(snapshot)).values())):
+    for data in store.get_objects(list(list_members(manifest, SNAPSHOT, object_name(snapshot)).values())):
         copy.put_object(data)
     for key in store.list_names(KEYS):
         copy.put_named(key, store.get_named(key) or b"")

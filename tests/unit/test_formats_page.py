@@ -17,6 +17,7 @@ from hardcase.provenance.statement import Provenance
 from hardcase.registry import ledger, runs
 from hardcase.registry.ledger import Move, Version
 from hardcase.registry.runs import StepRecord
+from hardcase.report.summary import summarise_run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
 TYPES = {"list<element: string>": "list of string", "list<item: string>": "list of string"}
@@ -73,6 +74,8 @@ def _ordered(keys: Any, order: list[str]) -> list[str]:
 
 def test_fields_of_other_records_are_documented() -> None:
     assert documented("step") == ["format", *(field.name for field in fields(StepRecord))]
+    asked = dict.fromkeys(("pipeline", "profile", "source", "seed", "settings"))
+    assert documented("run") == list(summarise_run("r", asked, "s", {}, {}, None))
     assert [field for field in documented("scores") if field in PARTS] == list(PARTS)
 
 
