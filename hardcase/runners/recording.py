@@ -1,8 +1,8 @@
 """Make KFP's local cache honest, and show on the terminal what the steps print.
 
 Stock `kfp.local` keys a task by the values of its inputs, here sha256 of attestations, which name the run that signed
-them, and trusts a hit. Here the key takes what was attested, and a hit whose attestation or products are missing or
-altered counts as none.
+them, and trusts a hit. Here the key takes what was attested. A hit counts as none when its products, its attestation or
+one that it rests on are missing or altered.
 """
 
 import io
@@ -49,6 +49,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         super().__init__(str(root))
         self._display, self._store, self._keys = display, store, keys
         self._links = dict[str, Link]()  # by sha256 of their attestations
+        self._sound = set[str]()  # sha256 of attestations that rest on none that is lost
         self._step = ""
 
     def install(self) -> None:
@@ -72,11 +73,18 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
             link = self._open(str(outputs["Output"]))
             for name, digest in link.products.items():
                 check_product(self._store, digest, link.kind(name))
+            self._check_chain(link)
         except HardcaseError as error:
             logger.warning("%s: not served from the cache: %s", self._step, error)
             return None
         self._display.step_ended(self._step, "succeeded", 0, cached=True)
         return outputs
+
+    def _check_chain(self, link: Link) -> None:
+        """Raise unless all attestations that a link rests on can be opened: no version can be made of others."""
+        for digest in set(link.made_by.values()) - self._sound:
+            self._check_chain(self._open(digest))
+            self._sound.add(digest)
 
     def _content(self, value: Any) -> Any:
         """Return what an attestation attests instead of its sha256; anything else as it is."""
