@@ -40,7 +40,7 @@ def compared(name: str, first: str, second: str, home: Home, keys: Sequence[Path
 
 
 def rebuild(spec: str, home: Home) -> None:
-    """Write what only shows the ledger anew from it: MLflow's entries and the published dossiers."""
+    """Write MLflow's entries and the published dossiers again from the ledger."""
     store, keys = open_store(home.store), home.verifier()
     ledger = read_ledger(store, split_spec(spec), keys)
     if not ledger.moves:

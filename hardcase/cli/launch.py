@@ -70,7 +70,7 @@ def launch(
         str, typer.Option(metavar="CRON", help="Run it again and again, in UTC: '0 3 * * 1'.", rich_help_panel=SENT)
     ] = "",
     max_concurrency: Annotated[int, typer.Option(min=1, max=10, help="Of a schedule.", rich_help_panel=SENT)] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent; contact nobody.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")] = False,
     following: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait, and show progress.")] = True,
     attach: Annotated[str, typer.Option(metavar="RUN_ID", help="Launch nothing; follow that run.")] = "",
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 5,

@@ -37,7 +37,7 @@ from hardcase.store.store import Store
 CRON: Final = re.compile(r"([\w*/,?-]+ ){4,5}[\w*/,?-]+", re.ASCII)
 TOKEN: Final = "HARDCASE_KFP_TOKEN"  # noqa: S105  a name
 REMEDIES: Final = {
-    "host": "mend --host",
+    "host": "fix --host",
     "token": f"renew it in --token-file or {TOKEN}",
     "ca": "name its authority by --ca",
     "namespace": "say --namespace NAME, or --namespace '' where there is only one user",
@@ -51,7 +51,7 @@ class Interrupted(HardcaseError):
 
 
 def translate(error: KubeflowError) -> HardcaseError:
-    """Return an error of the client as one of the command line, with the option that mends it."""
+    """Return an error of the client as one of the command line, with the option to correct."""
     remedy = f"; {REMEDIES[error.about]}" if error.about else ""
     at_fault = isinstance(error, Refused | Absent) and not isinstance(error, Gone)
     return (InputError if at_fault else HardcaseError)(f"{error}{remedy}")
@@ -177,7 +177,7 @@ def send(package: Package, order: Order, client: Client) -> Any:
 
 
 def rehearse(package: Package, order: Order, host: str, namespace: str) -> dict[str, Any]:
-    """Return what would be sent to a Kubeflow that has none of it yet; nobody is contacted."""
+    """Return what would be sent to a Kubeflow that has none of it yet, without contacting it."""
     client = Rehearsal(Address(parse_url(host) if host else "", namespace=namespace))
     send(package, order, client)
     return {**describe_order(package, order, namespace), "host": client.address.url, "requests": client.sent}

@@ -171,7 +171,7 @@ def digest_source(
         named = make_absolute(source)
         by_path = named.startswith("file://") or ("://" not in named and not named.startswith("snapshot:"))
         if by_path and not parse_local_path(named).exists():
-            raise InputError(f"source {source}: nothing lies there; name a folder, a manifest or a URI")
+            raise InputError(f"source {source}: it does not exist; name a folder, a manifest or a URI")
         digest = source_digest(named, Home.here().root)
     typer.echo(json.dumps({"source": named, "digest": digest}) if as_json else digest)
 
@@ -267,13 +267,13 @@ def audit(
     key: Annotated[
         list[Path] | None, typer.Option(help="Public key to trust, in PEM, instead of this machine's.")
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with the graph as a picture there.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the drawn graph to this file.")] = None,
     diff: Annotated[
         tuple[str, str] | None, typer.Option(metavar="V1 V2", help="Say what changed between versions.")
     ] = None,
     replay: Annotated[bool, typer.Option("--replay", help="Run the recorded steps again and compare digests.")] = False,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Write MLflow's entries anew from the store first.")
+        bool, typer.Option("--rebuild", help="Write MLflow's entries again from the store first.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -78,7 +78,7 @@ def _package(content: bytes, where: str) -> Package:
 def _documents(content: bytes, where: str) -> list[dict[str, Any]]:
     """Return the documents of a compiled pipeline.
 
-    Kubeflow's server reads a file that is no YAML for ever, and burns a processor until it is started anew
+    Kubeflow's server reads a file that is no YAML for ever, and burns a processor until it is restarted
     (kubeflow/pipelines 2.17.0, backend/src/apiserver/template/template.go:75), so nothing else is ever sent.
     """
     from google.protobuf.json_format import ParseDict, ParseError
@@ -106,7 +106,7 @@ def _containers(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def replace_images(package: Package, replacements: Sequence[str]) -> Package:
-    """Return the package with other images; each executor whose image is pinned is told which one it runs in.
+    """Return the package with other images; each executor whose image is pinned receives the name of its image.
 
     The signed record of a step names that image (`HARDCASE_IMAGE`), so it is said only where a digest proves it.
 

@@ -135,7 +135,7 @@ def _read_tag(run_id: str, mlflow: str) -> dict[str, Any] | None:
         runs = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{run_id}'", max_results=1)
         return dict(json.loads(runs[0].data.tags[RESULT_TAG])) if runs else None
     except (MlflowException, KeyError, ValueError) as error:
-        raise HardcaseError(f"MLflow at {mlflow} does not answer: {error}; mend --mlflow, or say --store") from error
+        raise HardcaseError(f"MLflow at {mlflow} does not answer: {error}; fix --mlflow, or give --store") from error
 
 
 class Board:

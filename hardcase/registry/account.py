@@ -150,7 +150,7 @@ def gather_account(
         unknown.append("the code changed since the run was launched")
     if unknown:
         raise HardcaseError(
-            f"cannot account for the model: {'; '.join(unknown)}; nothing was registered, run again to make it anew"
+            f"cannot account for the model: {'; '.join(unknown)}; nothing was registered; run again to make them"
         )
     if keep_code(store) != plan["code"]:
         raise HardcaseError("the code changed while it was kept; nothing was registered, run again")

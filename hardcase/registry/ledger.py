@@ -216,7 +216,7 @@ def read_ledger(store: Store, name: str, keys: Keyring) -> Ledger:
         NewerFormatError: a newer hardcase wrote an entry.
     """
     if not re.fullmatch(RegisterConfig.NAME, name):
-        raise InputError(f"model name {name!r}: not letters, digits and `._-`; mend `register.name`")
+        raise InputError(f"model name {name!r}: not letters, digits and `._-`; correct `register.name`")
     folder = f"{MODELS}/{name}/ledger"
     names = store.list_names(folder)
     with ThreadPoolExecutor(8) as pool:

@@ -145,7 +145,7 @@ def read_run_record(store: Store, name: str) -> dict[str, Any]:
         check_format(content.get("format", 1), RUN_FORMAT, name)
         return upgrade_run({"snapshot": content["snapshot"], **content})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HardcaseError(f"{name}: not the record of a run; mend or remove it") from error
+        raise HardcaseError(f"{name}: not the record of a run; correct or remove it") from error
 
 
 def upgrade_run(record: Mapping[str, Any]) -> dict[str, Any]:

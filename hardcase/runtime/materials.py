@@ -1,4 +1,4 @@
-"""What passes between steps: the sha256 of a step's signed attestation. All that it names lies in the object store."""
+"""What passes between steps: the sha256 of a step's signed attestation; the store holds all that it names."""
 
 import os
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Work:
     Attributes:
         folder: private; the same for the same work, empty the first time, gone after success.
         materials: what the step reads, by name.
-        store: where that lies, and where the products go.
+        store: of the attestations and the products.
         plan: what `configure` hands to the step.
         attestation: sha256 of what the step signed, once it is done; what it hands on.
         cached: whether its result was there before.
@@ -101,7 +101,7 @@ def material_of(name: str, attestation: str, store: Store, keys: Keyring) -> Mat
         return Material(name, link.products[name], link.kind(name), attestation)
     if name in link.made_by:
         return Material(name, link.materials[name], link.kind(name), link.made_by[name])
-    raise HardcaseError(f"{object_name(attestation)}: {link.step} made no {name}; run again to make it anew")
+    raise HardcaseError(f"{object_name(attestation)}: {link.step} made no {name}; run again to make it")
 
 
 def keyring() -> Keyring:

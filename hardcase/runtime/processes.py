@@ -38,7 +38,7 @@ def in_processes(work: Callable[..., None], config: TrainConfig, scratch: Path, 
     Args:
         work: a step's `run`; its annotations say how to read the arguments back from JSON.
         config: of the training.
-        scratch: the step's private folder; where there are several nodes, all see it and every path lies below it.
+        scratch: the step's private folder; where there are several nodes, all see it and every path is below it.
         arguments: paths, configuration, plain values.
 
     Raises:
@@ -107,7 +107,7 @@ def _run(
         local = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
         code = _share(job, 0, 1, ["--num_machines=1", "--main_process_port=0"], {**os.environ, **local})
         ended = f"a process ended with {code}; its last lines are in this step's log" if code else ""
-    # A network volume's cache may go on missing a name that was missing a moment ago; a folder is read anew.
+    # A network volume's cache may go on missing a name that was missing a moment ago; a folder is read again.
     signs = [path for folder in folders for path in folder.iterdir() if path.name in (DONE, FAILED)]
     if failed := next((sign for sign in signs if sign.name == FAILED), None):
         raise build_error(**json.loads(failed.read_text(encoding="utf-8")))

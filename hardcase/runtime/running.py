@@ -98,7 +98,7 @@ def running(
         sources: digests of what it takes in from outside, by name; filled in by the work itself.
 
     Yields:
-        What the step works with. Whatever lies in its folder `outputs` afterwards is a product. When all is done its
+        What the step works with. Every file in its folder `outputs` afterwards is a product. When all is done its
         `attestation` is set.
 
     Raises:

@@ -158,7 +158,7 @@ def _delete(client: TrainerClient, name: str) -> None:
 
 
 def _left(client: TrainerClient, name: str) -> list[str]:
-    """Delete a job that is there; what is there still. In the background: in the foreground Trainer makes it anew."""
+    """Delete a job and return which of its parts remain. In the foreground Trainer would create the job again."""
     left = [name]
     try:
         client.delete_job(name)

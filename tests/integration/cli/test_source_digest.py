@@ -52,4 +52,4 @@ def test_source_whose_uri_says_it_has_none(machine, source):
 def test_source_that_is_not_there_is_named(machine):
     done = machine.call("source-digest", "/no/such/folder")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: source /no/such/folder: nothing lies there; name a folder")
+    assert done.stderr.startswith("error: source /no/such/folder: it does not exist; name a folder")

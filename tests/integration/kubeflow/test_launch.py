@@ -166,7 +166,7 @@ def test_attach_with_what_would_launch_is_refused(launch, more):
     [
         (401, 2, "expired: ordered 401; renew it in --token-file or HARDCASE_KFP_TOKEN"),
         (403, 2, "HTTP 403, the token's account may not do this"),
-        (404, 2, "HTTP 404, there is no such thing there: ordered 404; mend --host"),
+        (404, 2, "HTTP 404, there is no such thing there: ordered 404; fix --host"),
         ("login", 2, "the answer is no JSON"),
         (501, 1, "HTTP 501"),
     ],

@@ -288,7 +288,7 @@ def test_host_where_nobody_is_can_be_mended(url, said):
     with pytest.raises(Absent, match=said) as error:
         Client(Address(url, timeout=5, pause=0.01)).ask("GET", "runs/x")
     assert translate(error.value).exit_code == 2
-    assert str(translate(error.value)).endswith("mend --host")
+    assert str(translate(error.value)).endswith("fix --host")
 
 
 def test_schedule_is_kept_under_its_name(kubeflow, launch, order):
