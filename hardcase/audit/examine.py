@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from hardcase.errors import HardcaseError, InputError
 from hardcase.formats import NewerFormatError
 from hardcase.progress import track
-from hardcase.provenance.attestations import Link, gaps, open_link
+from hardcase.provenance.attestations import Attestation, fetch_attestation, find_gaps
 from hardcase.provenance.code import LOCK
 from hardcase.provenance.signing import KEYS, Keyring, stored_keys
 from hardcase.provenance.statement import (
@@ -100,7 +100,7 @@ class Audit:
     ledger: Ledger
     version: Version | None = None
     provenance: Provenance | None = None
-    links: Mapping[str, Link] = field(default_factory=dict)
+    links: Mapping[str, Attestation] = field(default_factory=dict)
 
     @property
     def first(self) -> Finding | None:
@@ -259,12 +259,12 @@ def _add_published(name: str, version: Version, dossier: Finding, store: Store) 
 def _add_chain(audit: Audit, provenance: Provenance, version: Version, store: Store, keys: Keyring) -> None:
     """Verify that the attestations form one chain and agree with the statement."""
     chain = audit.tree.add("chain of steps")
-    links: dict[str, Link] = {}
+    links: dict[str, Attestation] = {}
     for resource in provenance.byproducts.values():
         if resource.kind == ENVELOPE:
             place = object_name(resource.digest)
             finding = chain.add(resource.name, place)
-            link = _attempt(finding, partial(_open_link, resource.digest, store, keys))
+            link = _attempt(finding, partial(fetch_attestation, store, keys, resource.digest))
             if link is not None:
                 links[link.step] = link
                 finding.what = (
@@ -282,15 +282,11 @@ def _add_chain(audit: Audit, provenance: Provenance, version: Version, store: St
         chain.add("contradiction", problem=f"{object_name(version.statement)}: {problem}")
 
 
-def _open_link(digest: str, store: Store, keys: Keyring) -> Link:
-    return open_link(store.get_object(digest), keys, object_name(digest))
-
-
-def _contradictions_of_steps(provenance: Provenance, links: Mapping[str, Link], ledger: Ledger) -> Iterator[str]:
+def _contradictions_of_steps(provenance: Provenance, links: Mapping[str, Attestation], ledger: Ledger) -> Iterator[str]:
     """Yield what the statement says other than the attestations."""
     resources = {resource.name: resource for resource in provenance.resources}
     base = resources.get(BASE, Resource(BASE, ""))
-    yield from gaps(list(links.values()), [base.digest])
+    yield from find_gaps(list(links.values()), [base.digest])
     makers = {name: link for link in links.values() for name in link.products}
     if "trained" in makers:  # the model's name before decision 0010
         makers["model"] = makers["trained"]

@@ -21,7 +21,7 @@ FORMAT: Final = 1
 
 
 @dataclass(frozen=True)
-class Link:
+class Attestation:
     """Attestation of one step of one run.
 
     Attributes:
@@ -30,8 +30,8 @@ class Link:
         products: sha256 of what it wrote, by name.
         parameters: inputs that are not files: configuration, seed, code.
         circumstances: run, git commit, whether the tree was clean, container image.
-        kinds: media types of materials and products, by name; a file where none is given.
-        made_by: sha256 of the attestation that names a material as its product, by the material's name.
+        media_types: media types of materials and products, by name; a file where none is given.
+        attested_by: sha256 of the attestation of the step that wrote a material, by the material's name.
     """
 
     step: str
@@ -39,10 +39,10 @@ class Link:
     products: Mapping[str, str]
     parameters: Mapping[str, Any]
     circumstances: Mapping[str, Any]
-    kinds: Mapping[str, str] = field(default_factory=dict)
-    made_by: Mapping[str, str] = field(default_factory=dict)
+    media_types: Mapping[str, str] = field(default_factory=dict)
+    attested_by: Mapping[str, str] = field(default_factory=dict)
 
-    def signed(self, keys: Keyring) -> bytes:
+    def sign(self, keys: Keyring) -> bytes:
         """Return a signed envelope of the attestation."""
         return keys.sign(
             {
@@ -62,14 +62,14 @@ class Link:
     def _descriptors(self, digests: Mapping[str, str]) -> list[dict[str, Any]]:
         return [
             {"name": name, "digest": {"sha256": digest}}
-            | ({"mediaType": self.kinds[name]} if self.kind(name) != FILE else {})
-            | ({"annotations": {"attestation": self.made_by[name]}} if name in self.made_by else {})
+            | ({"mediaType": self.media_types[name]} if self.media_type(name) != FILE else {})
+            | ({"annotations": {"attestation": self.attested_by[name]}} if name in self.attested_by else {})
             for name, digest in digests.items()
         ]
 
-    def kind(self, name: str) -> str:
+    def media_type(self, name: str) -> str:
         """Return the media type of a material or product."""
-        return self.kinds.get(name, FILE)
+        return self.media_types.get(name, FILE)
 
     @property
     def content(self) -> str:
@@ -87,7 +87,7 @@ class Link:
         return str(self.circumstances.get("run", ""))
 
 
-def open_link(envelope: bytes, keys: Keyring, what: str) -> Link:
+def open_attestation(envelope: bytes, keys: Keyring, what: str) -> Attestation:
     """Return the attestation in a signed envelope.
 
     Raises:
@@ -102,14 +102,14 @@ def open_link(envelope: bytes, keys: Keyring, what: str) -> Link:
         environment = dict(predicate["environment"])
         check_format(environment.pop("format", 1), FORMAT, what)
         descriptors = [*predicate["materials"], *statement["subject"]]
-        return Link(
+        return Attestation(
             step=predicate["name"],
             materials=_digests(predicate["materials"]),
             products=_digests(statement["subject"]),
             parameters=predicate["byproducts"],
             circumstances=environment,
-            kinds={entry["name"]: entry["mediaType"] for entry in descriptors if "mediaType" in entry},
-            made_by={
+            media_types={entry["name"]: entry["mediaType"] for entry in descriptors if "mediaType" in entry},
+            attested_by={
                 entry["name"]: entry["annotations"]["attestation"] for entry in descriptors if "annotations" in entry
             },
         )
@@ -117,7 +117,16 @@ def open_link(envelope: bytes, keys: Keyring, what: str) -> Link:
         raise DistrustError(f"{what}: signed, but not a step's attestation; bring back the original") from error
 
 
-def follow(store: Store, keys: Keyring, attestations: Iterable[str]) -> dict[str, Link]:
+def fetch_attestation(store: Store, keys: Keyring, digest: str) -> Attestation:
+    """Return a stored attestation, by the sha256 of its envelope.
+
+    Raises:
+        HardcaseError: it is missing, altered, or not signed by a trusted key.
+    """
+    return open_attestation(store.get_object(digest), keys, object_name(digest))
+
+
+def follow(store: Store, keys: Keyring, attestations: Iterable[str]) -> dict[str, Attestation]:
     """Return these attestations and all that they rest on, by sha256, each after those it names.
 
     Args:
@@ -128,16 +137,16 @@ def follow(store: Store, keys: Keyring, attestations: Iterable[str]) -> dict[str
     Raises:
         HardcaseError: an attestation is missing, altered, or not signed by a trusted key.
     """
-    links, waiting = dict[str, Link](), deque(attestations)
+    links, waiting = dict[str, Attestation](), deque(attestations)
     while waiting:
         digest = waiting.popleft()
         links.pop(digest, None)  # of two paths to an attestation, the longer one decides its position
-        links[digest] = open_link(store.get_object(digest), keys, object_name(digest))
-        waiting.extend(dict.fromkeys(links[digest].made_by.values()))
+        links[digest] = fetch_attestation(store, keys, digest)
+        waiting.extend(dict.fromkeys(links[digest].attested_by.values()))
     return dict(reversed(links.items()))
 
 
-def gaps(links: Sequence[Link], sources: Iterable[str] = ()) -> list[str]:
+def find_gaps(links: Sequence[Attestation], sources: Iterable[str] = ()) -> list[str]:
     """Return, as sentences, what keeps attestations from forming one closed chain.
 
     Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hardcase.errors import HardcaseError
-from hardcase.provenance.attestations import Link, follow, gaps
+from hardcase.provenance.attestations import Attestation, find_gaps, follow
 from hardcase.provenance.code import LOCK, code_digest, keep_code
 from hardcase.provenance.products import check_product
 from hardcase.provenance.sbom import sbom
@@ -32,7 +32,7 @@ class Account:
         store: where they are kept.
     """
 
-    links: Mapping[str, Link]
+    links: Mapping[str, Attestation]
     objects: Mapping[str, Resource]
     plan: Mapping[str, Any]
     circumstances: Mapping[str, str]
@@ -47,7 +47,7 @@ class Account:
         """
         return self.store.get_object(self.objects[name].digest)
 
-    def maker(self, product: str) -> Link:
+    def maker(self, product: str) -> Attestation:
         """Return the link of the step that made a product."""
         return next(link for link in self.links.values() if product in link.products)
 
@@ -145,7 +145,7 @@ def gather_account(
         if any(link.step == step and link.content != last.content for link in records.values())
     ]
     base = {name: digest for link in links.values() for name, digest in link.materials.items() if name == BASE}
-    unknown += gaps(list(links.values()), base.values())
+    unknown += find_gaps(list(links.values()), base.values())
     if {str(link.parameters.get("code")) for link in links.values()} | {code_digest()} != {plan["code"]}:
         unknown.append("the code changed since the run was launched")
     if unknown:
@@ -155,7 +155,9 @@ def gather_account(
     if keep_code(store) != plan["code"]:
         raise HardcaseError("the code changed while it was kept; nothing was registered, run again")
     objects = [
-        Resource(name, digest, link.kind(name)) for link in links.values() for name, digest in link.products.items()
+        Resource(name, digest, link.media_type(name))
+        for link in links.values()
+        for name, digest in link.products.items()
     ]
     objects += [Resource(name, digest, FOLDER) for name, digest in base.items()]
     for resource in objects:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from hardcase.provenance.attestations import open_link
+from hardcase.provenance.attestations import fetch_attestation
 from hardcase.provenance.signing import Keyring
 from hardcase.provenance.statement import FOLDER, SNAPSHOT, Resource, list_members, read_provenance
 from hardcase.registry.ledger import Version, list_models, read_ledger
@@ -62,7 +62,7 @@ def _referenced(store: Store, keys: Keyring) -> Iterator[str]:
             yield run["report"]
         if attestation := run.get("attestation"):
             yield attestation
-            yield from open_link(store.get_object(attestation), keys, object_name(attestation)).products.values()
+            yield from fetch_attestation(store, keys, attestation).products.values()
         if snapshot := run["snapshot"]:
             yield from _with_members(store, [Resource("snapshot", snapshot, SNAPSHOT)])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hardcase.provenance.attestations import Link
+from hardcase.provenance.attestations import Attestation
 from hardcase.provenance.products import fetch_product
 from hardcase.provenance.statement import FOLDER
 from hardcase.registry.runs import RUN_FORMAT
@@ -37,7 +37,9 @@ class StepOutcome:
     cached: bool = False
 
 
-def fetch_artifacts(store: Store, links: Iterable[Link], left: Mapping[str, str], folder: Path) -> dict[str, Path]:
+def fetch_artifacts(
+    store: Store, links: Iterable[Attestation], left: Mapping[str, str], folder: Path
+) -> dict[str, Path]:
     """Fetch what steps made, all but models, for a report.
 
     Args:
@@ -53,10 +55,10 @@ def fetch_artifacts(store: Store, links: Iterable[Link], left: Mapping[str, str]
         HardcaseError: one of them is missing or altered.
     """
     made = {
-        name: (digest, link.kind(name))
+        name: (digest, link.media_type(name))
         for link in links
         for name, digest in link.products.items()
-        if link.kind(name) != FOLDER
+        if link.media_type(name) != FOLDER
     }
     made |= {name: (digest, "") for name, digest in left.items()}
     return {name: fetch_product(store, digest, kind, folder / name) for name, (digest, kind) in made.items()}

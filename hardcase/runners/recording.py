@@ -15,10 +15,9 @@ from typing import Any, Protocol, TextIO
 from kfp.local import cache as kfp_cache
 
 from hardcase.errors import HardcaseError
-from hardcase.provenance.attestations import Link
+from hardcase.provenance.attestations import Attestation, fetch_attestation
 from hardcase.provenance.products import check_product
 from hardcase.provenance.signing import Keyring
-from hardcase.runtime.materials import open_attestation
 from hardcase.runtime.running import PROGRESS_MARK
 from hardcase.store.store import Store
 
@@ -48,7 +47,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
     def __init__(self, root: Path, display: Display, store: Store, keys: Keyring) -> None:
         super().__init__(str(root))
         self._display, self._store, self._keys = display, store, keys
-        self._links = dict[str, Link]()  # by sha256 of their attestations
+        self._links = dict[str, Attestation]()  # by sha256 of their attestations
         self._sound = set[str]()  # sha256 of attestations that rest on none that is lost
         self._step = ""
 
@@ -72,7 +71,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         try:
             link = self._open(str(outputs["Output"]))
             for name, digest in link.products.items():
-                check_product(self._store, digest, link.kind(name))
+                check_product(self._store, digest, link.media_type(name))
             self._check_chain(link)
         except HardcaseError as error:
             logger.warning("%s: not served from the cache: %s", self._step, error)
@@ -80,9 +79,9 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         self._display.step_ended(self._step, "succeeded", 0, cached=True)
         return outputs
 
-    def _check_chain(self, link: Link) -> None:
+    def _check_chain(self, link: Attestation) -> None:
         """Raise unless all attestations that a link rests on can be opened: no version can be made of others."""
-        for digest in set(link.made_by.values()) - self._sound:
+        for digest in set(link.attested_by.values()) - self._sound:
             self._check_chain(self._open(digest))
             self._sound.add(digest)
 
@@ -95,9 +94,9 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         except HardcaseError:
             return value
 
-    def _open(self, digest: str) -> Link:
+    def _open(self, digest: str) -> Attestation:
         if digest not in self._links:
-            self._links[digest] = open_attestation(digest, self._store, self._keys)
+            self._links[digest] = fetch_attestation(self._store, self._keys, digest)
         return self._links[digest]
 
 

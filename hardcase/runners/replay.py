@@ -9,7 +9,7 @@ import yaml
 
 from hardcase.audit.examine import Audit
 from hardcase.errors import HardcaseError, InputError
-from hardcase.provenance.attestations import Link, follow
+from hardcase.provenance.attestations import Attestation, follow
 from hardcase.provenance.code import code_digest
 from hardcase.provenance.signing import KEYS
 from hardcase.provenance.statement import SNAPSHOT, Provenance, list_members
@@ -57,7 +57,7 @@ def replay(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
     }
 
 
-def _run(ledger: Ledger, version: Version, provenance: Provenance, home: Home, scratch: Home) -> dict[str, Link]:
+def _run(ledger: Ledger, version: Version, provenance: Provenance, home: Home, scratch: Home) -> dict[str, Attestation]:
     """Run the pipeline in a home of its own, and return the attested links by step."""
     store, copy = open_store(home.store), open_store(scratch.store)
     _copy_inputs(ledger, version, provenance, store, copy)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hardcase.errors import HardcaseError
-from hardcase.provenance.attestations import Link, open_link
+from hardcase.provenance.attestations import fetch_attestation
 from hardcase.provenance.products import fetch_product
 from hardcase.provenance.signing import Keyring, open_keyring
 from hardcase.store.store import Store, object_name
@@ -22,13 +22,13 @@ class Material:
         name: of the product.
         digest: its sha256.
         kind: its media type.
-        made_by: sha256 of the attestation of the step that made it.
+        attested_by: sha256 of the attestation of the step that made it.
     """
 
     name: str
     digest: str
     kind: str
-    made_by: str
+    attested_by: str
 
 
 @dataclass
@@ -80,27 +80,17 @@ class Work:
         return self.folder / "outputs"
 
 
-def open_attestation(digest: str, store: Store, keys: Keyring) -> Link:
-    """Return the link in an attestation, by its sha256.
-
-    Raises:
-        HardcaseError: it is missing or altered.
-        DistrustError: no step that is trusted signed it.
-    """
-    return open_link(store.get_object(digest), keys, object_name(digest))
-
-
 def material_of(name: str, attestation: str, store: Store, keys: Keyring) -> Material:
     """Return what an attested step made, or itself read, under that name.
 
     Raises:
         HardcaseError: the attestation is missing or altered, or the step knows nothing of that name.
     """
-    link = open_attestation(attestation, store, keys)
+    link = fetch_attestation(store, keys, attestation)
     if name in link.products:
-        return Material(name, link.products[name], link.kind(name), attestation)
-    if name in link.made_by:
-        return Material(name, link.materials[name], link.kind(name), link.made_by[name])
+        return Material(name, link.products[name], link.media_type(name), attestation)
+    if name in link.attested_by:
+        return Material(name, link.materials[name], link.media_type(name), link.attested_by[name])
     raise HardcaseError(f"{object_name(attestation)}: {link.step} made no {name}; run again to make it")
 
 

@@ -30,7 +30,7 @@ from typing import Any, Final
 
 from hardcase import __version__
 from hardcase.errors import HardcaseError, InputError
-from hardcase.provenance.attestations import Link
+from hardcase.provenance.attestations import Attestation
 from hardcase.provenance.openlineage import emit
 from hardcase.provenance.products import keep_product
 from hardcase.registry.runs import State, StepRecord, read_records, write_record
@@ -110,7 +110,7 @@ def running(
             store, keys = open_store(plan["store"]), keyring()
             given = {name: attestation for name, attestation in inputs.items() if attestation}
             materials = {name: material_of(name, attestation, store, keys) for name, attestation in given.items()}
-            report.materials = sorted({material.made_by for material in materials.values()})
+            report.materials = sorted({material.attested_by for material in materials.values()})
             read = {name: material.digest for name, material in materials.items()}
             source = dict([parameters["source"]]) if "source" in parameters else {}
             emit("START", run, step, {**source, **read})
@@ -125,7 +125,7 @@ def running(
                     report.left = {path.name: keep_product(store, path)[0] for path in _files(folder / "outputs")}
                     raise
                 kept = {path.name: keep_product(store, path) for path in sorted((folder / "outputs").iterdir())}
-                link = Link(
+                link = Attestation(
                     step,
                     {**read, **sources},
                     {name: digest for name, (digest, _) in kept.items()},
@@ -133,9 +133,9 @@ def running(
                     circumstances(),
                     {name: material.kind for name, material in materials.items()}
                     | {name: kind for name, (_, kind) in kept.items()},
-                    {name: material.made_by for name, material in materials.items()},
+                    {name: material.attested_by for name, material in materials.items()},
                 )
-                report.attestation = done.attestation = store.put_object(link.signed(keys))
+                report.attestation = done.attestation = store.put_object(link.sign(keys))
                 report.cached = done.cached
             emit("COMPLETE", run, step, {**source, **read}, link.products)
         except Exception as error:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from hardcase.compiled import list_steps
 from hardcase.errors import InputError
-from hardcase.provenance.attestations import Link, follow
+from hardcase.provenance.attestations import Attestation, follow
 from hardcase.provenance.openlineage import emit
 from hardcase.provenance.signing import Keyring
 from hardcase.registry.runs import KILLED, StepRecord, read_records, write_run
@@ -101,7 +101,7 @@ def conclude(
     return Conclusion(record, failed.log if failed else (), link, logs)
 
 
-def _links(store: Store, keys: Keyring, records: Mapping[str, StepRecord]) -> list[Link]:
+def _links(store: Store, keys: Keyring, records: Mapping[str, StepRecord]) -> list[Attestation]:
     """Of all steps that were done, in this run or before, as far as this run rests on them."""
     known = {record.attestation for record in records.values()}
     known |= {digest for record in records.values() for digest in record.materials}

@@ -11,7 +11,7 @@ import pytest
 from hardcase.cli.watching import Account
 from hardcase.compiled import list_steps
 from hardcase.kubeflow.runs import ENDED
-from hardcase.provenance.attestations import Link, follow
+from hardcase.provenance.attestations import Attestation, follow
 from hardcase.provenance.signing import Keyring, public_keys, stored_keys
 from hardcase.registry.runs import read_records
 from tests.acceptance.installation import FEW, Installation, Launched
@@ -35,7 +35,7 @@ def test_each_step_ran(succeeded: Launched, record_property: Seen) -> None:
     assert states == dict.fromkeys(ALL, "succeeded")
 
 
-def links_of(installation: Installation, run_id: str) -> dict[str, Link]:
+def links_of(installation: Installation, run_id: str) -> dict[str, Attestation]:
     """Return the attestations that a run rests on, by step, each verified."""
     store = installation.opened
     keys = Keyring(public_keys([Path(installation.key)]) if installation.key else stored_keys(store))

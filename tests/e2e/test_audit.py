@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from hardcase.audit.examine import examine
-from hardcase.provenance.attestations import open_link
+from hardcase.provenance.attestations import open_attestation
 from hardcase.provenance.signing import Keyring, make_key, open_keyring
 from hardcase.registry.ledger import read_ledger
 from hardcase.store.store import object_name, open_store
@@ -70,7 +70,7 @@ def test_everything_in_the_store_is_accounted_for(machine: Machine, runs: Any) -
     store, keys = machine.home / "store", keys_of(machine)
     named = {path for number in (1, 2) for path in depended_on(store, keys, f"{NAME}:{number}")}
     for record in map(json.loads, (path.read_text() for path in (store / "runs").iterdir())):
-        link = open_link(open_store(str(store)).get_object(record["attestation"]), keys, "register's")
+        link = open_attestation(open_store(str(store)).get_object(record["attestation"]), keys, "register's")
         named |= {
             store / object_name(each) for each in (record["report"], record["attestation"], *link.products.values())
         }

@@ -11,7 +11,7 @@ from hardcase.data import cases, completions, evaluations, quarantine, snapshot
 from hardcase.data.scores import PARTS
 from hardcase.formats import SNAPSHOT_FORMAT
 from hardcase.provenance import attestations, statement
-from hardcase.provenance.attestations import Link
+from hardcase.provenance.attestations import Attestation
 from hardcase.provenance.signing import Keyring, make_key, open_keyring
 from hardcase.provenance.statement import Provenance
 from hardcase.registry import ledger, runs
@@ -59,7 +59,7 @@ def test_columns_and_types_of_tables_are_documented(name: str, schema: pa.Schema
 
 
 def test_fields_of_signed_records_are_documented(keys: Keyring) -> None:
-    link = keys.open_envelope(Link("s", {}, {}, {}, {}).signed(keys), "it")
+    link = keys.open_envelope(Attestation("s", {}, {}, {}, {}).sign(keys), "it")
     assert documented("attestation") == list(_ordered(link["predicate"], documented("attestation")))
     signed: dict[str, Any] = Provenance("0" * 64, {}, {}, {}, {}, "r").statement({})["predicate"]
     paths = {f"{part}.{key}" for part, content in signed.items() for key in content}

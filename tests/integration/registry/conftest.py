@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from hardcase.audit.examine import examine
 from hardcase.config import RegisterConfig
 from hardcase.data.cases import MinedCase, write_cases
-from hardcase.provenance.attestations import Link
+from hardcase.provenance.attestations import Attestation
 from hardcase.provenance.code import code_digest
 from hardcase.provenance.products import keep_product
 from hardcase.provenance.signing import Keyring, make_key, open_keyring
@@ -83,7 +83,7 @@ class House:
         config: RegisterConfig = CONFIG,
         snapshot: Path | None = None,
         damage: Callable[[dict[str, Path]], None] = lambda artifacts: None,
-        spoil: Callable[[dict[str, Link]], None] = lambda links: None,
+        spoil: Callable[[dict[str, Attestation]], None] = lambda links: None,
     ) -> dict[str, Any]:
         """Pin and register; the same fingerprint has the same model.
 
@@ -151,15 +151,15 @@ def _artifacts(folder: Path, fingerprint: str, table: pa.Table, scores: Any, dri
     return paths
 
 
-def _links(artifacts: dict[str, Path], reference: str, code: str, run: str) -> dict[str, Link]:
+def _links(artifacts: dict[str, Path], reference: str, code: str, run: str) -> dict[str, Attestation]:
     """The records of the steps, as `running` makes them."""
     digests = {name: path_digest(path) for name, path in artifacts.items()}
 
-    def link(step: str, reads: str, writes: str, **parameters: Any) -> Link:
+    def link(step: str, reads: str, writes: str, **parameters: Any) -> Attestation:
         materials, products = ({name: digests[name] for name in names.split()} for names in (reads, writes))
         kinds = {name: kind for name, kind in KINDS.items() if name in {*materials, *products}}
         known = {"code": code, "config": {}, **parameters}
-        return Link(step, materials, products, known, {"run": run, "clean": "yes"}, kinds)
+        return Attestation(step, materials, products, known, {"run": run, "clean": "yes"}, kinds)
 
     links = [
         link("ingest", "", "snapshot quarantine", source=["procedural://", ""]),
@@ -178,13 +178,13 @@ def _links(artifacts: dict[str, Path], reference: str, code: str, run: str) -> d
 KINDS = {"snapshot": SNAPSHOT, "sft_model": FOLDER, "model": FOLDER}
 
 
-def _attested(links: dict[str, Link], store: Store, keys: Keyring) -> dict[str, str]:
+def _attested(links: dict[str, Attestation], store: Store, keys: Keyring) -> dict[str, str]:
     """Sign the links, each naming the attestations of what it read; the sha256 of each by step."""
     attested = dict[str, str]()
     for step, link in links.items():
         makers = {name: maker for maker, each in links.items() for name in each.products if maker in attested}
-        made_by = {name: attested[makers[name]] for name in link.materials if name in makers}
-        attested[step] = store.put_object(replace(link, made_by=made_by).signed(keys))
+        attested_by = {name: attested[makers[name]] for name in link.materials if name in makers}
+        attested[step] = store.put_object(replace(link, attested_by=attested_by).sign(keys))
     return attested
 
 

@@ -10,7 +10,7 @@ from hardcase.audit.examine import examine
 from hardcase.config import IngestConfig, RegisterConfig
 from hardcase.data.scenes import write_source
 from hardcase.errors import HardcaseError
-from hardcase.provenance.attestations import Link
+from hardcase.provenance.attestations import Attestation
 from hardcase.steps.ingest import run as ingest
 from hardcase.store.digest import bytes_digest
 from tests.integration.registry.conftest import House
@@ -40,7 +40,7 @@ def test_rows_configuration_and_scores_that_changed_are_named(house: House, tmp_
         )
     second = snapshot(house, [changed, *rows[2:]], folder)
 
-    def trained_longer(links: dict[str, Link]) -> None:
+    def trained_longer(links: dict[str, Attestation]) -> None:
         links["sft"] = replace(links["sft"], parameters={**links["sft"].parameters, "config": {"steps": 9}})
 
     old = {"grpo": {"overall": 70.0, "exact_match": 0.7}}  # as records of before format 2 call the final model

@@ -17,7 +17,7 @@ import pytest
 
 from hardcase.config import RegisterConfig
 from hardcase.errors import HardcaseError, InputError
-from hardcase.provenance.attestations import Link
+from hardcase.provenance.attestations import Attestation
 from hardcase.provenance.statement import read_provenance
 from hardcase.stats.gate import Decision
 from hardcase.steps import register
@@ -287,7 +287,7 @@ def _without(step: str) -> Any:
 
 
 def _altered(step: str, **changes: Any) -> Any:
-    def spoil(links: dict[str, Link]) -> None:
+    def spoil(links: dict[str, Attestation]) -> None:
         link = links[step]
         parts = {field: {**getattr(link, field), **change} for field, change in changes.items()}
         links[step] = replace(link, **parts)

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from hardcase.errors import HardcaseError, InputError
+from hardcase.provenance.attestations import fetch_attestation
 from hardcase.provenance.signing import DistrustError, make_key
 from hardcase.registry.runs import read_records
 from hardcase.runtime import running as around
-from hardcase.runtime.materials import keyring, material_of, open_attestation
+from hardcase.runtime.materials import keyring, material_of
 from hardcase.runtime.running import load_environment, read_locations, running
 from hardcase.store.digest import bytes_digest
 from hardcase.store.store import Store, open_store
@@ -100,16 +101,16 @@ def test_a_step_hands_on_its_attestation_and_its_products_lie_in_the_store(tmp_p
     store = open_store(plan(tmp_path)["store"])
     snapshot = made(tmp_path, "ingest", "snapshot")
     rollouts = made(tmp_path, "rollout", "rollouts", snapshot=snapshot)
-    link = open_attestation(rollouts, store, keyring())
+    link = fetch_attestation(store, keyring(), rollouts)
     assert (link.step, link.parameters) == ("rollout", {"code": "c"})
     assert link.materials == {"snapshot": bytes_digest(b"snapshot")}
     assert link.products == {"rollouts": bytes_digest(b"rollouts")}
-    assert link.made_by == {"snapshot": snapshot}
+    assert link.attested_by == {"snapshot": snapshot}
     # What a step read can be had from its attestation too, and an empty one stands for none.
     with running("mine", plan(tmp_path), {"snapshot": rollouts, "rollouts": rollouts, "model": ""}) as work:
         assert work.input("snapshot").read_text() == "snapshot"
         assert work.input("rollouts").read_text() == "rollouts"
-        assert work.materials["snapshot"].made_by == snapshot
+        assert work.materials["snapshot"].attested_by == snapshot
         assert set(work.materials) == {"snapshot", "rollouts"}
     with pytest.raises(HardcaseError, match="rollout made no model"):
         material_of("model", rollouts, store, keyring())
@@ -123,7 +124,7 @@ def test_equal_work_has_equal_content_whoever_did_it(tmp_path: Path, monkeypatch
     # The same rollouts of other data are other work: a cache must tell them apart.
     alike = [made(tmp_path, "rollout", "rollouts", snapshot=each) for each in (first, second, other)]
     store = open_store(plan(tmp_path)["store"])
-    contents = [open_attestation(each, store, keyring()).content for each in (first, second, *alike)]
+    contents = [fetch_attestation(store, keyring(), each).content for each in (first, second, *alike)]
     assert first != second
     assert contents[0] == contents[1]
     assert contents[2] == contents[3] != contents[4]
@@ -145,7 +146,7 @@ def test_an_attestation_that_no_trusted_step_signed_is_refused(tmp_path: Path, m
     make_key(tmp_path / "stranger")
     monkeypatch.setenv("HARDCASE_SIGNING_KEY", str(tmp_path / "stranger" / "signing.pem"))
     with pytest.raises(DistrustError, match="no good signature"):
-        open_attestation(given, open_store(plan(tmp_path)["store"]), keyring())
+        fetch_attestation(open_store(plan(tmp_path)["store"]), keyring(), given)
 
 
 def test_without_a_key_no_step_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 
 from hardcase.errors import HardcaseError
-from hardcase.provenance.attestations import Link
+from hardcase.provenance.attestations import Attestation
 from hardcase.provenance.signing import Keyring, make_key, open_keyring
 from hardcase.registry.runs import KILLED, State, StepRecord, write_record
 from hardcase.report.conclusion import Conclusion
@@ -52,9 +52,9 @@ class Run:
     def attest(self, step: str, **products: Any) -> str:
         """Sign what a step made of what the step before it made."""
         made = {name: self.store.put_object(json.dumps(content).encode()) for name, content in products.items()}
-        made_by = {"before": self.last} if self.last else {}
-        link = Link(step, dict.fromkeys(made_by, "0" * 64), made, {}, {}, made_by=made_by)
-        self.last = self.store.put_object(link.signed(self.keys))
+        attested_by = {"before": self.last} if self.last else {}
+        link = Attestation(step, dict.fromkeys(attested_by, "0" * 64), made, {}, {}, attested_by=attested_by)
+        self.last = self.store.put_object(link.sign(self.keys))
         return self.last
 
     def record(self, step: str, state: State, **more: Any) -> None:
