@@ -13,9 +13,11 @@ from airflow.sdk import BaseHook
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from hardcase.kubeflow.address import Address, Gone, KubeflowError, Refused
-from hardcase.kubeflow.client import AsyncClient, Missed
+from hardcase.kubeflow.client import AsyncClient
 from hardcase.kubeflow.launching import terminate
-from hardcase.kubeflow.runs import ENDED, describe_progress, summarise_run
+from hardcase.kubeflow.requests import Look, Missed
+from hardcase.kubeflow.runs import ENDED, Step, describe_progress, summarise_run
+from hardcase.kubeflow.watching import watch
 from hardcase_provider.hooks import explain, read_address
 from hardcase_provider.step_records import look_at_steps
 
@@ -61,34 +63,37 @@ class KubeflowRunTrigger(BaseTrigger):
         return read_address(await BaseHook.aget_connection(self.connection_id))
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look, log what is new, wait, look again."""
-        logged = ""
-        async with AsyncClient(await self._address()) as client:
-            try:
-                async for event in client.watch(self.run_id, self.poll, self.patience):
-                    if isinstance(event, Missed):
-                        self.log.warning("%s", explain(event.error))
-                        if isinstance(event.error, Refused) and event.error.status == 401:
-                            client.address = await self._address()  # with the new password, if there is one
-                    else:
-                        run, address = event.run, client.address
-                        steps = await asyncio.to_thread(look_at_steps, run, self.steps)
-                        about: dict[str, Any] = {"namespace": address.namespace}
-                        if run.get("state") in ENDED:
-                            summary = summarise_run(run, steps, link=address.link(self.run_id), **about)
-                            yield TriggerEvent({"status": "ended", "run": summary})
-                            return
-                        progress = describe_progress(run, steps, now=time.time(), **about)
-                        if progress != logged:
-                            self.log.info("run %s: %s", self.run_id, progress)
-                            logged = progress
-                    if time.time() > self.end_by:
-                        yield TriggerEvent({"status": "late"})
-                        return
-            except Gone as error:
-                yield TriggerEvent({"status": "vanished", "message": str(error)})
-            except KubeflowError as error:
-                yield TriggerEvent({"status": "lost", "message": explain(error)})
+        """Wait, and fire."""
+        try:
+            async with AsyncClient(await self._address()) as client, asyncio.timeout(self.end_by - time.time()):
+                event = {"status": "ended", "run": await self._wait(client)}
+        except TimeoutError:
+            event = {"status": "late"}
+        except Gone as error:
+            event = {"status": "vanished", "message": str(error)}
+        except KubeflowError as error:
+            event = {"status": "lost", "message": explain(error)}
+        yield TriggerEvent(event)
+
+    async def _wait(self, client: AsyncClient) -> dict[str, Any]:
+        """Look, log what is new, wait, look again; return a summary of the run when it has ended."""
+        logged, steps, address = "", list[Step](), client.address
+
+        async def see(event: Look | Missed) -> None:
+            nonlocal logged, steps
+            if isinstance(event, Missed):
+                self.log.warning("%s", explain(event.error))
+                if isinstance(event.error, Refused) and event.error.status == 401:
+                    client.address = await self._address()  # with the new password, if there is one
+                return
+            steps = await asyncio.to_thread(look_at_steps, event.run, self.steps)
+            progress = describe_progress(event.run, steps, address.namespace, time.time())
+            if progress != logged and event.run.get("state") not in ENDED:
+                self.log.info("run %s: %s", self.run_id, progress)
+                logged = progress
+
+        run = await client.run(watch(self.run_id, address, self.poll, self.patience, unattended=True), see)
+        return summarise_run(run, steps, link=address.link(self.run_id), namespace=address.namespace)
 
     async def on_kill(self) -> None:
         """Stop the run: a user cleared or marked the task. A restart of the triggerer does not come here.

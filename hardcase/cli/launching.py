@@ -30,8 +30,9 @@ from hardcase.kubeflow.address import (
     parse_url,
     projected_token,
 )
-from hardcase.kubeflow.client import Client, Look, Rehearsal
+from hardcase.kubeflow.client import Client, Rehearsal
 from hardcase.kubeflow.launching import Order, launch_package
+from hardcase.kubeflow.watching import watch
 from hardcase.store.store import Store
 
 CRON: Final = re.compile(r"([\w*/,?-]+ ){4,5}[\w*/,?-]+", re.ASCII)
@@ -236,12 +237,7 @@ def watch_run(
     left = f"; run {run_id} goes on: hardcase launch --attach {run_id} {again}".rstrip()
     try:
         with Board(account.look) as board:
-            for event in client.watch(run_id, poll):
-                if isinstance(event, Look):
-                    run = event.run
-                    board.show(run)
-                else:
-                    board.report(f"{event.error}; silent for {event.silent:.0f} s, the run goes on")
+            run = client.run(watch(run_id, client.address, poll), board.see)
         return account.conclude(run)
     except KubeflowError as error:
         translated = translate(error)

@@ -16,6 +16,7 @@ from hardcase.errors import HardcaseError
 from hardcase.kubeflow.address import Unreachable
 from hardcase.kubeflow.client import Client
 from hardcase.kubeflow.launching import find_steps
+from hardcase.kubeflow.requests import Look, Missed
 from hardcase.kubeflow.runs import (
     UNKNOWN,
     Step,
@@ -162,8 +163,12 @@ class Board:
         if self._console.is_terminal:
             self._live.stop()
 
-    def show(self, run: Mapping[str, Any]) -> None:
-        """Draw a run as it is now."""
+    def see(self, event: Look | Missed) -> None:
+        """Draw a run as it is now, or print above the table why it could not be seen."""
+        if isinstance(event, Missed):
+            self._console.print(f"{event.error}; silent for {event.silent:.0f} s, the run goes on", markup=False)
+            return
+        run = event.run
         steps = self._look(run)
         if self._console.is_terminal:
             table = Table.grid(padding=(0, 2))
@@ -176,7 +181,3 @@ class Board:
                 self._states[step.name] = step.state
                 spent = f", {step.seconds:.0f} s" if step.state in DONE else ""
                 self._console.print(f"{step.name}: {step.state}{spent}")
-
-    def report(self, problem: str) -> None:
-        """Print a problem above the table."""
-        self._console.print(problem, markup=False)

@@ -8,6 +8,7 @@ library and httpx, because Airflow installs hardcase without its dependencies.
     requests   one request: how it looks, what its answer means, when it is tried again
     launching  find or create versions, runs and schedules
     runs       read a run: its steps, how far it is, how it ended
+    watching   watch a run until it ends
     client     run the rules over httpx
 
 `kfp.Client` 2.17 will not do: its requests have no time-out, it waits for ever on a cancelled run, asks Google for a

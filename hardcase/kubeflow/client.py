@@ -2,81 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import unquote
 
 import httpx
 
-from hardcase.kubeflow.address import Address, Gone, KubeflowError, Refused, Unreachable
-from hardcase.kubeflow.requests import Answer, Flow, Request, Result, ask, drop_empty
-from hardcase.kubeflow.runs import ENDED
-
-MISSES: Final = 3
-
-
-@dataclass(frozen=True)
-class Look:
-    """A run as it was just now."""
-
-    run: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Missed:
-    """A look that got no usable answer.
-
-    Attributes:
-        error: why.
-        silent: seconds since the last usable answer.
-    """
-
-    error: KubeflowError
-    silent: float
-
-
-Event: TypeAlias = Look | Missed
-
-
-class _Watch:
-    """The rule by which a run is watched until it ends.
-
-    Args:
-        run_id: of the run.
-        patience: seconds that Kubeflow may be silent.
-        unattended: no user is there to fix anything. A refusal is waited out too, since a token may be in the middle
-            of its rotation, and the run counts as gone at the third 404, since one may be a proxy's.
-    """
-
-    def __init__(self, run_id: str, patience: float, unattended: bool) -> None:
-        self.run_id, self.patience, self.unattended = run_id, patience, unattended
-        self.heard, self.seen, self.missed = time.monotonic(), False, 0
-
-    def answer(self, outcome: dict[str, Any] | KubeflowError) -> Event:
-        """Return what a look showed.
-
-        Raises:
-            Gone: somebody deleted the run.
-            Refused: Kubeflow has no such run, or does not show it.
-            Unreachable: Kubeflow was silent for too long, or never answered.
-        """
-        if isinstance(outcome, dict):
-            self.heard, self.seen, self.missed = time.monotonic(), True, 0
-            return Look(outcome)
-        silent = time.monotonic() - self.heard
-        if isinstance(outcome, Refused):
-            self.missed += outcome.status == 404
-            if self.missed >= (MISSES if self.unattended else 1):
-                if self.seen or self.unattended:
-                    message = f"run {self.run_id} is gone from Kubeflow: someone deleted it ({outcome})"
-                    raise Gone(message, 404) from outcome
-                raise Refused(f"run {self.run_id}: Kubeflow has no such run", 404) from outcome
-            if not self.unattended:
-                raise outcome
-        if silent > self.patience or not (self.seen or self.unattended):
-            raise outcome if isinstance(outcome, Unreachable) else Unreachable(str(outcome)) from outcome
-        return Missed(outcome, silent)
+from hardcase.kubeflow.address import Address, KubeflowError
+from hardcase.kubeflow.requests import Answer, Flow, Look, Missed, Request, Result, ask, drop_empty
 
 
 class Client:
@@ -90,8 +23,8 @@ class Client:
         self.address = address
         self._http: httpx.Client | None = None
 
-    def run(self, flow: Flow[Result]) -> Result:
-        """Run a rule to its end, and return its result."""
+    def run(self, flow: Flow[Result], see: Callable[[Look | Missed], None] = lambda _: None) -> Result:
+        """Run a rule to its end, and return its result; `see` is called with what it saw of a run."""
         answer: Answer | None = None
         while True:
             try:
@@ -102,6 +35,8 @@ class Client:
             answer = None
             if isinstance(step, Request):
                 answer = self.send(step)
+            elif isinstance(step, Look | Missed):
+                see(step)
             else:
                 time.sleep(step)
 
@@ -119,20 +54,6 @@ class Client:
     def ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         """Return the answer to a request."""
         return self.run(ask(Request(method, path, **more), self.address))
-
-    def watch(self, run_id: str, poll: float = 5, patience: float = 600) -> Iterator[Event]:
-        """Yield what is seen of a run until it ends."""
-        watch = _Watch(run_id, patience, unattended=False)
-        while True:
-            try:
-                outcome: dict[str, Any] | KubeflowError = self.ask("GET", f"runs/{run_id}")
-            except KubeflowError as error:
-                outcome = error
-            event = watch.answer(outcome)
-            yield event
-            if isinstance(event, Look) and event.run.get("state") in ENDED:
-                return
-            time.sleep(poll)
 
 
 class AsyncClient:
@@ -154,8 +75,8 @@ class AsyncClient:
         """Close its connections."""
         await self._http.aclose()
 
-    async def run(self, flow: Flow[Result]) -> Result:
-        """Run a rule to its end, and return its result."""
+    async def run(self, flow: Flow[Result], see: Callable[[Look | Missed], Awaitable[None]] | None = None) -> Result:
+        """Run a rule to its end, and return its result; `see` is called with what it saw of a run."""
         answer: Answer | None = None
         while True:
             try:
@@ -169,24 +90,11 @@ class AsyncClient:
                     answer = await self._http.request(**step.options(self.address))
                 except (httpx.HTTPError, KubeflowError) as error:
                     answer = error
+            elif isinstance(step, Look | Missed):
+                if see:
+                    await see(step)
             else:
                 await asyncio.sleep(step)
-
-    async def watch(self, run_id: str, poll: float, patience: float) -> AsyncIterator[Event]:
-        """Yield what is seen of a run until it ends, unattended."""
-        watch = _Watch(run_id, patience, unattended=True)
-        while True:
-            try:
-                outcome: dict[str, Any] | KubeflowError = await self.run(
-                    ask(Request("GET", f"runs/{run_id}"), self.address)
-                )
-            except KubeflowError as error:
-                outcome = error
-            event = watch.answer(outcome)
-            yield event
-            if isinstance(event, Look) and event.run.get("state") in ENDED:
-                return
-            await asyncio.sleep(poll)
 
 
 class Rehearsal(Client):

@@ -104,10 +104,25 @@ class Request:
         return min(wait, LONGEST_WAIT)
 
 
+@dataclass(frozen=True)
+class Look:
+    """A run as it was just now."""
+
+    run: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Missed:
+    """A look at a run that got no usable answer, and the seconds since the last one."""
+
+    error: KubeflowError
+    silent: float
+
+
 Answer: TypeAlias = httpx.Response | httpx.HTTPError | KubeflowError
 Result = TypeVar("Result")
-# What a rule yields: a request, whose answer it is sent, or seconds to wait.
-Flow: TypeAlias = Generator[Request | float, Any, Result]
+# What a rule yields: a request, whose answer it is sent, seconds to wait, or what it saw of a run.
+Flow: TypeAlias = Generator[Request | float | Look | Missed, Any, Result]
 
 
 def ask(request: Request, address: Address) -> Flow[dict[str, Any]]:

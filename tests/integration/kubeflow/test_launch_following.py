@@ -5,8 +5,10 @@ import pytest
 from hardcase.cli.launching import translate
 from hardcase.cli.watching import Account
 from hardcase.kubeflow.address import Address, Gone, Refused, Unreachable
-from hardcase.kubeflow.client import Client, Look
+from hardcase.kubeflow.client import Client
 from hardcase.kubeflow.launching import terminate
+from hardcase.kubeflow.requests import Look
+from hardcase.kubeflow.watching import watch
 from hardcase.registry.runs import StepRecord, write_record, write_run
 from hardcase.store.store import open_store
 
@@ -18,12 +20,13 @@ class Seen:
         self.states, self.problems = [], []
 
     def follow(self, client, run_id, **more):
-        for event in client.watch(run_id, poll=0.01, **more):
-            if isinstance(event, Look):
-                self.states.append(event.run["state"])
-            else:
-                self.problems.append(event.error)
-        return self.states[-1]
+        return client.run(watch(run_id, client.address, poll=0.01, **more), self.see)["state"]
+
+    def see(self, event):
+        if isinstance(event, Look):
+            self.states.append(event.run["state"])
+        else:
+            self.problems.append(event.error)
 
 
 def connect(kubeflow, namespace="team"):
