@@ -121,7 +121,7 @@ def test_ui_answers(installation: Installation, record_property: Seen) -> None:
 
 
 def test_store_can_be_read(installation: Installation, record_property: Seen) -> None:
-    record_property("seen", f"{len(installation.opened.names('runs'))} runs recorded in {installation.store}")
+    record_property("seen", f"{len(installation.opened.list_names('runs'))} runs recorded in {installation.store}")
 
 
 @pytest.fixture
