@@ -16,7 +16,7 @@ from hardcase.provenance.statement import SNAPSHOT, Provenance, list_members
 from hardcase.registry.ledger import Ledger, Version, entry_name
 from hardcase.runners.containers import Inputs
 from hardcase.runners.home import Home
-from hardcase.runners.local import run_pipeline
+from hardcase.runners.local import environment, run_pipeline
 from hardcase.store.store import Store, object_name, open_store
 
 # Products that need not be the same bytes: pages that carry a time, and what was refused of another source.
@@ -69,7 +69,9 @@ def _run(ledger: Ledger, version: Version, provenance: Provenance, home: Home, s
     profile, source = scratch.root / "recorded.yaml", f"snapshot:{provenance.dependencies['snapshot'].digest}"
     profile.write_text(yaml.safe_dump({**config, "source": source}), encoding="utf-8")
     arguments = {"profile": str(profile), "source": source, "seed": provenance.parameters["seed"], "settings": {}}
-    outcome = run_pipeline("retraining", arguments, scratch, Inputs((str(profile), checkpoint)))
+    apart = {**home.signing_environment(), "MLFLOW_TRACKING_URI": f"sqlite:///{scratch.root / 'mlflow.db'}"}
+    with environment({**apart, "HARDCASE_WEBHOOK": "", "HARDCASE_SMTP_HOST": ""}):  # nobody hears of a replay
+        outcome = run_pipeline("retraining", arguments, scratch, Inputs((str(profile), checkpoint)))
     if error := outcome.record["error"]:
         raise HardcaseError(f"replay: {error['step']} failed: {error['message']}")
     links = follow(copy, scratch.keyring(), [outcome.record["attestation"]])
