@@ -138,25 +138,7 @@ def _run_facets(run: str, step: str | None, error: str) -> dict[str, Any]:
 def _facets(digest: str) -> dict[str, Any]:
     from openlineage.client.generated.dataset_version_dataset import DatasetVersionDatasetFacet
 
-    if not digest:
-        return {}
-    return {"version": DatasetVersionDatasetFacet(datasetVersion=digest), "hardcase_digest": _digest_facet(digest)}
-
-
-def _digest_facet(digest: str) -> Any:
-    import attr
-    from openlineage.client.generated.base import DatasetFacet
-
-    @attr.define
-    class DigestDatasetFacet(DatasetFacet):
-        algorithm: str
-        value: str
-
-        @staticmethod
-        def _get_schema() -> str:
-            return "urn:hardcase:digest-dataset-facet:v1"
-
-    return DigestDatasetFacet(algorithm="sha256", value=digest)
+    return {"version": DatasetVersionDatasetFacet(datasetVersion=digest)} if digest else {}
 
 
 @lru_cache(maxsize=1)  # by run: a process may launch several, each with a file of its own
