@@ -16,7 +16,7 @@ from hardcase.formats import NewerFormatError
 from hardcase.progress import track
 from hardcase.provenance.attestations import Attestation, fetch_attestation, find_gaps
 from hardcase.provenance.code import LOCK
-from hardcase.provenance.signing import KEYS, Keyring, stored_keys
+from hardcase.provenance.signing import KEYS, Keyring, read_stored_keys
 from hardcase.provenance.statement import (
     ENVELOPE,
     FOLDER,
@@ -122,7 +122,7 @@ def examine(store: Store, spec: str, keys: Keyring, compare: Callable[[Ledger], 
     """
     name = split_spec(spec)
     audit = Audit(Finding(spec), Ledger(name))
-    _attempt(audit.tree.add("public keys", KEYS), lambda: stored_keys(store))
+    _attempt(audit.tree.add("public keys", KEYS), lambda: read_stored_keys(store))
     entries = audit.tree.add("ledger", f"models/{name}/ledger")
     ledger = _attempt(entries, lambda: read_ledger(store, name, keys))
     if ledger is None:

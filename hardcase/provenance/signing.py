@@ -131,10 +131,10 @@ def open_keyring(signing: str, trusted: Iterable[Path]) -> Keyring:
         InputError: a key cannot be read.
     """
     signer = _kms_signer(signing) if signing.startswith("awskms:") else _file_signer(Path(signing))
-    return Keyring({**public_keys(trusted), signer.public_key.keyid: signer.public_key}, signer)
+    return Keyring({**read_public_keys(trusted), signer.public_key.keyid: signer.public_key}, signer)
 
 
-def public_keys(paths: Iterable[Path]) -> dict[str, Key]:
+def read_public_keys(paths: Iterable[Path]) -> dict[str, Key]:
     """Read public keys, by id.
 
     Args:
@@ -147,7 +147,7 @@ def public_keys(paths: Iterable[Path]) -> dict[str, Key]:
     keys: dict[str, Key] = {}
     for file in files:
         try:
-            key = public_key(file.read_bytes())
+            key = parse_public_key(file.read_bytes())
         except OSError as error:
             raise InputError(f"key {file}: {error.strerror}; name a public key in PEM") from error
         except ValueError as error:
@@ -156,7 +156,7 @@ def public_keys(paths: Iterable[Path]) -> dict[str, Key]:
     return keys
 
 
-def stored_keys(store: Store) -> dict[str, Key]:
+def read_stored_keys(store: Store) -> dict[str, Key]:
     """Read the public keys in a store, by id.
 
     Raises:
@@ -165,7 +165,7 @@ def stored_keys(store: Store) -> dict[str, Key]:
     keys: dict[str, Key] = {}
     for name in store.list_names(KEYS):
         try:
-            key = public_key(store.get_named(name) or b"")
+            key = parse_public_key(store.get_named(name) or b"")
         except ValueError as error:
             raise DistrustError(f"{name}: not a public key; bring back the original") from error
         if name != f"{KEYS}/{key.keyid}.pub":
@@ -174,7 +174,7 @@ def stored_keys(store: Store) -> dict[str, Key]:
     return keys
 
 
-def public_key(pem: bytes) -> Key:
+def parse_public_key(pem: bytes) -> Key:
     """Return the public key in PEM bytes.
 
     Raises:

@@ -102,7 +102,7 @@ class Provenance:
         return [resource for resource in resources if resource.digest]
 
 
-def named(resources: Iterable[Resource]) -> dict[str, Resource]:
+def index_resources(resources: Iterable[Resource]) -> dict[str, Resource]:
     """Return resources by name."""
     return {resource.name: resource for resource in resources}
 
@@ -125,8 +125,8 @@ def read_provenance(statement: Mapping[str, Any], what: str) -> Provenance:
             subject=statement["subject"][0]["digest"]["sha256"],
             parameters=definition["externalParameters"],
             internal=definition["internalParameters"],
-            dependencies=named(map(_resource, definition["resolvedDependencies"])),
-            byproducts=named(map(_resource, byproducts)),
+            dependencies=index_resources(map(_resource, definition["resolvedDependencies"])),
+            byproducts=index_resources(map(_resource, byproducts)),
             run=details["metadata"]["invocationId"],
             parents=tuple(entry["annotations"]["run"] for entry in parents),
         )

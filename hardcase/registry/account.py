@@ -11,7 +11,7 @@ from hardcase.provenance.code import LOCK, code_digest, keep_code
 from hardcase.provenance.products import check_product
 from hardcase.provenance.sbom import sbom
 from hardcase.provenance.signing import Keyring
-from hardcase.provenance.statement import ENVELOPE, FOLDER, Provenance, Resource, named
+from hardcase.provenance.statement import ENVELOPE, FOLDER, Provenance, Resource, index_resources
 from hardcase.registry.ledger import Version
 from hardcase.store.store import Store
 
@@ -113,8 +113,8 @@ class Account:
             subject=self.model,
             parameters={"config": self.config, "source": self.source, "seed": self.seed},
             internal={"fingerprint": self.plan["fingerprint"], "reference": self.reference},
-            dependencies=named(dependencies),
-            byproducts=named([*byproducts, Resource("gate", gate)]),
+            dependencies=index_resources(dependencies),
+            byproducts=index_resources([*byproducts, Resource("gate", gate)]),
             run=run,
             parents=tuple(sorted({link.run for link in self.links.values()} - {run, ""})),
         )

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from hardcase.errors import InputError
-from hardcase.provenance.signing import SIGNING_FILE, Keyring, make_key, open_keyring, public_keys, stored_keys
+from hardcase.provenance.signing import (
+    SIGNING_FILE,
+    Keyring,
+    make_key,
+    open_keyring,
+    read_public_keys,
+    read_stored_keys,
+)
 from hardcase.store.store import open_store
 
 logger = logging.getLogger(__name__)
@@ -99,15 +106,15 @@ class Home:
     def verifier(self, named: Sequence[Path] = ()) -> Keyring:
         """To verify with: the keys named, or those that this machine trusts, or, where it knows none, the store's."""
         if named:
-            return Keyring(public_keys(named))
+            return Keyring(read_public_keys(named))
         if os.environ.get("HARDCASE_SIGNING_KEY") or (self.keys / SIGNING_FILE).is_file():
             return self.keyring()
         trusted = (os.environ.get("HARDCASE_TRUSTED_KEYS") or "").split(os.pathsep)
-        if found := public_keys(
+        if found := read_public_keys(
             [Path(place) for place in [*trusted, str(self.keys)] if place and Path(place).exists()]
         ):
             return Keyring(found)
-        found = stored_keys(open_store(self.store))
+        found = read_stored_keys(open_store(self.store))
         if found:
             logger.warning(
                 "no key of this machine's own: trusting %s, found in the store; put the right one into %s",

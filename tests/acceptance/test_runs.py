@@ -12,7 +12,7 @@ from hardcase.cli.watching import Account
 from hardcase.compiled import list_steps
 from hardcase.kubeflow.runs import ENDED
 from hardcase.provenance.attestations import Attestation, follow
-from hardcase.provenance.signing import Keyring, public_keys, stored_keys
+from hardcase.provenance.signing import Keyring, read_public_keys, read_stored_keys
 from hardcase.registry.runs import read_records
 from tests.acceptance.installation import FEW, Installation, Launched
 
@@ -38,7 +38,7 @@ def test_each_step_ran(succeeded: Launched, record_property: Seen) -> None:
 def links_of(installation: Installation, run_id: str) -> dict[str, Attestation]:
     """Return the attestations that a run rests on, by step, each verified."""
     store = installation.opened
-    keys = Keyring(public_keys([Path(installation.key)]) if installation.key else stored_keys(store))
+    keys = Keyring(read_public_keys([Path(installation.key)]) if installation.key else read_stored_keys(store))
     found = follow(store, keys, sorted({record.attestation for record in read_records(store, run_id).values()} - {""}))
     return {link.step: link for link in found.values()}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hardcase.audit.examine import examine
-from hardcase.provenance.signing import Keyring, make_key, open_keyring, public_keys
+from hardcase.provenance.signing import Keyring, make_key, open_keyring, read_public_keys
 from hardcase.registry.ledger import Move, append, fetch_model, read_ledger
 from hardcase.registry.retention import list_unreferenced
 from hardcase.registry.runs import list_runs
@@ -37,7 +37,7 @@ def store(folder: Path) -> Store:
 
 @pytest.fixture
 def keys(folder: Path) -> Keyring:
-    return Keyring(public_keys([folder / "signing.pub"]))
+    return Keyring(read_public_keys([folder / "signing.pub"]))
 
 
 def problems(store: Store, keys: Keyring, name: str) -> list[str]:

@@ -21,8 +21,8 @@ from hardcase.provenance.signing import (
     Keyring,
     make_key,
     open_keyring,
-    public_keys,
-    stored_keys,
+    read_public_keys,
+    read_stored_keys,
 )
 from hardcase.store.store import open_store
 from tests.support.s3 import moto_bucket
@@ -44,14 +44,14 @@ def test_key_is_made_once_for_its_owners_eyes_also_by_many_at_once(tmp_path: Pat
     first = path.read_bytes()
     make_key(tmp_path / "keys")
     assert path.read_bytes() == first
-    assert set(public_keys([tmp_path / "keys"])) == set(keyring(tmp_path / "keys").trusted)
+    assert set(read_public_keys([tmp_path / "keys"])) == set(keyring(tmp_path / "keys").trusted)
 
 
 def test_envelope_opens_for_whoever_trusts_the_signer(tmp_path: Path) -> None:
     ours, theirs = keyring(tmp_path / "a"), keyring(tmp_path / "b")
     envelope = ours.sign(SAID)
     assert ours.open_envelope(envelope, "it") == SAID
-    assert Keyring(public_keys([tmp_path / "a" / "signing.pub"])).open_envelope(envelope, "it") == SAID
+    assert Keyring(read_public_keys([tmp_path / "a" / "signing.pub"])).open_envelope(envelope, "it") == SAID
     assert keyring(tmp_path / "b", [tmp_path / "a"]).open_envelope(envelope, "it") == SAID
     with pytest.raises(DistrustError, match=r"it: no good signature: signed by .*, trusted are"):
         theirs.open_envelope(envelope, "it")
@@ -83,7 +83,7 @@ def test_file_that_is_no_key_is_refused_by_name(tmp_path: Path, content: bytes) 
     with pytest.raises(InputError, match=r"signing key .*x\.pem: not an unencrypted private key"):
         open_keyring(str(tmp_path / "x.pem"), [])
     with pytest.raises(InputError, match=r"key .*x\.pub: not a public key"):
-        public_keys([tmp_path])
+        read_public_keys([tmp_path])
     with pytest.raises(InputError, match=r"signing key .*none\.pem: No such file"):
         open_keyring(str(tmp_path / "none.pem"), [])
 
@@ -95,7 +95,7 @@ def test_key_of_another_kind_works_from_a_file(tmp_path: Path) -> None:
     keys = open_keyring(str(tmp_path / "ec.pem"), [])
     store = open_store(str(tmp_path / "store"))
     keys.publish(store)
-    assert Keyring(stored_keys(store)).open_envelope(keys.sign(SAID), "it") == SAID
+    assert Keyring(read_stored_keys(store)).open_envelope(keys.sign(SAID), "it") == SAID
 
 
 def test_published_key_is_found_and_one_in_anothers_place_is_not_taken(tmp_path: Path) -> None:
@@ -103,11 +103,11 @@ def test_published_key_is_found_and_one_in_anothers_place_is_not_taken(tmp_path:
     ours, theirs = keyring(tmp_path / "a"), keyring(tmp_path / "b")
     for keys in (ours, theirs):
         keys.publish(store)
-    assert Keyring(stored_keys(store)).open_envelope(ours.sign(SAID), "it") == SAID
+    assert Keyring(read_stored_keys(store)).open_envelope(ours.sign(SAID), "it") == SAID
     first, second = sorted((tmp_path / "store" / "keys").iterdir())
     first.write_bytes(second.read_bytes())
     with pytest.raises(DistrustError, match=f"keys/{first.name}: holds the key"):
-        stored_keys(store)
+        read_stored_keys(store)
 
 
 def test_key_of_kms_signs_and_whoever_has_its_public_key_can_check(
@@ -126,5 +126,5 @@ def test_key_of_kms_signs_and_whoever_has_its_public_key_can_check(
         keys.publish(store)
         with pytest.raises(InputError, match=r"signing key awskms:alias/other: .*NotFound"):
             open_keyring("awskms:alias/other", [])
-    assert Keyring(stored_keys(store)).open_envelope(envelope, "it") == SAID
+    assert Keyring(read_stored_keys(store)).open_envelope(envelope, "it") == SAID
     assert keys.open_envelope(envelope, "it") == SAID

@@ -8,20 +8,28 @@ from in_toto_attestation.v1.statement import Statement
 from hardcase.errors import HardcaseError
 from hardcase.formats import NewerFormatError
 from hardcase.provenance.signing import DistrustError
-from hardcase.provenance.statement import FOLDER, SNAPSHOT, Provenance, Resource, list_members, named, read_provenance
+from hardcase.provenance.statement import (
+    FOLDER,
+    SNAPSHOT,
+    Provenance,
+    Resource,
+    index_resources,
+    list_members,
+    read_provenance,
+)
 
 MADE = Provenance(
     subject="a" * 64,
     parameters={"config": {"sft": {"steps": 3}}, "source": "procedural://", "seed": 0},
     internal={"fingerprint": "f", "reference": ""},
-    dependencies=named(
+    dependencies=index_resources(
         [
             Resource("snapshot", "b" * 64, SNAPSHOT),
             Resource("git commit", "", notes={"commit": "0123", "clean": "yes"}),
             Resource("champion", "c" * 64, FOLDER, {"version": "m:1"}),
         ]
     ),
-    byproducts=named([Resource("mined", "d" * 64)]),
+    byproducts=index_resources([Resource("mined", "d" * 64)]),
     run="r2",
     parents=("r1",),
 )
