@@ -16,6 +16,7 @@ from hardcase.kubeflow.launching import (
     check_parameters,
     find_newest_version,
     launch,
+    list_inputs,
     terminate,
     upload,
 )
@@ -152,7 +153,7 @@ class KubeflowHook(BaseHook):
         Returns:
             the run, and whether this call started it.
         """
-        check_parameters(version, parameters)
+        check_parameters(str(version.get("display_name")), list_inputs(version), parameters)
         self.client.run(check_namespace(self.address))
         order = Order(key=key, parameters=parameters, experiment=self.experiment, service_account=account)
         launched = self.client.run(launch(order, version, self.address))

@@ -39,13 +39,13 @@ def test_step_that_writes_to_mlflow_and_who_reads_it_agree_on_names() -> None:
 
 
 def test_order_to_kubeflow_is_what_the_compiled_pipeline_takes(connected: Any, mlflow: Any, monkeypatch: Any) -> None:
-    from hardcase.kubeflow.launching import check_parameters
+    from hardcase.kubeflow.launching import check_parameters, list_inputs
 
     version = connected.add_pipeline("hardcase-evaluation")
     task, pushed = planned(monkeypatch, settings={"eval.bootstrap": 100})
     assert task == "kubeflow_run"
     assert pushed["parameters"] == {"model": CHAMPION, "source": BATCH, "settings": {"eval.bootstrap": 100}}
-    check_parameters(version, pushed["parameters"])
+    check_parameters("hardcase-evaluation", list_inputs(version), pushed["parameters"])
     assert re.fullmatch("evaluation-[0-9a-f]{16}", pushed["key"])
 
 

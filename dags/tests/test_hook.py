@@ -13,7 +13,7 @@ from hardcase_provider.hooks import CONNECTION_ATTEMPTS, KubeflowHook
 
 from dags.tests.conftest import RECORDINGS, recorded
 from hardcase.kubeflow.address import Address, KubeflowError, Refused, Unreachable, find_address
-from hardcase.kubeflow.launching import check_parameters, filter_by_name
+from hardcase.kubeflow.launching import check_parameters, filter_by_name, list_inputs
 from hardcase.kubeflow.requests import ATTEMPTS, Request
 from hardcase.kubeflow.runs import list_steps
 
@@ -226,12 +226,12 @@ def test_experiment_is_made_once_and_its_runs_are_in_it(kubeflow: Any) -> None:
 
 
 def test_parameter_the_pipeline_does_not_take_is_said_before_the_launch(kubeflow: Any, hook: KubeflowHook) -> None:
-    with pytest.raises(KubeflowError, match="it takes no sead; it takes profile, seed, settings, source"):
+    with pytest.raises(KubeflowError, match=r"it takes no sead\. It takes profile \(one of .*; seed \(a whole number"):
         hook.launch("key", kubeflow.add_pipeline(), {"sead": 1})
     assert not kubeflow.runs
     needs = {"pipeline_spec": {"root": {"inputDefinitions": {"parameters": {"store": {"parameterType": "STRING"}}}}}}
     with pytest.raises(KubeflowError, match="it needs store"):
-        check_parameters({"pipeline_spec": needs}, {})
+        check_parameters("pipeline", list_inputs({"pipeline_spec": needs}), {})
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_parameter_the_pipeline_does_not_take_is_said_before_the_launch(kubeflow
         ("retraining", {"seed": 7.5}, "seed is 7.5, not a whole number"),
         ("retraining", {"source": None}, "source is null, not text"),
         ("retraining", {"settings": "sft.steps=1"}, 'settings is "sft.steps=1", not an object'),
-        ("evaluation", {"seed": 1}, "it takes no seed; it takes model, settings, source"),
+        ("evaluation", {"seed": 1}, "it takes no seed. It takes model (text"),
         ("evaluation", {"model": 3}, "model is 3, not text"),
     ],
 )

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import yaml
 
+from hardcase.compiled import FOLDER
 from hardcase.errors import InputError
-from hardcase.kubeflow.launching import KINDS, describe_kind, find_required, name_version
+from hardcase.kubeflow.launching import check_parameters, name_version
 
-HERE: Final = Path(__file__).parents[1] / "compiled"
 PINNED: Final = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 REFERENCE: Final = re.compile(r"[A-Za-z0-9][\w.:/-]*(@sha256:[0-9a-f]{64})?")
 IMAGE_VARIABLE: Final = "HARDCASE_IMAGE"
@@ -57,9 +57,9 @@ def load_package(pipeline: str) -> Package:
     Raises:
         InputError: there is none.
     """
-    path = Path(pipeline) if pipeline.endswith((".yaml", ".yml")) else HERE / f"{pipeline}.yaml"
+    path = Path(pipeline) if pipeline.endswith((".yaml", ".yml")) else FOLDER / f"{pipeline}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(each.stem for each in HERE.glob("*.yaml")))
+        known = ", ".join(sorted(each.stem for each in FOLDER.glob("*.yaml")))
         raise InputError(f"--pipeline {pipeline}: no such pipeline; there are {known}, or name a compiled YAML file")
     return _package(path.read_bytes(), str(path))
 
@@ -146,65 +146,34 @@ def parse_parameters(package: Package, given: Sequence[str]) -> dict[str, Any]:
         given: of the form `name=value`.
 
     Raises:
-        InputError: a parameter that there is not, one that is missing, or a value that it does not take.
+        InputError: one is not of that form, or given twice.
+        Refused: a parameter that there is not, one that is missing, or a value that it does not take.
     """
     values = dict[str, Any]()
     for setting in given:
         name, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"-p {setting}: not of the form name=value")
-        if name not in package.inputs:
-            raise InputError(f"pipeline {package.name} takes no parameter {name!r}; {_offered(package)}")
         if name in values:
             raise InputError(f"parameter {name!r}: given twice; say it once")
-        values[name] = _value(name, text, package.inputs[name])
-    if missing := sorted(find_required(package.inputs) - set(values)):
-        raise InputError(f"pipeline {package.name} needs {', '.join(missing)}: say -p name=value; {_offered(package)}")
+        try:
+            values[name] = READERS.get(package.inputs.get(name, {}).get("parameterType"), str)(text)
+        except (KeyError, ValueError):
+            values[name] = text  # of another type than the pipeline takes
+    check_parameters(package.name, package.inputs, values)
     return values
 
 
-def _offered(package: Package) -> str:
-    offered = [f"{name} ({describe_kind(about)}{_default(about)})" for name, about in sorted(package.inputs.items())]
-    return f"it takes {'; '.join(offered) or 'none'}"
-
-
-def _default(about: Mapping[str, Any]) -> str:
-    if "defaultValue" not in about:
-        return ""
-    value = about["defaultValue"]  # protobuf has no whole numbers
-    return f", by default {json.dumps(int(value) if about['parameterType'] == 'NUMBER_INTEGER' else value)}"
-
-
-def _value(name: str, text: str, about: Mapping[str, Any]) -> Any:
-    kind, literals = about["parameterType"], about.get("literals") or []
-    try:
-        value = READERS[kind](text) if kind in READERS else text
-    except (KeyError, ValueError) as error:
-        raise InputError(f"parameter {name!r}: {text!r} is not {KINDS[kind][1]}") from error
-    if literals and value not in literals:
-        raise InputError(f"parameter {name!r}: {text!r} is not {describe_kind(about)}")
-    return value
-
-
-def _number(text: str) -> float:
+def _read_number(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError
     return value
 
 
-def _json(kind: type) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        if not isinstance(value := json.loads(text), kind):
-            raise ValueError
-        return value
-
-    return read
-
-
-READERS: Final[Mapping[str, Callable[[str], Any]]] = {
+READERS: Final[Mapping[Any, Callable[[str], Any]]] = {
     "NUMBER_INTEGER": int,
-    "NUMBER_DOUBLE": _number,
+    "NUMBER_DOUBLE": _read_number,
     "BOOLEAN": lambda text: {"true": True, "false": False}[text.lower()],
-    "LIST": _json(list),
-    "STRUCT": _json(dict),
+    "LIST": json.loads,
+    "STRUCT": json.loads,
 }

@@ -323,35 +323,37 @@ def filter_by_name(name: str) -> str:
     return quote(json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}))
 
 
-def check_parameters(version: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
-    """Compare parameters with those of the pipeline version, if it names them.
+def list_inputs(version: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Return the parameters of a pipeline version by name, as its spec defines them."""
+    root = inner_spec(version.get("pipeline_spec") or {}).get("root") or {}
+    inputs: Mapping[str, Mapping[str, Any]] = (root.get("inputDefinitions") or {}).get("parameters") or {}
+    return inputs
+
+
+def check_parameters(pipeline: str, inputs: Mapping[str, Mapping[str, Any]], parameters: Mapping[str, Any]) -> None:
+    """Compare parameters with those that a pipeline takes.
+
+    Args:
+        pipeline: its name.
+        inputs: what it takes, as `list_inputs` returns it.
+        parameters: what it is given.
 
     Raises:
         Refused: a parameter that it does not know, one it needs and is not given, or a value it does not take.
     """
-    root = inner_spec(version.get("pipeline_spec") or {}).get("root")
-    if not isinstance(root, Mapping):
-        return
-    known = (root.get("inputDefinitions") or {}).get("parameters") or {}
-    unknown = sorted(set(parameters) - set(known))
-    missing = sorted(find_required(known) - set(parameters))
+    required = {name for name, about in inputs.items() if not ("defaultValue" in about or about.get("isOptional"))}
+    unknown, missing = sorted(set(parameters) - set(inputs)), sorted(required - set(parameters))
     problems = [f"it takes no {', '.join(unknown)}"] if unknown else []
     problems += [f"it needs {', '.join(missing)}"] if missing else []
     problems += [
-        f"{name} is {json.dumps(value)}, not {wanted}"
+        f"{name} is {json.dumps(value)}, not {describe_kind(inputs[name])}"
         for name, value in sorted(parameters.items())
-        if name in known and (wanted := _wanted(value, known[name]))
+        if name in inputs and not _fits(value, inputs[name])
     ]
     if problems:
-        takes = ", ".join(sorted(known)) or "no parameters"
-        raise Refused(
-            f"pipeline version {version.get('display_name')}: {' and '.join(problems)}; it takes {takes}", 400
-        )
-
-
-def find_required(inputs: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """Return the parameters without which a pipeline does not start."""
-    return {name for name, about in inputs.items() if not ("defaultValue" in about or about.get("isOptional"))}
+        offered = [f"{name} ({describe_kind(about)}{_default(about)})" for name, about in sorted(inputs.items())]
+        takes = "; ".join(offered) or "no parameters"
+        raise Refused(f"pipeline {pipeline}: {' and '.join(problems)}. It takes {takes}", 400)
 
 
 def describe_kind(about: Mapping[str, Any]) -> str:
@@ -362,9 +364,18 @@ def describe_kind(about: Mapping[str, Any]) -> str:
     return KINDS[kind][1] if kind in KINDS else kind
 
 
-def _wanted(value: Any, about: Mapping[str, Any]) -> str:
-    """Return what a parameter should be, if the value is not that; else nothing."""
+def _default(about: Mapping[str, Any]) -> str:
+    if "defaultValue" not in about:
+        return ""
+    value = about["defaultValue"]  # protobuf has no whole numbers
+    return f", by default {json.dumps(int(value) if about['parameterType'] == 'NUMBER_INTEGER' else value)}"
+
+
+def _fits(value: Any, about: Mapping[str, Any]) -> bool:
     kinds, _ = KINDS.get(about.get("parameterType", ""), ((object,), ""))
-    fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
     literals = about.get("literals")
-    return "" if fits and (not literals or value in literals) else describe_kind(about)
+    return (
+        isinstance(value, kinds)
+        and (bool in kinds or not isinstance(value, bool))
+        and (not literals or value in literals)
+    )

@@ -253,9 +253,9 @@ def test_dry_run_needs_neither_host_nor_token(launch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--profile", "big"], "parameter 'profile': 'big' is not one of tiny, smoke"),
-        (["--seed", "many"], "parameter 'seed': 'many' is not a whole number"),
-        (["-p", "nosuch=1"], "takes no parameter 'nosuch'; it takes extra"),
+        (["--profile", "big"], 'profile is "big", not one of tiny, smoke'),
+        (["--seed", "many"], 'seed is "many", not a whole number'),
+        (["-p", "nosuch=1"], "it takes no nosuch. It takes extra"),
         (["--image", "nosuch=x@sha256:" + "a" * 64], "has no image 'nosuch'"),
         (["--schedule", "often"], "--schedule 'often': not cron"),
         (["--seed", "1", "-p", "seed=2"], "'seed': given twice"),

@@ -11,6 +11,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from hardcase.cli.package import Package, load_package, parse_parameters, replace_images
 from hardcase.errors import InputError
+from hardcase.kubeflow.address import Refused
 
 LIGHT, TRAIN = "hardcase/python-light:0.1.0", "hardcase/python-train:0.1.0"
 PINNED = "registry.example:5000/light@sha256:" + "a" * 64
@@ -39,20 +40,20 @@ def test_value_has_the_type_that_the_pipeline_defines(little, setting, value):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["profil=smoke"], "no parameter 'profil'; it takes extra (true or false, by default false); profile (one of"),
-        (["profile=big"], "'profile': 'big' is not one of tiny, smoke"),
-        (["seed=1.5"], "'seed': '1.5' is not a whole number"),
-        (["share=nan"], "'share': 'nan' is not a number"),
-        (["share=much"], "'share': 'much' is not a number"),
-        (["extra=1"], "'extra': '1' is not true or false"),
-        (["shards={}"], "'shards': '{}' is not a list in JSON"),
-        (["settings=[1]"], "'settings': '[1]' is not an object in JSON"),
+        (["profil=smoke"], "it takes no profil. It takes extra (true or false, by default false); profile (one of"),
+        (["profile=big"], 'profile is "big", not one of tiny, smoke'),
+        (["seed=1.5"], 'seed is "1.5", not a whole number'),
+        (["share=nan"], 'share is "nan", not a number'),
+        (["share=much"], 'share is "much", not a number'),
+        (["extra=1"], 'extra is "1", not true or false'),
+        (["shards={}"], "shards is {}, not a list in JSON"),
+        (["settings=[1]"], "settings is [1], not an object in JSON"),
         (["seed"], "-p seed: not of the form name=value"),
         (["seed=1", "seed=2"], "'seed': given twice"),
     ],
 )
 def test_wrong_value_is_refused_with_what_there_is(little, settings, said):
-    with pytest.raises(InputError) as refused:
+    with pytest.raises((InputError, Refused)) as refused:
         parse_parameters(load_package(str(little)), settings)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -60,7 +61,7 @@ def test_wrong_value_is_refused_with_what_there_is(little, settings, said):
 
 def test_missing_parameter_is_named():
     package = Package("p", b"", {"store": {"parameterType": "STRING"}, "seed": {"parameterType": "NUMBER_INTEGER"}}, {})
-    with pytest.raises(InputError, match=r"p needs store: say -p name=value; it takes seed .a whole number.; store"):
+    with pytest.raises(Refused, match=r"pipeline p: it needs store\. It takes seed .a whole number.; store"):
         parse_parameters(package, ["seed=1"])
 
 
