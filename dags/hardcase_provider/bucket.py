@@ -13,46 +13,46 @@ logger = logging.getLogger(__name__)
 
 
 def digest(uri: str) -> str | None:
-    """Of all that lies under `uri`: key, size and ETag, as `hardcase source-digest` says it; None if it cannot be seen.
+    """Return the digest of all objects under `uri`, as `hardcase source-digest` does; None if they cannot be listed.
 
     Raises:
         AirflowFailException: no objects there.
     """
     if uri.lower().endswith((".jsonl", ".parquet")):  # a manifest: its folder counts
         uri = uri.rpartition("/")[0]
-    place, prefix = _split(uri)
-    entries = _listed("iter_file_metadata", prefix, place)
+    bucket_name, prefix = _split(uri)
+    entries = _listed("iter_file_metadata", prefix, bucket_name)
     if entries is None:
         return None
-    found = {each["Key"].removeprefix(prefix).rstrip("/"): [each["Size"], each["ETag"]] for each in entries}
-    if not found:
+    objects = {each["Key"].removeprefix(prefix).rstrip("/"): [each["Size"], each["ETag"]] for each in entries}
+    if not objects:
         raise AirflowFailException(f"source {uri}: no objects there; check the address")
-    canonical = json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    canonical = json.dumps(objects, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def newest_below(uri: str) -> str:
-    """The last by name of the folders below that have a manifest; `uri` itself if none are seen."""
-    place, prefix = _split(uri)
-    for folder in sorted(_listed("list_prefixes", place, prefix, "/") or [], reverse=True):
-        keys = _listed("list_keys", place, f"{folder}manifest.") or []
+    """Return the last by name of the folders below that have a manifest; `uri` itself if none are seen."""
+    bucket_name, prefix = _split(uri)
+    for folder in sorted(_listed("list_prefixes", bucket_name, prefix, "/") or [], reverse=True):
+        keys = _listed("list_keys", bucket_name, f"{folder}manifest.") or []
         if any(key == folder + name for key in keys for name in MANIFESTS):
-            return f"s3://{place}/{folder.rstrip('/')}"
+            return f"s3://{bucket_name}/{folder.rstrip('/')}"
     return uri
 
 
 def read_below(uri: str) -> dict[str, str]:
     """Return the texts directly below `uri`, by name; none where the Amazon provider is not installed."""
-    place, prefix = _split(uri)
+    bucket_name, prefix = _split(uri)
     if (hook := _hook()) is None:
         return {}
-    keys = hook.list_keys(place, prefix) or []
-    return {key.removeprefix(prefix): hook.read_key(key, place) for key in keys}
+    keys = hook.list_keys(bucket_name, prefix) or []
+    return {key.removeprefix(prefix): hook.read_key(key, bucket_name) for key in keys}
 
 
 def _split(uri: str) -> tuple[str, str]:
-    place, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
-    return place, f"{prefix}/" if prefix else ""
+    bucket_name, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
+    return bucket_name, f"{prefix}/" if prefix else ""
 
 
 def _hook() -> Any:
