@@ -78,7 +78,7 @@ lint-docs: $(READY) ## Check the documents: Markdown, spelling and words, prose,
 	$(BIN)/codespell $(PAGES) $(WORDED)
 	$(BIN)/proselint check --config docs/proselint.json --output-format compact $(PAGES)
 	$(BIN)/python docs/generate.py --check
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs: $(READY) ## Build the documentation as a site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -21,7 +21,7 @@ def watch(
         address: of the API.
         poll: seconds between looks.
         patience: seconds that Kubeflow may be silent.
-        unattended: nobody is there to mend anything. A refusal is waited out too, since a token may be in the middle
+        unattended: no user is there to fix anything. A refusal is waited out too, since a token may be in the middle
             of its rotation, and the run counts as gone at the third 404, since one may be a proxy's.
 
     Raises:

@@ -1,9 +1,12 @@
 """The reference says what the code does: generated pages are current, no variable and no exit code is missing."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from hardcase import errors
 
@@ -44,3 +47,24 @@ def test_generated_pages_are_current() -> None:
         [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[a](how-to/nothing.md)", "how-to/nothing.md"),
+        ("[a](how-to/audit.md#nothing)", "#nothing"),
+        ("[a](../nothing.md)", "../nothing.md"),
+        ('<img src="https://example.com/a.png">', "without a network"),
+    ],
+)
+def test_site_is_not_built_with_a_dead_link_or_a_foreign_image(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "docs" / "how-to").mkdir(parents=True)
+    (tmp_path / "docs" / "index.md").write_text(f"# Site\n\n{line}\n", encoding="utf-8")
+    (tmp_path / "docs" / "how-to" / "audit.md").write_text("# Audit\n", encoding="utf-8")
+    shutil.copy(ROOT / "docs" / "hooks.py", tmp_path / "docs")
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[0]
+    (tmp_path / "mkdocs.yml").write_text(settings, encoding="utf-8")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    done = subprocess.run(build, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 1 and message in done.stderr, done.stderr
