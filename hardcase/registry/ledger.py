@@ -64,6 +64,7 @@ class Version(_Record):
         gate: sha256 of the gate's record.
         statement: sha256 of the signed provenance.
         dossier: digest of the folder of the release dossier.
+        run: id of the run that registered it; empty in entries of 0.1.0.
     """
 
     number: int
@@ -78,6 +79,7 @@ class Version(_Record):
     gate: str
     statement: str
     dossier: str
+    run: str = ""
 
 
 class Move(_Record):

@@ -199,6 +199,7 @@ def _version(
         gate=provenance.byproducts["gate"].digest,
         statement=store.put_object(statement),
         dossier=store.put_object(canonical_json(listing)),
+        run=provenance.run,
     )
 
 

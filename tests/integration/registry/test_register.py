@@ -59,6 +59,7 @@ def test_first_model_becomes_champion(house: House) -> None:
         "gate": version.gate,
         "statement": version.statement,
         "dossier": version.dossier,
+        "run": "run1",
     }
     assert house.mirror._look(NAME).versions[1][0] == f"hardcase://{house.ledger.digests[0]}/{NAME}"
     (move,) = house.ledger.moves
@@ -299,7 +300,7 @@ def _altered(step: str, **changes: Any) -> Any:
     ("spoil", "said"),
     [
         (_without("mine"), "grpo read mined [0-9a-f]{12}, which no step of the chain wrote"),
-        (_without("sft"), "no record of the step sft"),
+        (_without("sft"), "rollout read sft_model [0-9a-f]{12}, which no step of the chain wrote"),
         (_altered("grpo", materials={"sft_model": "0" * 64}), "grpo read sft_model 000000000000, which no step"),
         (_altered("evaluate", parameters={"code": "1" * 64}), "do not share one code"),
         (_altered("mine", parameters={"seed": 7}), "do not share one seed: 0, 7"),
