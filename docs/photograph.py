@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parent / "pictures"
 
 def main() -> None:
     """Take both screenshots."""
+    from PIL import Image
     from playwright.sync_api import sync_playwright
 
     report = subprocess.check_output(["hardcase", "report", "latest"], text=True).strip()
@@ -24,9 +25,11 @@ def main() -> None:
         subprocess.run(["hardcase", "audit", "image-screener", "--html", str(audit)], check=True, capture_output=True)
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        for name, path, full in (("report", Path(report), True), ("audit", audit, False)):
+        for name, path, height in (("report", Path(report), 2600), ("audit", audit, 1000)):
             page.goto(path.as_uri())
-            page.screenshot(path=FOLDER / f"{name}.png", full_page=full)
+            file = FOLDER / f"{name}.png"
+            page.screenshot(path=file, full_page=True, clip={"x": 0, "y": 0, "width": 1280, "height": height})
+            Image.open(file).quantize(256).save(file, optimize=True)
         browser.close()
 
 
