@@ -4,7 +4,7 @@ Every field has a description; docs/reference/configuration.md is generated from
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,6 +15,8 @@ RewardKind = Literal["exact", "subset", "penalised", "jaccard"]
 EngineKind = Literal["transformers", "vllm"]
 GpuMemory = Literal["24gb", "80gb"]
 Chosen = TypeVar("Chosen", bound="Config")
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class Config(BaseModel):
@@ -26,65 +28,53 @@ class Config(BaseModel):
 class IngestConfig(Config):
     """Turn a source into a snapshot. The rules of a source are in docs/reference/formats.md."""
 
-    max_bad_share: float = Field(
-        default=0.05, ge=0, le=1, description="Largest share of rows that may be quarantined; above it the run ends."
+    max_bad_share: Share = Field(
+        0.05, description="Largest share of rows that may be quarantined; above it the run ends."
     )
-    eval_share: float = Field(
-        default=0.25, ge=0, le=1, description="Share of groups drawn for evaluation where no row names its split."
-    )
+    eval_share: Share = Field(0.25, description="Share of groups drawn for evaluation where no row names its split.")
     group_distance: int = Field(
-        default=4,
-        ge=0,
-        le=64,
-        description="Hamming distance of 64-bit perceptual hashes up to which originals form one group.",
+        4, ge=0, le=64, description="Hamming distance of 64-bit perceptual hashes up to which originals form one group."
     )
     shard_bytes: int = Field(
-        default=64 * 2**20,
-        gt=0,
-        le=2**30,
-        description="Size in bytes at which a Parquet shard of the snapshot is closed.",
+        64 * 2**20, gt=0, le=2**30, description="Size in bytes at which a Parquet shard of the snapshot is closed."
     )
 
 
 class ValidateConfig(Config):
     """Bounds of the expectation suite over the snapshot's table. A snapshot outside them ends the run."""
 
-    min_train_rows: int = Field(default=100, ge=1, description="Least number of training rows.")
-    min_eval_rows: int = Field(default=50, ge=1, description="Least number of evaluation rows.")
-    min_aspect_share: float = Field(default=0.05, ge=0, le=1, description="Least share of rows of each aspect.")
-    max_aspect_share: float = Field(default=0.6, ge=0, le=1, description="Largest share of rows of each aspect.")
-    min_none_share: float = Field(default=0.0, ge=0, le=1, description="Least share of rows without a flaw.")
-    max_none_share: float = Field(default=0.6, ge=0, le=1, description="Largest share of rows without a flaw.")
-    min_letter_share: float = Field(default=0.1, ge=0, le=1, description="Least share of rows that flag each letter.")
-    max_letter_share: float = Field(default=0.9, ge=0, le=1, description="Largest share of rows that flag each letter.")
-    max_blank_share: float = Field(
-        default=0.01, ge=0, le=1, description="Largest share of images with next to no contrast."
-    )
+    min_train_rows: Count = Field(100, description="Least number of training rows.")
+    min_eval_rows: Count = Field(50, description="Least number of evaluation rows.")
+    min_aspect_share: Share = Field(0.05, description="Least share of rows of each aspect.")
+    max_aspect_share: Share = Field(0.6, description="Largest share of rows of each aspect.")
+    min_none_share: Share = Field(0.0, description="Least share of rows without a flaw.")
+    max_none_share: Share = Field(0.6, description="Largest share of rows without a flaw.")
+    min_letter_share: Share = Field(0.1, description="Least share of rows that flag each letter.")
+    max_letter_share: Share = Field(0.9, description="Largest share of rows that flag each letter.")
+    max_blank_share: Share = Field(0.01, description="Largest share of images with next to no contrast.")
 
 
 class TinyModelConfig(Config):
     """A small InternVL of the stock classes, built from nothing. The sizes are those of docs/decisions/0004."""
 
-    image_size: int = Field(default=48, description="Side of an image, in pixels.")
-    patch_size: int = Field(default=8, description="Side of a patch, in pixels; it divides `image_size`.")
-    vision_hidden: int = Field(default=64, description="Width of the vision encoder.")
-    vision_layers: int = Field(default=2, description="Layers of the vision encoder.")
-    text_hidden: int = Field(default=64, description="Width of the language model.")
-    text_layers: int = Field(default=3, description="Layers of the language model.")
-    heads: int = Field(default=4, description="Attention heads of both.")
+    image_size: int = Field(48, description="Side of an image, in pixels.")
+    patch_size: int = Field(8, description="Side of a patch, in pixels; it divides `image_size`.")
+    vision_hidden: int = Field(64, description="Width of the vision encoder.")
+    vision_layers: int = Field(2, description="Layers of the vision encoder.")
+    text_hidden: int = Field(64, description="Width of the language model.")
+    text_layers: int = Field(3, description="Layers of the language model.")
+    heads: int = Field(4, description="Attention heads of both.")
 
 
 class ModelConfig(Config):
     """Where SFT starts: a checkpoint, or a tiny model built from nothing. Exactly one of the two is named."""
 
-    checkpoint: str | None = Field(default=None, description="Folder or Hugging Face id of an InternVL checkpoint.")
-    revision: str | None = Field(default=None, description="Commit of the Hugging Face repository.")
+    checkpoint: str | None = Field(None, description="Folder or Hugging Face id of an InternVL checkpoint.")
+    revision: str | None = Field(None, description="Commit of the Hugging Face repository.")
     max_tiles: int | None = Field(
-        default=None,
-        ge=1,
-        description="Most tiles an image is cut into. Unset, the checkpoint's own image processor decides.",
+        None, ge=1, description="Most tiles an image is cut into. Unset, the checkpoint's own image processor decides."
     )
-    tiny: TinyModelConfig | None = Field(default=None, description="Sizes of a model built from nothing.")
+    tiny: TinyModelConfig | None = Field(None, description="Sizes of a model built from nothing.")
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelConfig":
@@ -96,25 +86,21 @@ class ModelConfig(Config):
 class EvaluateConfig(Config):
     """Answer the untouched split greedily and score the answers."""
 
-    engine: EngineKind = Field(default="transformers", description="Engine that generates the answers.")
-    batch_size: int = Field(default=64, ge=1, description="Samples answered at a time.")
-    max_new_tokens: int = Field(
-        default=64, ge=1, description="Most tokens of an answer; a longer one is cut and scores 0."
-    )
-    threads: int = Field(default=2, ge=1, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
-    resamples: int = Field(default=2000, ge=100, description="Bootstrap resamples over groups, for the intervals.")
+    engine: EngineKind = Field("transformers", description="Engine that generates the answers.")
+    batch_size: Count = Field(64, description="Samples answered at a time.")
+    max_new_tokens: Count = Field(64, description="Most tokens of an answer; a longer one is cut and scores 0.")
+    threads: Count = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
+    resamples: int = Field(2000, ge=100, description="Bootstrap resamples over groups, for the intervals.")
 
 
 class DriftConfig(Config):
     """Compare per-sample scores and answers with the reference. Calibrated in docs/decisions/0002."""
 
-    alpha: float = Field(default=0.01, gt=0, lt=1, description="Probability of a false alarm, over all tests together.")
-    min_drop: float = Field(
-        default=0.03, ge=0, le=1, description="Least fall of a score, or rise of invalid answers, that counts as drift."
+    alpha: float = Field(0.01, gt=0, lt=1, description="Probability of a false alarm, over all tests together.")
+    min_drop: Share = Field(
+        0.03, description="Least fall of a score, or rise of invalid answers, that counts as drift."
     )
-    min_shift: float = Field(
-        default=0.05, ge=0, le=1, description="Least change of a category's share that counts as drift."
-    )
+    min_shift: Share = Field(0.05, description="Least change of a category's share that counts as drift.")
 
 
 class RegisterConfig(Config):
@@ -122,54 +108,52 @@ class RegisterConfig(Config):
 
     NAME: ClassVar[str] = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
-    name: str = Field(default="image-screener", pattern=f"^{NAME}$", description="Name of the registered model.")
-    min_rows: int = Field(
-        default=100, ge=1, description="Least evaluation rows, and least rows shared with the champion's evaluation."
+    name: str = Field("image-screener", pattern=f"^{NAME}$", description="Name of the registered model.")
+    min_rows: Count = Field(
+        100, description="Least evaluation rows, and least rows shared with the champion's evaluation."
     )
     alpha: float = Field(
-        default=0.05, gt=0, lt=1, description="Significance of the overall interval and of the four aspects' intervals."
+        0.05, gt=0, lt=1, description="Significance of the overall interval and of the four aspects' intervals."
     )
-    resamples: int = Field(default=2000, ge=100, description="Bootstrap resamples over groups.")
+    resamples: int = Field(2000, ge=100, description="Bootstrap resamples over groups.")
     retention_days: int | None = Field(
-        default=None, ge=1, description="Days of Object Lock on ledger and dossier, in a bucket that supports it."
+        None, ge=1, description="Days of Object Lock on ledger and dossier, in a bucket that supports it."
     )
 
 
 class LoraConfig(Config):
     """Low-rank adapters (arXiv 2106.09685) instead of full training. They are merged into the model when it ends."""
 
-    rank: int = Field(default=64, ge=1, description="Rank of an adapter.")
-    alpha: int = Field(default=128, ge=1, description="Scale of an adapter's output: alpha / rank.")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on an adapter's input.")
+    rank: Count = Field(64, description="Rank of an adapter.")
+    alpha: Count = Field(128, description="Scale of an adapter's output: alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on an adapter's input.")
     targets: str = Field(
-        default=r".*language_model.*_proj", description="Regular expression of the names of layers that get an adapter."
+        r".*language_model.*_proj", description="Regular expression of the names of layers that get an adapter."
     )
 
 
 class TrainConfig(Config):
     """Settings of every phase of training. AdamW with betas .9 and .98, gradients clipped at 1."""
 
-    steps: int = Field(ge=1, description="Optimizer steps.")
-    batch_size: int = Field(ge=1, description="Rows a device and step: samples in SFT, completions in GRPO.")
-    accumulation: int = Field(default=1, ge=1, description="Forward and backward passes an optimizer step.")
+    steps: Count = Field(description="Optimizer steps.")
+    batch_size: Count = Field(description="Rows a device and step: samples in SFT, completions in GRPO.")
+    accumulation: Count = Field(1, description="Forward and backward passes an optimizer step.")
     learning_rate: float = Field(gt=0, description="Peak learning rate. It falls linearly to 0.")
-    warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises.")
-    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
-    save_steps: int = Field(default=100, ge=1, description="Steps between checkpoints.")
-    bf16: bool = Field(default=False, description="Compute in bfloat16.")
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the learning rate rises.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    save_steps: Count = Field(100, description="Steps between checkpoints.")
+    bf16: bool = Field(False, description="Compute in bfloat16.")
     gradient_checkpointing: bool = Field(
-        default=False, description="Compute activations again in the backward pass, to save memory."
+        False, description="Compute activations again in the backward pass, to save memory."
     )
-    workers: int = Field(default=0, ge=0, description="Processes that decode images.")
-    threads: int = Field(default=2, ge=1, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
-    processes: int = Field(default=1, ge=1, description="Processes that train together on a machine, one for each GPU.")
-    nodes: int = Field(
-        default=1, ge=1, description="Machines of `processes` processes each, started by Kubeflow Trainer."
-    )
+    workers: int = Field(0, ge=0, description="Processes that decode images.")
+    threads: Count = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
+    processes: Count = Field(1, description="Processes that train together on a machine, one for each GPU.")
+    nodes: Count = Field(1, description="Machines of `processes` processes each, started by Kubeflow Trainer.")
     zero: Literal[2, 3] | None = Field(
-        default=None, description="Stage of DeepSpeed ZeRO (arXiv 1910.02054), from profiles/zero2.json or zero3.json."
+        None, description="Stage of DeepSpeed ZeRO (arXiv 1910.02054), from profiles/zero2.json or zero3.json."
     )
-    lora: LoraConfig | None = Field(default=None, description="Train low-rank adapters instead of all weights.")
+    lora: LoraConfig | None = Field(None, description="Train low-rank adapters instead of all weights.")
 
     @property
     def dtype(self) -> str:
@@ -181,10 +165,10 @@ class SftConfig(TrainConfig):
     """Supervised fine-tuning on the annotated samples."""
 
     warm_up: TrainConfig | None = Field(
-        default=None, description="First phase of a model built from nothing: captions of one image."
+        None, description="First phase of a model built from nothing: captions of one image."
     )
     reading: TrainConfig | None = Field(
-        default=None, description="Second phase of a model built from nothing: descriptions of five images, no verdict."
+        None, description="Second phase of a model built from nothing: descriptions of five images, no verdict."
     )
 
     @model_validator(mode="after")
@@ -203,19 +187,19 @@ class SftConfig(TrainConfig):
 class SampleConfig(Config):
     """How completions are sampled."""
 
-    temperature: float = Field(default=1.0, gt=0, description="Sampling temperature.")
-    max_new_tokens: int = Field(default=64, ge=1, description="Most tokens of a completion.")
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
+    max_new_tokens: Count = Field(64, description="Most tokens of a completion.")
 
 
 class MineConfig(SampleConfig):
     """Hard-case mining (arXiv 2511.10055): k rollouts of each training sample by the SFT model."""
 
-    engine: EngineKind = Field(default="transformers", description="Engine that generates the rollouts.")
-    k: int = Field(default=8, ge=2, description="Rollouts of each sample.")
-    batch_size: int = Field(default=16, ge=1, description="Prompts at a time.")
-    threads: int = Field(default=2, ge=1, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
+    engine: EngineKind = Field("transformers", description="Engine that generates the rollouts.")
+    k: int = Field(8, ge=2, description="Rollouts of each sample.")
+    batch_size: Count = Field(16, description="Prompts at a time.")
+    threads: Count = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
     hard_below: float = Field(
-        default=0.5, gt=0, le=1, description="A sample is hard when less than this share of its rollouts is right."
+        0.5, gt=0, le=1, description="A sample is hard when less than this share of its rollouts is right."
     )
 
 
@@ -223,63 +207,58 @@ class GrpoConfig(TrainConfig, SampleConfig):
     """HCM-GRPO (arXiv 2511.10055) on TRL's GRPO (arXiv 2402.03300)."""
 
     engine: EngineKind = Field(
-        default="transformers", description="Engine that generates the rollouts. vLLM shares the GPU with training."
+        "transformers", description="Engine that generates the rollouts. vLLM shares the GPU with training."
     )
-    vllm_memory: float = Field(default=0.3, gt=0, lt=1, description="Share of the GPU's memory that vLLM takes.")
-    generations: int = Field(default=8, ge=2, description="Completions of each prompt: the group size G.")
-    updates: int = Field(default=1, ge=1, description="Optimizer passes over the same rollouts.")
+    vllm_memory: float = Field(0.3, gt=0, lt=1, description="Share of the GPU's memory that vLLM takes.")
+    generations: int = Field(8, ge=2, description="Completions of each prompt: the group size G.")
+    updates: Count = Field(1, description="Optimizer passes over the same rollouts.")
     reward: RewardKind = Field(
-        default="exact",
-        description="Reward of an answer: docs/decisions/0001. `exact` measured best: docs/decisions/0007.",
+        "exact", description="Reward of an answer: docs/decisions/0001. `exact` measured best: docs/decisions/0007."
     )
-    partial_credit: float = Field(
-        default=0.25, ge=0, le=1, description="Weight of partial credit in the reward of a wrong answer."
+    partial_credit: Share = Field(0.25, description="Weight of partial credit in the reward of a wrong answer.")
+    hard_share: Share = Field(
+        0.0, description="Share of draws from the hard cases. The rest is uniform over all samples."
     )
-    hard_share: float = Field(
-        default=0.0, ge=0, le=1, description="Share of draws from the hard cases. The rest is uniform over all samples."
-    )
-    suspects: bool = Field(default=True, description="Draw samples that no rollout solved among the rest.")
+    suspects: bool = Field(True, description="Draw samples that no rollout solved among the rest.")
     most_draws: int | None = Field(
-        default=None, ge=1, description="Most draws of one sample while enough others remain. Unset, no limit."
+        None, ge=1, description="Most draws of one sample while enough others remain. Unset, no limit."
     )
-    rounds: int = Field(
-        default=1,
-        ge=1,
-        description="Rounds of mining. The step `mine` is the first; later ones happen during training.",
+    rounds: Count = Field(
+        1, description="Rounds of mining. The step `mine` is the first; later ones happen during training."
     )
-    hard_below: float = Field(default=0.5, gt=0, le=1, description="As in `mine`, for the later rounds.")
-    beta: float = Field(default=0.0, ge=0, description="Weight of the KL term. 0 needs no reference model.")
+    hard_below: float = Field(0.5, gt=0, le=1, description="As in `mine`, for the later rounds.")
+    beta: float = Field(0.0, ge=0, description="Weight of the KL term. 0 needs no reference model.")
 
 
 class ClusterConfig(Config):
     """Resources of a cluster and how work is divided. A run on one machine ignores it."""
 
-    gpu_memory: GpuMemory | None = Field(default=None, description="Memory of each GPU. Unset, steps get no GPU.")
-    rollout_shards: int = Field(default=1, ge=1, le=256, description="Pods that share the rollouts of mining.")
-    answer_shards: int = Field(default=1, ge=1, le=256, description="Pods that share the answers to evaluate.")
+    gpu_memory: GpuMemory | None = Field(None, description="Memory of each GPU. Unset, steps get no GPU.")
+    rollout_shards: int = Field(1, ge=1, le=256, description="Pods that share the rollouts of mining.")
+    answer_shards: int = Field(1, ge=1, le=256, description="Pods that share the answers to evaluate.")
 
 
 class Profile(Config):
     """One way to retrain: the configuration of every step."""
 
-    seed: int = Field(default=0, ge=0, description="Seed of everything that is random.")
+    seed: int = Field(0, ge=0, description="Seed of everything that is random.")
     source: str = Field(description="URI or path of the samples.")
-    ingest: IngestConfig = Field(default=IngestConfig(), description="Step `ingest`.")
-    validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate", description="Step `validate`.")
+    ingest: IngestConfig = Field(IngestConfig(), description="Step `ingest`.")
+    validation: ValidateConfig = Field(ValidateConfig(), alias="validate", description="Step `validate`.")
     model: ModelConfig = Field(description="Model that SFT starts from.")
     sft: SftConfig = Field(description="Step `sft`.")
-    mine: MineConfig = Field(default=MineConfig(), description="Steps `rollout` and `mine`.")
+    mine: MineConfig = Field(MineConfig(), description="Steps `rollout` and `mine`.")
     grpo: GrpoConfig = Field(description="Step `grpo`.")
-    evaluate: EvaluateConfig = Field(default=EvaluateConfig(), description="Steps `answer` and `evaluate`.")
-    drift: DriftConfig = Field(default=DriftConfig(), description="Step `drift`.")
-    registration: RegisterConfig = Field(default=RegisterConfig(), alias="register", description="Step `register`.")
-    cluster: ClusterConfig = Field(default=ClusterConfig(), description="Resources and division of work on a cluster.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Steps `answer` and `evaluate`.")
+    drift: DriftConfig = Field(DriftConfig(), description="Step `drift`.")
+    registration: RegisterConfig = Field(RegisterConfig(), alias="register", description="Step `register`.")
+    cluster: ClusterConfig = Field(ClusterConfig(), description="Resources and division of work on a cluster.")
 
 
 class EvaluationProfile(Config):
     """How a registered model is evaluated: of its recorded configuration what answers, scores and compares."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(0, ge=0)
     source: str
     ingest: IngestConfig = IngestConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
