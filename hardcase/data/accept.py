@@ -16,27 +16,15 @@ from hardcase.store.digest import bytes_digest
 
 @dataclass(frozen=True, slots=True)
 class RowSummary:
-    """What is held of a row between the two passes over its images.
-
-    Attributes:
-        row: from 1.
-        id: of the sample.
-        content: digest of all its fields and images.
-        question: digest of its images and aspect.
-        answer: its letters.
-        original: sha256 of the original image.
-        phash: perceptual hash of the original, 64 bits.
-        split: as the row names it, or None.
-        group: as the row names it, or None.
-    """
+    """What is held of a row between the two passes over its images."""
 
     row: int
     id: str
-    content: str
-    question: str
+    content: str  # digest of all fields and images
+    question: str  # digest of images and aspect
     answer: tuple[str, ...]
-    original: str
-    phash: int
+    original: str  # sha256 of the original image
+    phash: int  # perceptual hash of the original, 64 bits
     split: str | None
     group: str | None
 
@@ -52,19 +40,12 @@ class Assignment:
 def accept_rows(
     rows: Sequence[RowSummary], eval_share: float, group_distance: int, *, split_named: bool, group_named: bool
 ) -> tuple[dict[int, Assignment], list[BadRow]]:
-    """Divide rows into accepted and quarantined ones.
+    """Return the assignment of each accepted row, by row number, and the quarantined rows.
 
-    Args:
-        rows: every row with valid fields and images.
-        eval_share: share of groups for evaluation where no row names a split.
-        group_distance: originals whose perceptual hashes differ in at most this many of 64 bits are one group, where
-            no row names a group.
-        split_named: whether any row of the source names a split.
-        group_named: whether any row of the source names a group.
-
-    Returns:
-        The assignment of each accepted row, by row number, and the quarantined rows. A row gets the first reason that
-        applies: missing split, id used twice, contradiction, duplicate, leak.
+    A row gets the first reason that applies: missing split, id used twice, contradiction, duplicate, leak.
+    `split_named` and `group_named` tell whether any row of the source, also an invalid one, names a split or a group.
+    Without splits, `eval_share` of the groups is for evaluation. Without groups, originals whose perceptual hashes
+    differ in at most `group_distance` of 64 bits are one group.
     """
     bad: dict[int, BadRow] = {}
 
@@ -133,10 +114,9 @@ def _name_groups(rows: Sequence[RowSummary], distance: int | None) -> list[str]:
         edges.append(np.array(pairs, dtype=np.int64).reshape(-1, 2))
     if distance is not None:
         edges.append(_find_near_pairs(np.array([row.phash for row in rows], dtype=np.uint64), distance))
-    joined = np.concatenate(edges)
-    size = len(rows)
-    graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(size, size))
-    labels = connected_components(graph, directed=False)[1] if size else []
+    first_ends, second_ends = np.concatenate(edges).T
+    graph = coo_array((np.ones(len(first_ends)), (first_ends, second_ends)), shape=(len(rows), len(rows)))
+    labels = connected_components(graph, directed=False)[1] if rows else []
     names: dict[int, str] = {}
     for row, label in zip(rows, labels, strict=True):
         own = row.group if row.group is not None else row.original

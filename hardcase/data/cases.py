@@ -26,23 +26,14 @@ SCHEMA: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class MinedCase:
-    """One training sample and the answers of its k rollouts.
-
-    Attributes:
-        id: of the sample.
-        answers: each rollout's answer, `AC` or `none`; None where the text was invalid.
-        mean_reward: mean DPA of the rollouts.
-        exact_rate: share of the rollouts that were exactly right.
-        hard: solved less often than the configured share, yet at least once.
-        suspect: never solved.
-    """
+    """One training sample and the answers of its k rollouts."""
 
     id: str
-    answers: list[str | None]
-    mean_reward: float
-    exact_rate: float
-    hard: bool
-    suspect: bool
+    answers: list[str | None]  # each rollout's answer, `AC` or `none`; None where the text was invalid
+    mean_reward: float  # mean DPA of the rollouts
+    exact_rate: float  # share of the rollouts that were exactly right
+    hard: bool  # solved less often than the configured share, yet at least once
+    suspect: bool  # never solved
 
 
 def judge(id: str, truth: frozenset[str], texts: Sequence[str], hard_below: float) -> MinedCase:

@@ -18,11 +18,7 @@ def write_completions(ids: Sequence[str], texts: Sequence[list[str]], path: Path
 
 
 def read_completions(shards: Sequence[Path], ids: Sequence[str]) -> list[list[str]]:
-    """Read the texts of each sample.
-
-    Args:
-        shards: tables that together hold these samples, in order.
-        ids: ids of the samples.
+    """Read the texts of each sample from shards that together hold these samples in order.
 
     Raises:
         HardcaseError: the shards hold other samples.

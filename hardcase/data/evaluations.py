@@ -36,11 +36,7 @@ def write_evaluation(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def read_evaluation(source: Path | bytes, what: str) -> pa.Table:
-    """Read a table of `SCHEMA`.
-
-    Args:
-        source: the file, or its content.
-        what: names the table in messages.
+    """Read a table of `SCHEMA` from a file or its content; `what` names it in messages.
 
     Raises:
         InputError: it is not a Parquet file, or a column is missing or of another type.
@@ -61,17 +57,10 @@ def read_evaluation(source: Path | bytes, what: str) -> pa.Table:
 
 
 def read_flat_evaluation(path: Path, what: str) -> pd.DataFrame:
-    """Read a table as drift compares it: scores as numbers, answers as categories.
+    """Read a table as drift compares it: scores as numbers from 0 to 1, answers as categories.
 
-    A score that is missing or not finite earns nothing, as an invalid answer does.
-
-    Args:
-        path: the file.
-        what: names the table in messages.
-
-    Returns:
-        Columns `id, aspect, group` and `answer` ("AC", "none", "invalid") and `answer_size` (one of `SIZES`) as text,
-        `dpa, exact, invalid` as numbers from 0 to 1.
+    A score that is missing or not finite earns nothing, as an invalid answer does. `answer` is "AC", "none" or
+    "invalid", `answer_size` one of `SIZES`.
 
     Raises:
         InputError: as `read_evaluation`, or the table has no rows.

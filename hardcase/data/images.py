@@ -31,12 +31,7 @@ ROTATIONS: Final = {
 
 
 class BadImage(Exception):
-    """Bytes that are no valid image.
-
-    Attributes:
-        reason: a code of `hardcase.data.quarantine.Reason`.
-        detail: the values that break the rule.
-    """
+    """Bytes that are no valid image; `reason` is a code of `hardcase.data.quarantine.Reason`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -44,17 +39,10 @@ class BadImage(Exception):
 
 
 def inspect_image(data: bytes, suffix: str | None = None) -> tuple[Image.Image, str]:
-    """Check an image by every rule and decode it.
-
-    Args:
-        data: a file's bytes.
-        suffix: of the file's name, or None to skip its check.
-
-    Returns:
-        The upright RGB image and its format: `JPEG`, `PNG` or `WEBP`.
+    """Check an image by every rule and return it upright in RGB, and its format: `JPEG`, `PNG` or `WEBP`.
 
     Raises:
-        BadImage: a rule is broken.
+        BadImage: a rule is broken. A `suffix` of None breaks none.
     """
     if len(data) > MAX_BYTES:
         raise BadImage("too_many_bytes", f"{len(data)} bytes; at most {MAX_BYTES}")
@@ -81,11 +69,7 @@ def inspect_image(data: bytes, suffix: str | None = None) -> tuple[Image.Image, 
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Return upright RGB pixels.
-
-    Raises:
-        BadImage: a rule is broken.
-    """
+    """Return upright RGB pixels, or raise `BadImage`."""
     return inspect_image(data)[0]
 
 

@@ -9,15 +9,10 @@ from hardcase.store.store import parse_local_path
 
 
 def source_digest(source: str, excluded: Path | None = None) -> str:
-    """Return the digest of a listing of a source.
+    """Return the digest of a listing of a URI, a folder, or a manifest file, whose folder then counts.
 
-    Args:
-        source: a URI, a folder, or a manifest file, whose folder then counts.
-        excluded: a folder that does not count, should it be inside the source.
-
-    Returns:
-        The sha256 over path, size and modification time of local files, or over key, size and ETag on S3. Empty for a
-        procedural source or a stored snapshot, whose URI identifies the content.
+    It is the sha256 over path, size and modification time of local files but those in `excluded`, or over key, size and
+    ETag on S3. It is empty for a procedural source or a stored snapshot, whose URI identifies the content.
     """
     if source.startswith("s3://"):
         return digest_remote_source(source)

@@ -1,7 +1,7 @@
 """The quarantine (`quarantine.parquet`): every row that is not in the snapshot, with its reason."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -46,17 +46,10 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """One row of the quarantine.
+    """One row of the quarantine."""
 
-    Attributes:
-        row: physical line, or Parquet row, from 1.
-        id: as far as it could be read.
-        reason: the code.
-        detail: what was found.
-    """
-
-    row: int
-    id: str | None
+    row: int  # physical line, or Parquet row, from 1
+    id: str | None  # as far as it could be read
     reason: Reason
     detail: str
 
@@ -67,13 +60,9 @@ def write_quarantine(bad: Sequence[BadRow], path: Path) -> dict[str, int]:
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), buffer)
     write_atomically(path, buffer.getvalue().to_pybytes())
-    return _count(row["reason"] for row in rows)
+    return count_quarantine(path)
 
 
 def count_quarantine(path: Path) -> dict[str, int]:
     """Count the rows of the table by reason."""
-    return _count(pq.read_table(path, schema=SCHEMA)["reason"].to_pylist())
-
-
-def _count(reasons: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(map(str, reasons)).items()))
+    return dict(sorted(Counter(pq.read_table(path, schema=SCHEMA)["reason"].to_pylist()).items()))

@@ -17,14 +17,9 @@ MANIFEST: Final = (".jsonl", ".parquet")
 
 
 def fetch_source(uri: str, folder: Path) -> Path:
-    """Fetch the objects under `uri` into `folder`, skipping files that are already complete.
+    """Fetch the objects under `uri` into `folder`, and return it, or the manifest in it that `uri` names.
 
-    Args:
-        uri: `s3://bucket/prefix`, or the key of a manifest below it.
-        folder: for the files.
-
-    Returns:
-        The folder, or the manifest in it.
+    Files that are already complete are skipped.
 
     Raises:
         InputError: there are no objects, they cannot be read, or a key cannot be a file's name.

@@ -8,10 +8,11 @@ original. Candidates also carry flaws of aspects that are not asked for.
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image, ImageDraw
 
@@ -101,18 +102,18 @@ class Scene:
     @property
     def reasoning(self) -> str:
         """Return the chain of thought: the observation on each candidate with its verdict."""
-        return self._format_notes({True: " bad", False: " ok"})
+        return self._format_notes(" bad", " ok")
 
     @property
     def reading(self) -> str:
         """Return the observations of the chain of thought without verdicts."""
-        return self._format_notes({True: "", False: ""})
+        return self._format_notes("", "")
 
-    def _format_notes(self, verdict: dict[bool, str]) -> str:
+    def _format_notes(self, bad: str, ok: str) -> str:
         notes = [f"original {describe_view(self.views[0], self.aspect)}"] if self.aspect in AGAINST_ORIGINAL else []
         for letter, view in zip(LETTERS, self.views[1:], strict=True):
-            observation = compare_view(view, self.views[0], self.aspect)
-            notes.append(f"{letter} {observation}{verdict[self.aspect in view.flaws]}")
+            verdict = bad if self.aspect in view.flaws else ok
+            notes.append(f"{letter} {_compare_view(view, self.views[0], self.aspect)}{verdict}")
         return " ".join(notes)
 
 
@@ -132,7 +133,7 @@ def describe_view(view: View, aspect: str) -> str:
     return "spout" if view.spout else view.arm
 
 
-def compare_view(view: View, original: View, aspect: str) -> str:
+def _compare_view(view: View, original: View, aspect: str) -> str:
     """Return the observation on a candidate and, where the aspect compares two things, whether they agree."""
     agreeing = {
         "appearance_deformation": view.band == original.band,
@@ -166,35 +167,24 @@ def _flip_side(side: str) -> str:
 
 def _add_flaw(view: View, product: Product, kind: str, size: float, rng: random.Random) -> View:
     """Return `view` with one flaw of `kind`, whose `size` is 1 if obvious and 0.3 if hardly visible."""
-    match kind:
-        case "skewed":
-            return replace(view, skew=rng.choice((-1, 1)) * 0.85 * size)
-        case "rebanded":
-            other = "black" if product.band == "white" else "white"
-            return replace(view, band=other, band_mix=0.5 + 0.5 * size)
-        case "bandless":
-            return replace(view, band="none")
-        case "widened":
-            return replace(view, widen=1 + 0.7 * size)
-        case "reversed":
-            return replace(view, shadow=view.light, shadow_length=0.35 + 0.6 * size)
-        case "shadowless":
-            return replace(view, shadow="none")
-        case "detached":
-            return replace(view, shadow_gap=0.05 + 0.13 * size)
-        case "floating":
-            return replace(view, lift=0.05 + 0.2 * size)
-        case "sunken":
-            return replace(view, lift=-(0.08 + 0.12 * size))
-        case "cropped":
-            return replace(view, x=0.5 + rng.choice((-1, 1)) * (0.36 + 0.10 * size))
-        case "arm":
-            # On a random side, or opposite the arm that the product has.
-            side = rng.choice(SIDES) if product.arm == "none" else _flip_side(product.arm)
-            return replace(view, arm=side if product.arm == "none" else "both", arm_length=0.11 + 0.13 * size)
-        case "spout":
-            return replace(view, spout=0.08 + 0.14 * size)
-    raise ValueError(kind)
+    change: dict[str, Callable[[], dict[str, Any]]] = {
+        "skewed": lambda: {"skew": rng.choice((-1, 1)) * 0.85 * size},
+        "rebanded": lambda: {"band": "black" if product.band == "white" else "white", "band_mix": 0.5 + 0.5 * size},
+        "bandless": lambda: {"band": "none"},
+        "widened": lambda: {"widen": 1 + 0.7 * size},
+        "reversed": lambda: {"shadow": view.light, "shadow_length": 0.35 + 0.6 * size},
+        "shadowless": lambda: {"shadow": "none"},
+        "detached": lambda: {"shadow_gap": 0.05 + 0.13 * size},
+        "floating": lambda: {"lift": 0.05 + 0.2 * size},
+        "sunken": lambda: {"lift": -(0.08 + 0.12 * size)},
+        "cropped": lambda: {"x": 0.5 + rng.choice((-1, 1)) * (0.36 + 0.10 * size)},
+        "arm": lambda: {
+            "arm": rng.choice(SIDES) if product.arm == "none" else "both",
+            "arm_length": 0.11 + 0.13 * size,
+        },
+        "spout": lambda: {"spout": 0.08 + 0.14 * size},
+    }
+    return replace(view, **change[kind]())
 
 
 def _draw(product: Product, view: View, wall: Colour, floor: Colour | None, horizon: float) -> Image.Image:
@@ -208,14 +198,14 @@ def _draw(product: Product, view: View, wall: Colour, floor: Colour | None, hori
     top = bottom - height
     if floor is not None:
         draw.rectangle((0, horizon * n, n, n), fill=floor)
-        _draw_light(draw, n, view.light)
+        draw.circle(((0.13 if view.light == "left" else 0.87) * n, 0.13 * n), 0.075 * n, fill=(255, 250, 190))
         _draw_shadow(draw, product, view, floor, ground)
 
     def locate(u: float, v: float) -> tuple[float, float]:
         """Convert body coordinates (0, 0 top left to 1, 1 bottom right) to pixels, sheared about the foot."""
         return centre + (u - 0.5) * width + (1 - v) * view.skew * height, top + v * height
 
-    dark: Colour = (int(product.body[0] * 0.62), int(product.body[1] * 0.62), int(product.body[2] * 0.62))
+    dark = _darken(product.body, 0.62)
     for side in SIDES:
         if view.arm in (side, "both"):
             # The product's own arm has its own length, an extra arm the length of the flaw.
@@ -232,10 +222,8 @@ def _draw(product: Product, view: View, wall: Colour, floor: Colour | None, hori
         a, b = (0.82, 1.0) if view.light == "left" else (0.0, 0.18)
         draw.polygon((locate(a, 0), locate(b, 0), locate(b, 1), locate(a, 1)), fill=dark)
     if view.band != "none":
-        mixed = tuple(
-            int(view.band_mix * new + (1 - view.band_mix) * old)
-            for new, old in zip(BANDS[view.band], BANDS[product.band], strict=True)
-        )
+        share, colours = view.band_mix, zip(BANDS[view.band], BANDS[product.band], strict=True)
+        mixed = tuple(int(share * new + (1 - share) * old) for new, old in colours)
         a, b = product.band_at - 0.13, product.band_at + 0.13
         draw.polygon((locate(0, a), locate(1, a), locate(1, b), locate(0, b)), fill=mixed)
     if product.cap:
@@ -246,11 +234,6 @@ def _draw(product: Product, view: View, wall: Colour, floor: Colour | None, hori
     return image.reduce(OVERSAMPLING)
 
 
-def _draw_light(draw: ImageDraw.ImageDraw, n: int, light: str) -> None:
-    x, y, r = (0.13 if light == "left" else 0.87) * n, 0.13 * n, 0.075 * n
-    draw.ellipse((x - r, y - r, x + r, y + r), fill=(255, 250, 190))
-
-
 def _draw_shadow(draw: ImageDraw.ImageDraw, product: Product, view: View, floor: Colour, ground: float) -> None:
     if view.shadow == "none":
         return
@@ -258,16 +241,13 @@ def _draw_shadow(draw: ImageDraw.ImageDraw, product: Product, view: View, floor:
     way = -1 if view.shadow == "left" else 1
     reach, slope, gap = way * 0.30 * n * view.shadow_length, 0.13 * n, way * view.shadow_gap * n
     half, foot = product.width * n * view.widen / 2, view.x * n + gap
-    shade = (int(floor[0] * 0.42), int(floor[1] * 0.42), int(floor[2] * 0.42))
-    draw.polygon(
-        (
-            (foot - half, ground),
-            (foot + half, ground),
-            (foot + half + reach, ground + slope),
-            (foot - half + reach, ground + slope),
-        ),
-        fill=shade,
-    )
+    near, far = ((foot - half, ground), (foot + half, ground)), ground + slope
+    draw.polygon((*near, (foot + half + reach, far), (foot - half + reach, far)), fill=_darken(floor, 0.42))
+
+
+def _darken(colour: Colour, factor: float) -> Colour:
+    red, green, blue = (int(channel * factor) for channel in colour)
+    return red, green, blue
 
 
 def _pick_colour(rng: random.Random, low: int, high: int) -> Colour:
@@ -284,16 +264,11 @@ def draw_scene(
     tail: bool | None = None,
     ceiling: float = 0.7,
 ) -> Scene:
-    """Draw one sample.
+    """Draw one sample, of a random aspect and a new product unless they are given.
 
-    Args:
-        rng: the source of randomness.
-        aspect: the aspect asked for, or None for a random one.
-        product: the product shown, or None for a new one.
-        flawed: chance that a candidate is flawed in the aspect asked for.
-        distracting: chance of a flaw in each other aspect.
-        tail: whether this is a rare hard case, or None to draw it with probability `TAIL_SHARE`.
-        ceiling: hardness of the hardest ordinary case, from 0 to 1.
+    A candidate is flawed in the aspect asked for with probability `flawed`, in each other one with `distracting`. A
+    rare hard case (`tail`) is drawn with probability `TAIL_SHARE` unless it is given; the hardness of others ends at
+    `ceiling`.
     """
     aspect = aspect or rng.choice(ASPECTS)
     product = product or _draw_product(rng)
@@ -332,10 +307,8 @@ def draw_scene(
 def encode_image(image: Image.Image, suffix: str) -> bytes:
     """Return an image as the bytes of a JPEG or PNG file."""
     buffer = BytesIO()
-    if suffix == ".jpg":
-        image.save(buffer, "JPEG", quality=92)
-    else:
-        image.save(buffer, "PNG", compress_level=1)
+    # Each format ignores the other's option.
+    image.save(buffer, "JPEG" if suffix == ".jpg" else "PNG", quality=92, compress_level=1)
     return buffer.getvalue()
 
 
@@ -349,13 +322,9 @@ def compute_annotation_share(scene: Scene) -> float:
 
 
 def write_source(folder: Path, samples: int, seed: int, views_a_product: int = 1) -> None:
-    """Write a source in a user's format: images and, last, `manifest.jsonl`.
+    """Write a source in a user's format into a new folder: images and, last, `manifest.jsonl`.
 
-    Args:
-        folder: a new folder.
-        samples: number of rows.
-        seed: of all randomness.
-        views_a_product: number of rows that show the same product and form a group.
+    Each `views_a_product` rows show the same product and form a group.
     """
     rng = random.Random(f"scenes {seed}")
     folder.mkdir(parents=True)

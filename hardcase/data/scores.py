@@ -12,12 +12,9 @@ PARTS: Final = {"chance": "chance", "sft": "SFT", "final": "final"}
 
 
 def write_scores(scores: Mapping[str, Any], path: Path) -> None:
-    """Write `scores.json`.
+    """Write `samples`, `groups`, `reward`, `chance`, `sft`, `final` and `gain`.
 
-    Args:
-        scores: `samples`, `groups`, `reward`, `chance`, `sft`, `final` (the last three as `hardcase.task.score` gives
-            them) and `gain`.
-        path: of the file.
+    `chance`, `sft` and `final` are as `hardcase.task.score` returns them.
     """
     path.write_text(json.dumps(scores, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -37,35 +37,20 @@ MANIFESTS: Final = ("manifest.jsonl", "manifest.parquet")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row with valid fields, whose images are not read yet.
+    """A row with valid fields, whose images are not read yet."""
 
-    Attributes:
-        row: physical line, or Parquet row, from 1.
-        paths: the original and four candidates, relative to the source.
-        split: `train`, `eval`, or None where no row carries one.
-        group: as the row names it, or None.
-    """
-
-    row: int
+    row: int  # physical line, or Parquet row, from 1
     id: str
     aspect: str
     answer: tuple[str, ...]
     reasoning: str | None
     split: str | None
     group: str | None
-    paths: tuple[str, ...]
+    paths: tuple[str, ...]  # the original and four candidates, relative to the source
 
 
 class Source:
-    """A source opened for reading.
-
-    Attributes:
-        folder: everything that the manifest refers to is inside.
-        manifest: the file of rows.
-        unknown_keys: the first hundred ignored keys of the rows read so far.
-        split_named: whether a row read so far names a split.
-        group_named: whether a row read so far names a group.
-    """
+    """A source opened for reading; nothing outside `folder` is read."""
 
     def __init__(self, path: Path) -> None:
         """Open a folder or a manifest file.
@@ -84,6 +69,7 @@ class Source:
         else:
             raise InputError(f"source {path}: neither a folder nor a .jsonl or .parquet manifest; check the path")
         self.folder = self.manifest.parent.resolve()
+        # Of the rows read so far: the first hundred ignored keys, and whether any row names a split or a group.
         self.unknown_keys: set[str] = set()
         self.split_named = self.group_named = False
 
@@ -270,11 +256,10 @@ def _parse_reasoning(value: Any) -> str | None:
     return value
 
 
-def _parse_split(value: Any) -> str | None:
+def _parse_split(value: Any) -> Any:
     if value not in (None, "train", "eval"):
         raise BadField(Reason.BAD_SPLIT, f"{shorten(value)}: not train or eval")
-    split: str | None = value
-    return split
+    return value
 
 
 def _parse_group(value: Any) -> str | None:

@@ -38,7 +38,7 @@ def test_completions_come_back_by_shard_and_none_is_missing_or_another(tmp_path:
     write_completions(["c"], [["é", "w"]], second)
     assert read_completions([first, second], ["a", "b", "c"]) == [["x", "y"], ["z", ""], ["é", "w"]]
     for shards in ([second, first], [first], [first, first, second]):
-        with pytest.raises(HardcaseError, match="run again"):
+        with pytest.raises(HardcaseError, match="run the step again"):
             read_completions(shards, ["a", "b", "c"])
 
 
