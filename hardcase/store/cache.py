@@ -16,12 +16,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ObjectCache:
-    """Read and write cached objects.
-
-    Attributes:
-        folder: of the files.
-        limit: most bytes that it holds.
-    """
+    """Read and write objects in `folder`, at most `limit` bytes together."""
 
     folder: Path
     limit: int

@@ -11,38 +11,30 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore
 
 from hardcase.errors import InputError
-from hardcase.store.control import get_object_lock, is_versioned
-from hardcase.store.store import open_objects, refuse_links, split_s3
+from hardcase.store.control import CLIENT_ERRORS, get_object_lock, is_versioned, open_bucket
+from hardcase.store.store import open_objects, refuse_links
 
 WRITERS: Final = 16
 CHUNK: Final = 5 * 2**20  # the smallest part of an upload that S3 accepts
 LOCKED: Final = 5  # minutes of retention of the object that tests Object Lock
 PUBLIC: Final = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
 OFF: Final = "not enabled on the bucket"
-Verdict = Literal["ok", "failed", "off"]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Hold the result for one property.
-
-    Attributes:
-        name: of the property.
-        required: whether a store without it is refused.
-        verdict: `off` where the store does not claim it.
-        detail: the observation.
-    """
+    """Hold the result for one property."""
 
     name: str
-    required: bool
-    verdict: Verdict
+    required: bool  # whether a store without it is refused
+    verdict: Literal["ok", "failed", "off"]  # `off` where the store does not claim it
     detail: str
 
 
@@ -70,20 +62,22 @@ def check_store(uri: str) -> list[Check]:
 
 
 def require_conformance(uri: str, checks: list[Check]) -> None:
-    """Refuse a store that fails a required check.
-
-    Raises:
-        InputError: a required check failed.
-    """
+    """Raise `InputError` if a required check failed."""
     if failed := [f"{check.name} ({check.detail})" for check in checks if check.required and check.verdict != "ok"]:
         raise InputError(f"store {uri}: fails {'; '.join(failed)}; use AWS S3, or an endpoint that passes")
 
 
 def _check(name: str, work: Callable[[], str], *, required: bool = True) -> Check:
+    """Check one property; `work` returns no text where the bucket does not claim to have it."""
     try:
-        return Check(name, required, "ok", work())
+        detail = work()
     except (BaseError, OSError, AssertionError) as error:
         return Check(name, required, "failed", " ".join(str(error).split())[:200] or type(error).__name__)
+    except (LookupError, *CLIENT_ERRORS) as error:  # some responses lack fields of S3's
+        code = getattr(error, "response", {}).get("Error", {}).get("Code") or type(error).__name__
+        unset = code.endswith(("NotFoundError", "NoSuchPublicAccessBlockConfiguration"))
+        return Check(name, required, "off", OFF if unset else f"cannot be queried: {code}")
+    return Check(name, required, "ok" if detail else "off", detail or OFF)
 
 
 def _check_read_after_write(objects: ObjectStore, folder: str) -> str:
@@ -137,16 +131,13 @@ def _check_multipart(objects: ObjectStore, folder: str) -> str:
 
 def _check_claims(uri: str, folder: str) -> list[Check]:
     """Check with boto3 the features that the bucket claims to have."""
-    import boto3
-
-    bucket, prefix = split_s3(uri)
-    client: Any = boto3.client("s3")
-    key = f"{prefix}/{folder}".lstrip("/")
+    bucket, root, client = open_bucket(uri)
+    key = root + folder
 
     def checksums() -> str:
         try:
             client.put_object(Bucket=bucket, Key=f"{key}/sum", Body=b"x", ChecksumSHA256="A" * 43 + "=")
-        except _client_errors():
+        except CLIENT_ERRORS:
             return "a wrong sha256 is refused"
         raise AssertionError("a wrong sha256 is accepted")
 
@@ -166,7 +157,7 @@ def _check_claims(uri: str, folder: str) -> list[Check]:
         version = client.put_object(Bucket=bucket, Key=f"{key}/lock", Body=b"x", **retention)["VersionId"]
         try:
             client.delete_object(Bucket=bucket, Key=f"{key}/lock", VersionId=version)
-        except _client_errors():
+        except CLIENT_ERRORS:
             client.head_object(Bucket=bucket, Key=f"{key}/lock", VersionId=version)
             return f"this role cannot delete a locked version; by default {default or 'nothing is locked'}"
         raise AssertionError("a locked version was deleted")
@@ -183,47 +174,27 @@ def _check_claims(uri: str, folder: str) -> list[Check]:
         return f"all {len(PUBLIC)} are set"
 
     return [
-        _check_claim("checksums", checksums),
-        _check_claim("versioning", versions),
-        _check_claim("object lock", lock),
-        _check_claim("encryption", encryption),
-        _check_claim("public access block", privacy),
+        _check("checksums", checksums, required=False),
+        _check("versioning", versions, required=False),
+        _check("object lock", lock, required=False),
+        _check("encryption", encryption, required=False),
+        _check("public access block", privacy, required=False),
     ]
-
-
-def _check_claim(name: str, work: Callable[[], str]) -> Check:
-    expected: tuple[type[Exception], ...] = (LookupError, *_client_errors())  # some responses lack fields of S3's
-    try:
-        check = _check(name, work, required=False)
-    except expected as error:
-        code = getattr(error, "response", {}).get("Error", {}).get("Code") or type(error).__name__
-        unset = code.endswith(("NotFoundError", "NoSuchPublicAccessBlockConfiguration"))
-        return Check(name, False, "off", OFF if unset else f"cannot be queried: {code}")
-    return check if check.detail else Check(name, False, "off", OFF)
-
-
-def _client_errors() -> tuple[type[Exception], ...]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    return (BotoCoreError, ClientError)
 
 
 def _remove(objects: ObjectStore, uri: str, folder: str) -> None:
     for batch in obstore.list(objects, prefix=folder):
         obstore.delete(objects, [entry["path"] for entry in batch])
     if uri.startswith("s3://"):
-        with suppress(*_client_errors()):
-            _remove_versions(*split_s3(uri), folder)
+        with suppress(*CLIENT_ERRORS):
+            _remove_versions(uri, folder)
 
 
-def _remove_versions(bucket: str, prefix: str, folder: str) -> None:
+def _remove_versions(uri: str, folder: str) -> None:
     """Remove the versions of a versioned bucket; where the role may not, the bucket's lifecycle does."""
-    import boto3
-
-    client: Any = boto3.client("s3")
-    key = f"{prefix}/{folder}/".lstrip("/")
+    bucket, root, client = open_bucket(uri)
     for options in ({}, {"BypassGovernanceRetention": True}):  # the second is refused without its permission
-        for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=key):
+        for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=f"{root}{folder}/"):
             versions = page.get("Versions", []) + page.get("DeleteMarkers", [])
             if objects := [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in versions]:
                 client.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True}, **options)

@@ -8,48 +8,39 @@ import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from hardcase.errors import HardcaseError
 from hardcase.store.store import check_name, split_s3
 
+CLIENT_ERRORS: Final = (BotoCoreError, ClientError)
 # Error codes of S3 without Object Lock, and of endpoints that do not implement the request.
 NO_LOCK = ("ObjectLockConfigurationNotFoundError", "NotImplemented")
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
-    """Hold one version of a name.
+    """Hold one version of a name."""
 
-    Attributes:
-        id: of the version in the bucket.
-        deleted: whether it is a delete marker.
-        when: by the bucket's clock, to the second.
-    """
-
-    id: str
-    deleted: bool
-    when: datetime.datetime
+    id: str  # of the version in the bucket
+    deleted: bool  # whether it is a delete marker
+    when: datetime.datetime  # by the bucket's clock, to the second
 
 
-def list_versions(uri: str, name: str) -> list[ObjectVersion] | None:
-    """List the versions of a name, newest first: only one if it was written once and not changed since.
+def list_all_versions(uri: str, prefix: str) -> dict[str, list[ObjectVersion]] | None:
+    """List the versions of every name in the folder `prefix`, deleted ones included, newest first.
 
-    Returns:
-        None without a history: on local files, or on a bucket whose versioning is not enabled.
+    A name that was written once and not changed since has one. Without a history, on local files or on a bucket whose
+    versioning is not enabled, the result is None.
 
     Raises:
         HardcaseError: the bucket refuses the request.
     """
-    versions = list_all_versions(uri, name)
-    return None if versions is None else versions.get(name, [])
-
-
-def list_all_versions(uri: str, prefix: str) -> dict[str, list[ObjectVersion]] | None:
-    """List the versions of every name in the folder `prefix`, deleted ones included, as `list_versions` does."""
     if not uri.startswith("s3://"):
         return None
-    bucket, root, client = _open_bucket(uri)
+    bucket, root, client = open_bucket(uri)
     with _report_errors(uri, prefix):
         if not is_versioned(client, bucket):
             return None
@@ -71,17 +62,15 @@ def list_all_versions(uri: str, prefix: str) -> dict[str, list[ObjectVersion]] |
 def retain(uri: str, name: str, days: int) -> bool:
     """Retain the newest version of a name for `days` from now, unless it is retained longer already.
 
-    The mode is governance: a role with `s3:BypassGovernanceRetention` can still delete the version.
-
-    Returns:
-        Whether it is retained; False for local files and a bucket without Object Lock.
+    The mode is governance: a role with `s3:BypassGovernanceRetention` can still delete the version. Return whether it
+    is retained, which local files and a bucket without Object Lock cannot do.
 
     Raises:
         HardcaseError: the bucket refuses, or there is no such name.
     """
     if not uri.startswith("s3://"):
         return False
-    bucket, root, client = _open_bucket(uri)
+    bucket, root, client = open_bucket(uri)
     key = root + check_name(name)
     until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
     with _report_errors(uri, name):
@@ -96,8 +85,6 @@ def retain(uri: str, name: str, days: int) -> bool:
 
 def is_versioned(client: Any, bucket: str) -> bool:
     """Return whether a bucket keeps overwritten and deleted versions."""
-    from botocore.exceptions import ClientError
-
     try:
         return bool(client.get_bucket_versioning(Bucket=bucket).get("Status") == "Enabled")
     except ClientError as error:
@@ -108,8 +95,6 @@ def is_versioned(client: Any, bucket: str) -> bool:
 
 def get_object_lock(client: Any, bucket: str) -> dict[str, Any] | None:
     """Return the bucket's default retention, which may be empty, or None without Object Lock."""
-    from botocore.exceptions import ClientError
-
     try:
         lock = client.get_object_lock_configuration(Bucket=bucket).get("ObjectLockConfiguration", {})
     except ClientError as error:
@@ -120,7 +105,8 @@ def get_object_lock(client: Any, bucket: str) -> dict[str, Any] | None:
     return retention if lock.get("ObjectLockEnabled") == "Enabled" else None
 
 
-def _open_bucket(uri: str) -> tuple[str, str, Any]:
+def open_bucket(uri: str) -> tuple[str, str, Any]:
+    """Return the bucket of an S3 store, the prefix of its names, and a client."""
     import boto3  # not needed for local files, and slow to import
 
     bucket, prefix = split_s3(uri)
@@ -129,11 +115,9 @@ def _open_bucket(uri: str) -> tuple[str, str, Any]:
 
 @contextmanager
 def _report_errors(uri: str, name: str) -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         yield
-    except (ClientError, BotoCoreError) as error:
+    except CLIENT_ERRORS as error:
         raise HardcaseError(
             f"store {uri}: {name}: {str(error)[:200]}; fix the role's permissions, or the address"
         ) from error

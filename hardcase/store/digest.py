@@ -17,11 +17,7 @@ def bytes_digest(data: bytes) -> str:
 
 
 def path_digest(path: Path) -> str:
-    """Return the sha256 of a file's bytes, or of a folder's canonical list of relative paths and file digests.
-
-    Raises:
-        FileNotFoundError: `path` does not exist.
-    """
+    """Return the sha256 of a file's bytes, or of a folder's canonical list of relative paths and file digests."""
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file())
         return bytes_digest(canonical_json({p.relative_to(path).as_posix(): path_digest(p) for p in files}))

@@ -39,10 +39,9 @@ CONCURRENCY: Final = 4  # transfers at once; each holds a complete object in mem
 
 
 class Store:
-    """Read and write the objects of one store.
+    """Read and write the objects of the store at `uri`.
 
-    Attributes:
-        uri: of the store.
+    Every method raises `HardcaseError` if the store cannot be read or written, or an object is missing or altered.
     """
 
     def __init__(self, uri: str, *, cached: bool = True) -> None:
@@ -50,11 +49,7 @@ class Store:
         self._cache = open_cache() if cached and self.uri.startswith("s3://") else None
 
     def put_object(self, data: bytes) -> str:
-        """Store `data`, unless it is stored already, and return its sha256.
-
-        Raises:
-            HardcaseError: the store cannot be written to.
-        """
+        """Store `data`, unless it is stored already, and return its sha256."""
         digest = bytes_digest(data)
         name = refuse_links(self.uri, object_name(digest))
         with self._report_errors(f"cannot write {name}", "free space or fix permissions"):
@@ -67,11 +62,7 @@ class Store:
         return digest
 
     def get_object(self, digest: str) -> bytes:
-        """Return the object with that sha256.
-
-        Raises:
-            HardcaseError: it is missing or altered, or the digest is no sha256.
-        """
+        """Return the object with that sha256."""
         name = object_name(digest)  # first, because the cache makes a path of the digest too
         if self._cache is not None and (hit := self._cache.get(digest)) is not None:
             if bytes_digest(hit) == digest:
@@ -85,11 +76,7 @@ class Store:
         return data
 
     def check_object(self, digest: str) -> None:
-        """Verify that the store itself holds an object, and on local files also that it is unaltered.
-
-        Raises:
-            HardcaseError: it is missing or altered.
-        """
+        """Verify that the store itself holds an object, and on local files also that it is unaltered."""
         if self._cache is None:
             self.get_object(digest)
             return
@@ -131,7 +118,7 @@ class Store:
         """Store every file of a folder, and return the digest that `path_digest` gives for the folder.
 
         Raises:
-            HardcaseError: the store cannot be written to, or a file has a name that could not be restored.
+            HardcaseError: also if a file has a name that could not be restored.
         """
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         names = [path.relative_to(folder).as_posix() for path in files]
@@ -146,8 +133,7 @@ class Store:
         """Write the files of a stored folder under `folder`.
 
         Raises:
-            HardcaseError: a file is missing or altered. Or the object lists no folder, or a symlink under `folder`
-                leads elsewhere; then nothing is written.
+            HardcaseError: also, before anything is written, if the object lists no folder or a symlink leads out of it.
         """
         listing = self._read_listing(digest)
         for name in listing:
@@ -184,11 +170,7 @@ class Store:
         return listing
 
     def put_named(self, name: str, data: bytes) -> bool:
-        """Store `data` under a readable name, unless the name is taken, and return whether it was stored.
-
-        Raises:
-            HardcaseError: the store cannot be written to.
-        """
+        """Store `data` under a readable name, unless the name is taken, and return whether it was stored."""
         with self._report_errors(f"cannot write {name}", "free space or fix permissions"):
             try:
                 obstore.put(self._objects, refuse_links(self.uri, check_name(name)), data, mode="create")
@@ -197,11 +179,7 @@ class Store:
         return True
 
     def get_named(self, name: str) -> bytes | None:
-        """Return the object under a readable name, unverified, or None if there is none.
-
-        Raises:
-            HardcaseError: it cannot be read.
-        """
+        """Return the object under a readable name, unverified, or None if there is none."""
         with self._report_errors(f"cannot read {name}", "fix permissions"):
             try:
                 return bytes(obstore.get(self._objects, refuse_links(self.uri, check_name(name))).bytes())
@@ -209,22 +187,14 @@ class Store:
                 return None
 
     def list_objects(self) -> Iterator[tuple[str, int, datetime]]:
-        """Yield the sha256, size in bytes and time of writing of every object.
-
-        Raises:
-            HardcaseError: the store cannot be listed.
-        """
+        """Yield the sha256, size in bytes and time of writing of every object."""
         with self._report_errors("cannot be listed", "fix permissions"):
             for page in obstore.list(self._objects, prefix="objects"):
                 for entry in page:
                     yield entry["path"].rpartition("/")[2], entry["size"], entry["last_modified"]
 
     def list_names(self, prefix: str) -> list[str]:
-        """Return all readable names in the folder `prefix`, sorted.
-
-        Raises:
-            HardcaseError: the store cannot be listed.
-        """
+        """Return all readable names in the folder `prefix`, sorted."""
         with self._report_errors(f"cannot list {prefix}", "fix permissions"):
             if self.uri.startswith("file:"):
                 root = parse_local_path(self.uri)
@@ -290,11 +260,7 @@ def open_objects(uri: str) -> tuple[str, ObjectStore]:
 
 
 def split_s3(uri: str) -> tuple[str, str]:
-    """Split `s3://bucket/prefix` into bucket and prefix, without decoding either.
-
-    Raises:
-        InputError: the URI is not of that form.
-    """
+    """Split `s3://bucket/prefix` into bucket and prefix, without decoding either, or raise `InputError`."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     prefix = prefix.removesuffix("/")
     if not uri.startswith("s3://") or not BUCKET.fullmatch(bucket):
@@ -323,11 +289,7 @@ def parse_local_path(uri: str) -> Path:
 
 
 def refuse_links(uri: str, name: str) -> str:
-    """Return a name of the store at `uri`, unless a symlink below the store's folder leads to it.
-
-    Raises:
-        HardcaseError: `name` or one of its folders is a symlink.
-    """
+    """Return a name of the store at `uri`; raise `HardcaseError` if it or one of its folders is a symlink."""
     if uri.startswith("file:") and _is_linked(parse_local_path(uri), name):
         raise HardcaseError(f"store {uri}: {name} is a symlink or is behind one; replace the symlink by its target")
     return name
@@ -345,11 +307,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def object_name(digest: str) -> str:
-    """Return the key of the object with that sha256.
-
-    Raises:
-        HardcaseError: the digest is no sha256.
-    """
+    """Return the key of the object with that sha256, or raise `HardcaseError` if it is none."""
     if not _is_digest(digest):
         raise HardcaseError(
             f"store: {str(digest)[:80]!r} is no sha256 of 64 lower-case hex digits; check where it comes from"
@@ -358,11 +316,7 @@ def object_name(digest: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """Return a readable name unchanged, if it is valid.
-
-    Raises:
-        InputError: it is not valid.
-    """
+    """Return a readable name unchanged, or raise `InputError` if it is not valid."""
     if not NAME.fullmatch(name):
         raise InputError(f"store: {name!r} is not a valid object name; use letters, digits, `._-`, in folders by `/`")
     return name

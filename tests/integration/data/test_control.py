@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from hardcase.errors import HardcaseError, InputError
 from hardcase.store import control
-from hardcase.store.control import list_all_versions, list_versions, retain
+from hardcase.store.control import ObjectVersion, list_all_versions, retain
 from hardcase.store.store import open_store
 from tests.support.s3 import moto_bucket
 
@@ -29,6 +29,11 @@ def bucket() -> Iterator[None]:
 def put(body: bytes, name: str) -> str:
     version: str = boto3.client("s3").put_object(Bucket="locked", Key=f"team a/{name}", Body=body)["VersionId"]
     return version
+
+
+def list_versions(uri: str, name: str) -> list[ObjectVersion] | None:
+    versions = list_all_versions(uri, name)
+    return None if versions is None else versions.get(name, [])
 
 
 def test_a_name_written_once_has_one_version_and_one_never_written_none() -> None:
@@ -58,16 +63,16 @@ def test_a_name_overwritten_or_deleted_by_somebody_shows_it_newest_first() -> No
 
 
 def test_more_versions_than_one_answer_holds_are_all_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    open_bucket = control._open_bucket
+    unpaged = control.open_bucket
 
     def two_at_a_time(uri: str) -> tuple[str, str, Any]:
-        bucket, root, client = open_bucket(uri)
+        bucket, root, client = unpaged(uri)
         event = "provide-client-params.s3.ListObjectVersions"
         client.meta.events.register(event, lambda params, **_: {**params, "MaxKeys": 2})
         return bucket, root, client
 
     versions = [put(str(number).encode(), "models/many/1") for number in range(5)]
-    monkeypatch.setattr(control, "_open_bucket", two_at_a_time)
+    monkeypatch.setattr(control, "open_bucket", two_at_a_time)
     found = list_versions(URI, "models/many/1") or []
     assert {version.id for version in found} == set(versions)
     assert found[0].id == versions[-1]
