@@ -312,7 +312,10 @@ def _validate(kind: type[Chosen], tree: dict[str, Any], overrides: dict[str, Any
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise InputError(f"--set {dotted}: {parent!r} is a value, not a section; name a key of {what}")
-        node[leaf] = value
+        if value in (None, "null"):  # back to the default
+            node.pop(leaf, None)
+        else:
+            node[leaf] = value
     try:
         return kind.model_validate(tree)
     except ValidationError as error:

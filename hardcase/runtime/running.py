@@ -104,7 +104,8 @@ def running(
     Raises:
         SystemExit: the work raised a `HardcaseError`; its exit code.
     """
-    run, read, parameters = os.environ.get("HARDCASE_RUN", ""), dict[str, str](), plan["parameters"]
+    run, read, parameters = os.environ.get("HARDCASE_RUN", ""), dict[str, str](), _restore_integers(plan["parameters"])
+    plan = {**plan, "parameters": parameters}
     with noted(step) as report:
         try:
             store, keys = open_store(plan["store"]), keyring()
@@ -141,6 +142,15 @@ def running(
         except Exception as error:
             emit("FAIL", run, step, read, error=_said(error))
             raise
+
+
+def _restore_integers(value: Any) -> Any:
+    """Return a JSON value whose whole numbers are integers: KFP hands on every number of a structure as a float."""
+    if isinstance(value, Mapping):
+        return {key: _restore_integers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_restore_integers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @contextmanager

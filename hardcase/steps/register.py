@@ -50,7 +50,7 @@ def execute(plan: Mapping[str, Any], model: str, evaluation: str, drift: str) ->
     """Register the model of these attestations, and return the sha256 of the step's own."""
     with running("register", plan, {"model": model, "evaluation": evaluation, "drift": drift}) as work:
         attestations = sorted({material.attested_by for material in work.materials.values()})
-        made = gather_account(attestations, plan["parameters"], circumstances(), keyring(), work.store)
+        made = gather_account(attestations, work.plan["parameters"], circumstances(), keyring(), work.store)
         config = RegisterConfig.model_validate(work.config)
         work.cached = not run(made, keyring(), plan["tracking_uri"], config, work.output("registration"))
     return work.attestation
