@@ -6,7 +6,7 @@ from typing import Final
 from airflow.sdk import Asset, CronTriggerTimetable
 
 MODEL_NAME: Final = "image-screener"
-# Whoever brings data says so: POST /api/v2/assets/events with {"source": URI, "digest": what it holds} as extra.
+# A producer of data reports it: POST /api/v2/assets/events with {"source": URI, "digest": what it holds} as extra.
 NEW_DATA: Final = Asset(name="new_data", uri="x-hardcase://data/new", group="hardcase")
 DRIFT: Final = Asset(name="drift_alarm", uri="x-hardcase://drift/alarm", group="hardcase")
 DRIFT_REPORT: Final = Asset(name="drift_report", uri="x-hardcase://drift/report", group="hardcase")

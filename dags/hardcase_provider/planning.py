@@ -30,7 +30,7 @@ def source_digest(source: str | None, engine: str) -> str | None:
         engine: that will read it.
 
     Returns:
-        A digest; the source itself where that says it; None where it cannot be told.
+        A digest; the source itself where that identifies the data; None where neither is known.
 
     Raises:
         AirflowFailException: it is not there, or cannot be seen by that engine.

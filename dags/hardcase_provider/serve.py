@@ -152,11 +152,11 @@ def main() -> None:
         del served.running["migrate"]
         for name in COMPONENTS:
             served.start(name)
-        told = False
+        announced = False
         while True:
             time.sleep(1)
             served.watch()
-            if not told and (told := served.healthy()):
+            if not announced and (announced := served.healthy()):
                 passwords = home / "simple_auth_manager_passwords.json.generated"
                 say(f"Airflow is at http://127.0.0.1:{port} (user admin, password in {passwords}); Ctrl-C stops it")
     except KeyboardInterrupt:
@@ -168,7 +168,7 @@ def main() -> None:
 
 
 def say(words: str) -> None:
-    """To whoever started it."""
+    """Print words at once, also where the output is no terminal."""
     print(words, flush=True)
 
 

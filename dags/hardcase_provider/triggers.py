@@ -1,6 +1,6 @@
 """Wait for a Kubeflow run in the triggerer, holding no worker.
 
-Nothing is remembered between polls but what `serialize` returns, so a trigger made anew elsewhere continues where the
+Nothing is remembered between polls but what `serialize` returns, so a trigger created elsewhere continues where the
 first one was.
 """
 
@@ -55,7 +55,7 @@ class KubeflowRunTrigger(BaseTrigger):
         self.steps = dict(steps or {})
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return how to make it anew."""
+        """Return how to create the trigger again."""
         names = ("connection_id", "run_id", "poll", "end_by", "patience", "steps")
         return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
 
@@ -115,5 +115,5 @@ class KubeflowRunTrigger(BaseTrigger):
             async with AsyncClient(address) as client:
                 active = await client.run(terminate(self.run_id, address))
             self.log.info("run %s %s", self.run_id, "is being stopped" if active else "has ended already")
-        except Exception as error:  # of any kind: nobody waits for this task
+        except Exception as error:  # of any kind: no worker waits for this task
             self.log.error("run %s is still active; terminate it in Kubeflow: %s (%s)", self.run_id, link, error)
