@@ -74,7 +74,7 @@ def _run(ledger: Ledger, version: Version, provenance: Provenance, home: Home, s
         outcome = run_pipeline("retraining", arguments, scratch, Inputs((str(profile), checkpoint)))
     if error := outcome.record["error"]:
         raise HardcaseError(f"replay: {error['step']} failed: {error['message']}")
-    links = follow(copy, scratch.keyring(), [outcome.record["attestation"]])
+    links = follow(copy, home.keyring(), [outcome.record["attestation"]])
     return {link.step: link for link in links.values()}
 
 
