@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hardcase.config import load_profile
-from hardcase.steps.configure import machines
 from tests.support.manifests import OVERLAYS, REPOSITORY, Manifest, of, one, rendered
+from tests.support.plans import machines
 
 PIPELINES = ("retraining", "evaluation")
 MADE_BY = {"configMapAsVolume": "ConfigMap", "secretAsVolume": "ExternalSecret", "pvcMount": "PersistentVolumeClaim"}
@@ -21,7 +20,9 @@ UNITS = {"m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**2
 @cache
 def compiled(pipeline: str) -> tuple[Manifest, Manifest]:
     """The executors of a compiled pipeline, and what Kubernetes is asked for each."""
-    spec, platform = yaml.safe_load_all((REPOSITORY / "pipelines" / f"{pipeline}.yaml").read_text(encoding="utf-8"))
+    spec, platform = yaml.safe_load_all(
+        (REPOSITORY / "hardcase" / "compiled" / f"{pipeline}.yaml").read_text(encoding="utf-8")
+    )
     executors = spec["deploymentSpec"]["executors"]
     return executors, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
@@ -95,7 +96,7 @@ def test_a_light_step_and_what_kubeflow_adds_to_it_fit_a_node_of_two_cpus(pipeli
 def test_a_profile_without_gpus_fits_a_node_of_two_cpus(overlay: str) -> None:
     limits = defaults(overlay)
     for profile in ("tiny", "smoke"):
-        asked = machines(load_profile(profile))
+        asked = machines(profile)
         for step in ("sft", "rollout", "grpo", "answer"):
             assert amount(asked[f"{step}_cpus"]) + amount(limits["defaultRequest"]["cpu"]) <= LEFT_OF_TWO, step
 
@@ -137,12 +138,11 @@ def flavors(overlay: str, selector: dict[str, str]) -> set[str]:
 
 @pytest.mark.parametrize("step", ["sft", "grpo"])
 def test_a_step_that_only_waits_for_its_nodes_is_admitted_to_no_gpu(step: str) -> None:
-    profile = load_profile("internvl3-2b")
-    assert flavors("prod", machines(profile)[f"{step}_nodes"]) == {"gpu-80gb"}
-    waiting = machines(load_profile("internvl3-2b", {f"{step}.nodes": 2}))
+    assert flavors("prod", machines("internvl3-2b")[f"{step}_nodes"]) == {"gpu-80gb"}
+    waiting = machines("internvl3-2b", {f"{step}.nodes": 2})
     assert flavors("prod", waiting[f"{step}_nodes"]) == {"cpu"}
     assert waiting[f"{step}_gpus"] == ""
-    assert flavors("dev", machines(load_profile("internvl3-2b-lora"))[f"{step}_nodes"]) == {"gpu-24gb"}
+    assert flavors("dev", machines("internvl3-2b-lora")[f"{step}_nodes"]) == {"gpu-24gb"}
 
 
 def test_dev_refuses_a_training_on_several_nodes_at_once_as_it_has_no_such_nodes() -> None:

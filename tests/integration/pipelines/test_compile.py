@@ -13,11 +13,12 @@ from kfp.compiler import Compiler
 from kfp.components import load_component_from_text
 
 from hardcase.compiled import FOLDER, list_steps
-from hardcase.config import PROFILES, load_profile
+from hardcase.config import PROFILES
 from hardcase.runtime.running import MOUNTED
-from hardcase.steps.configure import ON_GPUS, PER_GPU, plan_retraining
+from hardcase.steps.configure import ON_GPUS, PER_GPU
 from pipelines import compile as compiling
 from pipelines.resources import CACHE_SIZE, USER
+from tests.support.plans import machines
 
 STEPS = list_steps("retraining")
 PROFILE_NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
@@ -35,12 +36,6 @@ def spec_of(name: str) -> tuple[Any, Any]:
 def manifests() -> dict[tuple[str, str], Any]:
     found = [each for path in KUBERNETES.rglob("*.yaml") for each in yaml.safe_load_all(path.read_text()) if each]
     return {(each["kind"], each["metadata"]["name"]): each for each in found if "metadata" in each}
-
-
-def machines(profile: str, settings: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a profile plans."""
-    pinned = {"source": ["", ""], "fingerprint": "", "champion": "", "reference": ""}
-    return plan_retraining(load_profile(profile, settings or {}), pinned, {"store": "s3://bucket"})
 
 
 def tasks_of(spec: Mapping[str, Any]) -> dict[str, Any]:

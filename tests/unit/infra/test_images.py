@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "infra" / "images"
 LOCKS = IMAGES / "locks"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TRAIN = PROJECT["optional-dependencies"]["train"]
+HEAVY = set((LOCKS / "heavy.txt").read_text(encoding="utf-8").split())
+LIGHT = [text for text in PROJECT["dependencies"] if canonicalize_name(Requirement(text).name) not in HEAVY]
 VLLM = PROJECT["optional-dependencies"]["vllm"]
 TORCH = re.compile(r"^(torch|triton|nvidia-|cuda-)")
 
@@ -46,9 +47,9 @@ def asked(name):
     ("locks", "requirements"),
     [
         (["build"], asked("build")),
-        (["light"], PROJECT["dependencies"]),
-        (["train", "torch"], PROJECT["dependencies"] + TRAIN),
-        (["vllm"], PROJECT["dependencies"] + TRAIN + VLLM),
+        (["light"], LIGHT),
+        (["train", "torch"], PROJECT["dependencies"]),
+        (["vllm"], PROJECT["dependencies"] + VLLM),
         (["mlflow"], asked("mlflow")),
         (["airflow"], asked("airflow")),
     ],
@@ -69,8 +70,8 @@ def test_images_hold_the_versions_that_the_tests_ran_with():
         for name, (versions, _) in pins(lock).items():
             if name in tested:
                 assert versions == {tested[name]}, f"{lock}.lock: {name}; run `make image-locks`"
-    beside = set(pins("train")) - set(tested)
-    assert not {name for name in beside if name in {canonicalize_name(Requirement(text).name) for text in TRAIN}}
+    assert not (set(pins("train")) - set(tested)) & HEAVY
+    assert not set(pins("light")) & HEAVY
     airflow = (ROOT / "requirements-airflow.lock").read_text(encoding="utf-8")
     (version,) = pins("airflow")["apache-airflow"][0]
     assert f"\napache-airflow=={version} " in airflow
