@@ -28,7 +28,7 @@ KILLED: Final = "its process was killed: out of memory, out of time, or lost wit
 State = Literal["running", "succeeded", "failed", "refused"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class StepRecord:
     """Record of one attempt of a step.
 

@@ -1,4 +1,4 @@
-"""How a run ended, in words: one line, a page for Kubeflow's UI, and what a notification tells."""
+"""How a run ended, in words: one line, a page for Kubeflow's UI, and the content of a notification."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,8 @@ from typing import Any
 class Conclusion:
     """How a run ended.
 
-    Attributes:
-        record: of the run.
-        log: last lines of the step that failed.
-        link: to the run in Kubeflow's UI, or empty.
-        logs: command that prints the logs of its pods.
+    `log` holds the last lines of the step that failed, `link` leads to the run in Kubeflow's UI, `logs` is a command
+    that prints the logs of its pods. Each is empty where there is none.
     """
 
     record: Mapping[str, Any]
@@ -29,8 +26,7 @@ class Conclusion:
     @property
     def state(self) -> str:
         """`SUCCEEDED`, `FAILED` or `CANCELLED`."""
-        status = self.record["status"]
-        return {"failed": "FAILED", "cancelled": "CANCELLED"}.get(status, "SUCCEEDED")
+        return {"failed": "FAILED", "cancelled": "CANCELLED"}.get(self.record["status"], "SUCCEEDED")
 
     @property
     def step(self) -> str:
@@ -70,14 +66,14 @@ class Conclusion:
         if scores := self.record["scores"]:
             lines += ["", "| | overall | exact match |", "|---|---|---|"]
             lines += [
-                f"| {part} | {each['overall']:.1f} | {each['exact_match']:.3f} |"
-                for part, each in scores.items()
-                if each
+                f"| {part} | {score['overall']:.1f} | {score['exact_match']:.3f} |"
+                for part, score in scores.items()
+                if score
             ]
         lines += ["", "| step | | seconds |", "|---|---|---|"]
         lines += [
-            f"| {step} | {'cached' if each['cached'] else each['status']} | {each['seconds']:.0f} |"
-            for step, each in self.record["steps"].items()
+            f"| {step} | {'cached' if outcome['cached'] else outcome['status']} | {outcome['seconds']:.0f} |"
+            for step, outcome in self.record["steps"].items()
         ]
         if self.log:
             lines += ["", f"Last lines of `{self.step}`:", "", "```", *self.log, "```"]

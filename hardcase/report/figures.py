@@ -36,12 +36,7 @@ def plot_scores(scores: Mapping[str, Any]) -> str:
 
 
 def plot_training(log: Sequence[Mapping[str, Any]], curves: Mapping[str, str]) -> str:
-    """Plot curves over the steps of one phase of training, each in a panel.
-
-    Args:
-        log: logged steps of the phase.
-        curves: column of the log and title of each curve.
-    """
+    """Plot curves (title by column of the log) over the steps of one phase of training, each in a panel."""
     shown = {key: title for key, title in curves.items() if any(key in entry for entry in log)}
     figure = Figure(figsize=(2.5 * max(1, len(shown)), 2.2), layout="constrained")
     for panel, (key, title) in enumerate(shown.items(), start=1):

@@ -10,7 +10,7 @@ import smtplib
 import ssl
 from collections.abc import Mapping
 from email.message import EmailMessage
-from typing import Any
+from functools import partial
 
 import requests
 
@@ -18,17 +18,11 @@ from hardcase.errors import HardcaseError, InputError
 from hardcase.report.conclusion import Conclusion
 
 TIMEOUT = 30  # seconds
+FIELDS = ("run", "state", "step", "message", "log", "link", "report", "logs")  # of a `Conclusion`, in the JSON
 
 
 def notify(ended: Conclusion, environment: Mapping[str, str]) -> list[str]:
-    """Send a notification over every channel that the environment names.
-
-    Args:
-        ended: how the run ended.
-        environment: addresses, as above.
-
-    Returns:
-        The channels that took it: `webhook`, `mail`.
+    """Send a notification over every channel that the environment names, and return the channels: `webhook`, `mail`.
 
     Raises:
         HardcaseError: a channel failed; the others were tried.
@@ -49,17 +43,7 @@ def notify(ended: Conclusion, environment: Mapping[str, str]) -> list[str]:
 
 
 def _post(ended: Conclusion, environment: Mapping[str, str]) -> None:
-    body: dict[str, Any] = {
-        "text": f"{ended.headline}\n{ended.link}".strip(),
-        "run": ended.run,
-        "state": ended.state,
-        "step": ended.step,
-        "message": ended.message,
-        "log": list(ended.log),
-        "link": ended.link,
-        "report": ended.report,
-        "logs": ended.logs,
-    }
+    body = {"text": f"{ended.headline}\n{ended.link}".strip()} | {name: getattr(ended, name) for name in FIELDS}
     requests.post(environment["HARDCASE_WEBHOOK"], json=body, timeout=TIMEOUT).raise_for_status()
 
 
@@ -73,11 +57,8 @@ def _mail(ended: Conclusion, environment: Mapping[str, str]) -> None:
     message.set_content("\n".join([ended.headline, ended.link, ended.report, ended.logs, "", *ended.log]))
     host, port = environment["HARDCASE_SMTP_HOST"], int(environment.get("HARDCASE_SMTP_PORT") or 587)
     context = ssl.create_default_context()
-    if port == 465:
-        server: smtplib.SMTP = smtplib.SMTP_SSL(host, port, timeout=TIMEOUT, context=context)
-    else:
-        server = smtplib.SMTP(host, port, timeout=TIMEOUT)
-    with server:
+    connect = partial(smtplib.SMTP_SSL, context=context) if port == 465 else smtplib.SMTP
+    with connect(host, port, timeout=TIMEOUT) as server:
         if user := environment.get("HARDCASE_SMTP_USER"):
             if port != 465:
                 server.starttls(context=context)  # raises where there is none: no password goes in clear

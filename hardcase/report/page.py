@@ -37,15 +37,11 @@ CURVES = {
 }
 
 
-def run(artifacts: Mapping[str, Path], facts: Mapping[str, Any], store: str, html: Path) -> None:
-    """Write the report.
+def run(artifacts: Mapping[str, Path], labels: Mapping[str, Any], store: str, html: Path) -> None:
+    """Write the report as an HTML page.
 
-    Args:
-        artifacts: outputs of the steps, by name; any may be missing.
-        facts: label and value of what else is shown of the run; `error` is shown first, as a failure unless
-            `cancelled`.
-        store: URI of the store with the snapshot's shards.
-        html: the page.
+    `artifacts` holds the outputs of the steps by name; any may be missing. `labels` holds what else is shown of the
+    run: its `error` is shown first, as a failure unless `cancelled` is true. The store holds the snapshot's shards.
     """
 
     def read(name: str, reader: Callable[[Path], Any]) -> Any:
@@ -57,11 +53,13 @@ def run(artifacts: Mapping[str, Path], facts: Mapping[str, Any], store: str, htm
     snapshot = read("snapshot", lambda path: Snapshot.open(path, store))
     logs = [*(read("sft_log", _read_lines) or []), *(read("grpo_log", _read_lines) or [])]
     phases = {phase: [entry for entry in logs if entry["phase"] == phase] for phase in CURVES}
-    template = _make_environment().get_template("report.html.j2")
-    page = template.render(
-        facts={label: value for label, value in facts.items() if label not in ("error", "cancelled")},
-        cancelled=facts.get("cancelled", False),
-        error=facts.get("error"),
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["number"] = _format_number
+    page = environment.get_template("report.html.j2").render(
+        labels={label: value for label, value in labels.items() if label not in ("error", "cancelled")},
+        cancelled=labels.get("cancelled", False),
+        error=labels.get("error"),
         registration=read("registration", _read_json),
         scores=scores,
         parts={part: label for part, label in PARTS.items() if scores and scores.get(part)},
@@ -77,14 +75,8 @@ def run(artifacts: Mapping[str, Path], facts: Mapping[str, Any], store: str, htm
     html.write_text(page, encoding="utf-8")
 
 
-def _make_environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["number"] = lambda value: (
-        "–" if value is None else f"{value:.3g}" if value < 1 else f"{value:.1f}"
-    )
-    return environment
+def _format_number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}" if value < 1 else f"{value:.1f}"
 
 
 def _read_json(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""The record of a run, `summary.json`: what it came to, wherever it ran and however it ended (`design.md`)."""
+"""The record of a run, `summary.json`: the same document wherever the run was executed and however it ended."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hardcase.provenance.attestations import Attestation
 from hardcase.provenance.products import fetch_product
-from hardcase.provenance.statement import FOLDER
+from hardcase.provenance.statement import FILE, FOLDER
 from hardcase.registry.runs import RUN_FORMAT
 from hardcase.registry.tracking import show_run
 from hardcase.store.digest import path_digest
@@ -24,13 +24,7 @@ TOTALS: Final = ("overall", "exact_match")
 
 @dataclass
 class StepOutcome:
-    """What became of a step.
-
-    Attributes:
-        status: `succeeded`, `failed`, `refused`, `running`, `cancelled` or `not reached`.
-        seconds: of its work.
-        cached: whether it was served from the cache.
-    """
+    """Outcome of a step: `succeeded`, `failed`, `refused`, `running`, `cancelled` or `not reached`; seconds of work."""
 
     status: str = NOT_REACHED
     seconds: float = 0.0
@@ -40,28 +34,13 @@ class StepOutcome:
 def fetch_artifacts(
     store: Store, links: Iterable[Attestation], left: Mapping[str, str], folder: Path
 ) -> dict[str, Path]:
-    """Fetch what steps made, all but models, for a report.
+    """Fetch what steps wrote, except models, into a folder, and return the files by name.
 
-    Args:
-        store: the store of the run.
-        links: of the steps, in order.
-        left: sha256 of what a refusal left, by name.
-        folder: for the files.
-
-    Returns:
-        The files by name.
-
-    Raises:
-        HardcaseError: one of them is missing or altered.
+    `left` holds the sha256 of the files that explain a refusal, by name.
     """
-    made = {
-        name: (digest, link.media_type(name))
-        for link in links
-        for name, digest in link.products.items()
-        if link.media_type(name) != FOLDER
-    }
-    made |= {name: (digest, "") for name, digest in left.items()}
-    return {name: fetch_product(store, digest, kind, folder / name) for name, (digest, kind) in made.items()}
+    products = [(link, name, digest) for link in links for name, digest in link.products.items()]
+    files = {name: digest for link, name, digest in products if link.media_type(name) != FOLDER} | dict(left)
+    return {name: fetch_product(store, digest, FILE, folder / name) for name, digest in files.items()}
 
 
 def summarise_run(
@@ -75,18 +54,18 @@ def summarise_run(
     attestation: str | None = None,
     cancelled: bool = False,
 ) -> dict[str, Any]:
-    """Return the record of a run: what was asked for, and what its steps left.
+    """Return the record of a run: the request, and what its steps wrote.
 
     Args:
         run_id: of the run.
         asked: `pipeline`, `profile`, `source`, `seed`, `settings`.
         store: URI of the object store.
-        steps: what became of each, in order.
-        artifacts: what they made, by name.
+        steps: outcome of each step, in order.
+        artifacts: what the steps wrote, by name.
         error: `message`, `step` and `exit_code` of what stopped the run.
         times: when the run started and ended, ISO 8601.
-        attestation: sha256 of that of the last step, if it was done; it leads to all others.
-        cancelled: whether a person stopped it.
+        attestation: sha256 of the last step's attestation, if that step succeeded; it leads to all others.
+        cancelled: whether a person stopped the run.
     """
     scores, drift, registered, version = (
         _read(artifacts.get(name)) for name in ("scores", "drift", "registration", "version")
@@ -119,7 +98,7 @@ def summarise_run(
 
 
 def show_record(record: Mapping[str, Any], tracking_uri: str) -> None:
-    """Show in MLflow how a run ended, for those who know its id and cannot read the store."""
+    """Show in MLflow how a run ended, for readers who know its id and cannot read the store."""
     names = ("run_id", "pipeline", "status", "error", "model", "gate", "snapshot", "samples", "evaluation", "drift")
     result = {name: record[name] for name in names}
     if error := record["error"]:
@@ -139,7 +118,5 @@ def show_record(record: Mapping[str, Any], tracking_uri: str) -> None:
 
 
 def _read(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    return content

@@ -1,7 +1,7 @@
-"""Data Docs as one page that needs no network and holds no clock.
+"""Data Docs as one page that needs no network and contains no time.
 
-Sections are rendered by the templates of Great Expectations; the frame around them is ours, because its frame loads
-styles, scripts and images from the network, links to pages of a whole site, and carries the time and random ids.
+Sections are rendered by the templates of Great Expectations. The frame around them is ours: GX's frame loads styles,
+scripts and images from the network, links to pages of a whole site, and carries the time and random ids.
 """
 
 from copy import deepcopy
@@ -44,14 +44,7 @@ COLLAPSE: Final = "{% for block in content_block.collapse %}{{ block | render_co
 
 
 def page(checked: Any, snapshot: str, rows: int, failures: list[str]) -> str:
-    """Return the page as HTML.
-
-    Args:
-        checked: the suite's result, as Great Expectations gives it.
-        snapshot: id of the snapshot.
-        rows: number of its rows.
-        failures: a sentence for each expectation that is not met.
-    """
+    """Return the page as HTML: `checked` is GX's result of the suite, `failures` a sentence for each failure."""
     from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
     from great_expectations.render.view.view import DefaultJinjaPageView
     from jinja2 import ChoiceLoader, DictLoader

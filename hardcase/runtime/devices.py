@@ -1,17 +1,10 @@
-"""Whether a step's process has the GPUs that its pod was to get."""
+"""Whether a step's process has the GPUs that its pod requested."""
 
 from hardcase.errors import InputError
 
 
 def require_gpus(gpus: str) -> None:
-    """Refuse to begin hours of work on CPUs, where Kubernetes was asked for GPUs and gave none.
-
-    Args:
-        gpus: how many the pod was to get; empty for none.
-
-    Raises:
-        InputError: the process sees fewer.
-    """
+    """Refuse hours of work on CPUs where Kubernetes was asked for `gpus` (empty for none) and gave fewer."""
     if not gpus:
         return
     import torch

@@ -18,11 +18,7 @@ from hardcase.store.store import Store, object_name
 class Material:
     """What a step reads.
 
-    Attributes:
-        name: of the product.
-        digest: its sha256.
-        kind: its media type.
-        attested_by: sha256 of the attestation of the step that made it.
+    `kind` is a media type; `attested_by` is the sha256 of the attestation of the step that wrote it.
     """
 
     name: str
@@ -36,7 +32,7 @@ class Work:
     """What a step works with.
 
     Attributes:
-        folder: private; the same for the same work, empty the first time, gone after success.
+        folder: private; the same for the same work, empty the first time, removed after success.
         materials: what the step reads, by name.
         store: of the attestations and the products.
         plan: what `configure` hands to the step.
@@ -53,20 +49,16 @@ class Work:
 
     @property
     def config(self) -> Any:
-        """Configuration of the step, as it came."""
+        """Configuration of the step, not yet validated."""
         return self.plan["parameters"]["config"]
 
     @property
     def seed(self) -> int:
-        """Seed of what the step draws."""
+        """Seed of everything that the step draws."""
         return int(self.plan["parameters"]["seed"])
 
     def input(self, name: str) -> Path:
-        """Return the path of a product of an earlier step, fetched and verified.
-
-        Raises:
-            HardcaseError: it is missing or altered.
-        """
+        """Return the path of a product of an earlier step, fetched and verified."""
         material = self.materials[name]
         return fetch_product(self.store, material.digest, material.kind, self.folder / "inputs" / name)
 
@@ -81,11 +73,7 @@ class Work:
 
 
 def material_of(name: str, attestation: str, store: Store, keys: Keyring) -> Material:
-    """Return what an attested step made, or itself read, under that name.
-
-    Raises:
-        HardcaseError: the attestation is missing or altered, or the step knows nothing of that name.
-    """
+    """Return what an attested step wrote, or itself read, under that name."""
     link = fetch_attestation(store, keys, attestation)
     if name in link.products:
         return Material(name, link.products[name], link.media_type(name), attestation)
@@ -95,11 +83,7 @@ def material_of(name: str, attestation: str, store: Store, keys: Keyring) -> Mat
 
 
 def keyring() -> Keyring:
-    """What this process signs with and whom it trusts: `HARDCASE_SIGNING_KEY`, and folders in `HARDCASE_TRUSTED_KEYS`.
-
-    Raises:
-        HardcaseError: it was given no key.
-    """
+    """Return the keyring of `HARDCASE_SIGNING_KEY`, and of the files and folders in `HARDCASE_TRUSTED_KEYS`."""
     if not (signing := os.environ.get("HARDCASE_SIGNING_KEY")):
         raise HardcaseError("no signing key: set HARDCASE_SIGNING_KEY to a private key in PEM, or awskms:ID")
     return _keyring(signing, os.environ.get("HARDCASE_TRUSTED_KEYS", ""))
@@ -107,4 +91,4 @@ def keyring() -> Keyring:
 
 @cache
 def _keyring(signing: str, trusted: str) -> Keyring:
-    return open_keyring(signing, [Path(place) for place in trusted.split(os.pathsep) if place])
+    return open_keyring(signing, [Path(path) for path in trusted.split(os.pathsep) if path])

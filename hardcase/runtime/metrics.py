@@ -10,13 +10,9 @@ from hardcase.task.sample import LETTERS
 
 
 def show_scores(metrics: Any, confusion: Any, scores: Path, evaluation: Path) -> None:
-    """Show the scores, and how often images with and without a flaw were flagged; an invalid answer flags none.
+    """Show the scores in KFP's `metrics`, and in `confusion` how often images with and without a flaw were flagged.
 
-    Args:
-        metrics: KFP's metrics, for the scores.
-        confusion: KFP's classification metrics.
-        scores: `scores.json`.
-        evaluation: `evaluation.parquet`.
+    An invalid answer flags no image.
     """
     content, names = read_scores(scores.read_bytes()), ("overall", "exact_match")
     numbers = {f"{part} {name}": content[part][name] for part in reversed(PARTS) if content[part] for name in names}

@@ -22,7 +22,7 @@ from pydantic_core import to_jsonable_python
 
 from hardcase.config import PROFILES, TrainConfig
 from hardcase.errors import HardcaseError, build_error
-from hardcase.runtime.nodes import train_on_nodes
+from hardcase.runtime.nodes import LOOPBACK, train_on_nodes
 from hardcase.runtime.running import die_with_launcher, die_with_parent, set_up_logging
 from hardcase.store.digest import bytes_digest
 
@@ -33,16 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 def in_processes(work: Callable[..., None], config: TrainConfig, scratch: Path, **arguments: Any) -> None:
-    """Call `work(config=config, scratch=scratch, **arguments)` in as many processes as `config` says.
+    """Call `work(config=config, scratch=scratch, **arguments)` in as many processes as `config` requests.
 
-    Args:
-        work: a step's `run`; its annotations say how to read the arguments back from JSON.
-        config: of the training.
-        scratch: the step's private folder; where there are several nodes, all see it and every path is below it.
-        arguments: paths, configuration, plain values.
-
-    Raises:
-        HardcaseError: as the first process that failed raised it.
+    `work` is a step's `run`: its annotations define how the arguments are read back from JSON. With several nodes, all
+    see `scratch`, and every path is below it. The error of the first process that failed is raised.
     """
     if config.nodes == config.processes == 1 and not config.zero:
         work(**arguments, config=config, scratch=scratch)
@@ -55,23 +49,17 @@ def in_processes(work: Callable[..., None], config: TrainConfig, scratch: Path, 
 def in_shards(
     work: Callable[..., None], shards: int, nodes: int, scratch: Path, written: str, **arguments: Any
 ) -> list[Path]:
-    """Call `work(shard="i/n", scratch=..., <written>=..., **arguments)` once a shard, side by side.
+    """Call `work(shard="i/n", scratch=..., <written>=..., **arguments)` for each shard, all at once; return the tables.
 
-    A shard that was finished before the step was stopped is not done again.
+    A shard that finished before the step was stopped is not run again. Arguments and errors are as of `in_processes`.
 
     Args:
-        work: a step's `run`; its annotations say how to read the arguments back from JSON.
-        shards: how many.
+        work: a step's `run`.
+        shards: number of shards.
         nodes: among how many nodes they are divided; 1 is this machine. Each shard has a GPU to itself.
-        scratch: below the step's private folder; where there are several nodes, all see that, and every path in it.
+        scratch: below the step's private folder.
         written: the argument that takes the path of a shard's table.
         arguments: the others: paths, `config`, plain values.
-
-    Returns:
-        The tables, in order.
-
-    Raises:
-        HardcaseError: as the first shard that failed raised it.
     """
     own = list[dict[str, Any]]()
     for number in range(1, shards + 1):
@@ -81,9 +69,9 @@ def in_shards(
     # A vLLM engine keeps its share of the GPU as long as its process lives, and a step may need another one next.
     if shards == 1 and arguments["config"].engine != "vllm":
         work(**arguments, **own[0])
-    elif left := [each for each in own if not (each["scratch"] / DONE).exists()]:
+    elif left := [shard for shard in own if not (shard["scratch"] / DONE).exists()]:
         _run(work, arguments, left, scratch, nodes, -(-len(left) // nodes))
-    return [each[written] for each in own]
+    return [shard[written] for shard in own]
 
 
 def _run(
@@ -94,8 +82,8 @@ def _run(
     nodes: int,
     processes: int,
 ) -> None:
-    """Run a job: a training, or else shards by the arguments that are theirs alone."""
-    job, folders = scratch.absolute() / "job.json", [each["scratch"] for each in shards] or [scratch]
+    """Run a job: a training, or else shards with the arguments of their own."""
+    job, folders = scratch.absolute() / "job.json", [shard["scratch"] for shard in shards] or [scratch]
     for folder in folders:
         (folder / FAILED).unlink(missing_ok=True)
     content = {"module": work.__module__, "arguments": _absolute(arguments), "shards": list(map(_absolute, shards))}
@@ -104,8 +92,7 @@ def _run(
         name = f"{work.__module__.split('.')[-2]}-{bytes_digest(bytes(job))[:16]}"
         ended = train_on_nodes([*COMMAND, str(job), "node"], min(nodes, len(shards) or nodes), processes, name)
     else:
-        local = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-        code = _share(job, 0, 1, ["--num_machines=1", "--main_process_port=0"], {**os.environ, **local})
+        code = _share(job, 0, 1, ["--num_machines=1", "--main_process_port=0"], {**os.environ, **LOOPBACK})
         ended = f"a process ended with {code}; its last lines are in this step's log" if code else ""
     # A network volume's cache may go on missing a name that was missing a moment ago; a folder is read again.
     signs = [path for folder in folders for path in folder.iterdir() if path.name in (DONE, FAILED)]
@@ -152,7 +139,7 @@ def _side_by_side(job: Path, shards: Sequence[int], environment: dict[str, str])
                 own = {VISIBLE: gpu} if (gpu := free.pop(0)) else {}
                 command = [*COMMAND, str(job), str(waiting.pop(0))]
                 at_work[subprocess.Popen(command, env={**environment, **own}, preexec_fn=die_with_parent)] = gpu  # noqa: PLW1509
-            for process in [each for each in at_work if each.poll() is not None]:
+            for process in [process for process in at_work if process.poll() is not None]:
                 free.append(at_work.pop(process))
                 if process.returncode:
                     return process.returncode
@@ -165,7 +152,7 @@ def _side_by_side(job: Path, shards: Sequence[int], environment: dict[str, str])
 
 
 def node() -> None:
-    """One node of a job: its processes, as Kubeflow Trainer's variables place it among the others."""
+    """Run one node of a job: its processes, ranked as Kubeflow Trainer's variables say."""
     # The first process of a container ignores what it has no handler for, and Kubernetes waits 30 s before it kills it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     die_with_launcher()
@@ -182,7 +169,7 @@ def node() -> None:
 
 
 def main() -> None:
-    """One process of a job."""
+    """Run one process of a job."""
     die_with_parent()
     job, shard = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), sys.argv[2:]
     arguments = {**job["arguments"], **(job["shards"][int(shard[0])] if shard else {})}
@@ -195,8 +182,8 @@ def main() -> None:
         validate_call(importlib.import_module(job["module"]).run)(**arguments)
     except HardcaseError as error:
         logger.exception("failed")
-        said = {"exit_code": error.exit_code, "message": str(error)}
-        (scratch / FAILED).write_text(json.dumps(said), encoding="utf-8")
+        content = {"exit_code": error.exit_code, "message": str(error)}
+        (scratch / FAILED).write_text(json.dumps(content), encoding="utf-8")
         sys.exit(error.exit_code)
     if shard:
         (scratch / DONE).touch()

@@ -1,7 +1,7 @@
 """What every step does around its work when it runs in a process of its own, under kfp.local or in a pod.
 
-What a step hands on is one text: the sha256 of its signed attestation, which names what the step made. Attestation and
-products lie in the object store, from where the next step fetches what it needs, verified. Around its work a step
+A step hands on one text: the sha256 of its signed attestation, which names what the step wrote. Attestation and
+products are in the object store, from where the next step fetches what it needs, verified. Around its work a step
 keeps a private folder from which a stopped step continues, reports its progress and its errors in a form the launcher
 reads, and never outlives the launcher.
 """
@@ -22,7 +22,6 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +32,8 @@ from hardcase.errors import HardcaseError, InputError
 from hardcase.provenance.attestations import Attestation
 from hardcase.provenance.openlineage import emit
 from hardcase.provenance.products import keep_product
-from hardcase.registry.runs import State, StepRecord, read_records, write_record
+from hardcase.registry.runs import StepRecord, read_records, write_record
+from hardcase.runtime.devices import require_gpus
 from hardcase.runtime.materials import Work, keyring, material_of
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import Store, open_store
@@ -56,91 +56,61 @@ LONGEST_MESSAGE: Final = 2048  # bytes; the kubelet cuts it at 4096
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Report:
-    """What a step's record will say of it when it ends."""
-
-    record: StepRecord
-    attestation: str = ""
-    materials: list[str] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
-    cached: bool = False
-
-    def ended(self, state: State, **more: Any) -> StepRecord:
-        """Return the record of the step's end."""
-        return replace(
-            self.record,
-            state=state,
-            ended=_now(),
-            attestation=self.attestation,
-            materials=self.materials,
-            left=self.left,
-            cached=self.cached,
-            **more,
-        )
-
-
 @contextmanager
 def running(
-    step: str,
-    plan: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    sources: Mapping[str, str] = MappingProxyType({}),
+    step: str, plan: Mapping[str, Any], inputs: Mapping[str, str], sources: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Work]:
-    """Surround a step's work, and attest it.
+    """Surround a step's work, and attest it; every file in `work.outputs` afterwards is a product.
 
     Args:
         step: its name.
         plan: what `configure` hands to the step: `store` and `scratch` (URI and folder), `parameters` (code,
             configuration, seed: what identifies the work, and is signed).
-        inputs: by the name of a product, the attestation of the step that made it, or that read it itself; an empty one
-            stands for none.
-        sources: digests of what it takes in from outside, by name; filled in by the work itself.
-
-    Yields:
-        What the step works with. Every file in its folder `outputs` afterwards is a product. When all is done its
-        `attestation` is set.
+        inputs: by the name of a product, the attestation of the step that wrote it or read it; empty for none.
+        sources: digests of what the step reads from outside, by name; the work itself fills them in.
 
     Raises:
         SystemExit: the work raised a `HardcaseError`; its exit code.
     """
     run, read, parameters = os.environ.get("HARDCASE_RUN", ""), dict[str, str](), _restore_integers(plan["parameters"])
     plan = {**plan, "parameters": parameters}
-    with noted(step) as report:
+    with noted(step) as record:
         try:
             store, keys = open_store(plan["store"]), keyring()
             given = {name: attestation for name, attestation in inputs.items() if attestation}
             materials = {name: material_of(name, attestation, store, keys) for name, attestation in given.items()}
-            report.materials = sorted({material.attested_by for material in materials.values()})
+            record.materials = sorted({material.attested_by for material in materials.values()})
             read = {name: material.digest for name, material in materials.items()}
             source = dict([parameters["source"]]) if "source" in parameters else {}
             emit("START", run, step, {**source, **read})
             work = bytes_digest(canonical_json({"step": step, "inputs": list(read.values()), **parameters}))
             with _private_folder(Path(plan["scratch"]) / f"{step}-{work[:16]}") as folder:
-                shutil.rmtree(folder / "outputs", ignore_errors=True)
-                (folder / "outputs").mkdir()
                 done = Work(folder, materials, store, plan)
+                shutil.rmtree(done.outputs, ignore_errors=True)
+                done.outputs.mkdir()
                 try:
+                    require_gpus(plan.get("gpus", ""))
                     yield done
                 except InputError:  # what explains the refusal outlives it: the quarantine, failed expectations
-                    report.left = {path.name: keep_product(store, path)[0] for path in _files(folder / "outputs")}
+                    files = sorted(path for path in done.outputs.iterdir() if path.is_file())
+                    record.left = {path.name: keep_product(store, path)[0] for path in files}
                     raise
-                kept = {path.name: keep_product(store, path) for path in sorted((folder / "outputs").iterdir())}
+                products = {path.name: keep_product(store, path) for path in sorted(done.outputs.iterdir())}
+                kinds = {name: material.kind for name, material in materials.items()}
                 link = Attestation(
                     step,
                     {**read, **sources},
-                    {name: digest for name, (digest, _) in kept.items()},
+                    {name: digest for name, (digest, _) in products.items()},
                     parameters,
                     circumstances(),
-                    {name: material.kind for name, material in materials.items()}
-                    | {name: kind for name, (_, kind) in kept.items()},
+                    kinds | {name: kind for name, (_, kind) in products.items()},
                     {name: material.attested_by for name, material in materials.items()},
                 )
-                report.attestation = done.attestation = store.put_object(link.sign(keys))
-                report.cached = done.cached
+                record.attestation = done.attestation = store.put_object(link.sign(keys))
+                record.cached = done.cached
             emit("COMPLETE", run, step, {**source, **read}, link.products)
         except Exception as error:
-            emit("FAIL", run, step, read, error=_said(error))
+            emit("FAIL", run, step, read, error=_describe(error))
             raise
 
 
@@ -154,36 +124,31 @@ def _restore_integers(value: Any) -> Any:
 
 
 @contextmanager
-def noted(step: str) -> Iterator[Report]:
-    """Surround what a process does for a step: its environment, its log, its records and its errors.
-
-    Args:
-        step: its name.
-
-    Yields:
-        What its record will say, filled in by the work.
+def noted(step: str) -> Iterator[StepRecord]:
+    """Surround what a process does for a step: its environment, log, errors, and its record, which is yielded.
 
     Raises:
         SystemExit: the work raised a `HardcaseError`; its exit code.
     """
     load_environment()
     die_with_launcher()
-    last, report = set_up_logging(), Report(StepRecord(step, "running", started=_now()))
+    last, record = set_up_logging(), StepRecord(step, "running", started=_now())
     _mark({"step": step, "state": "running"})
     try:
         _refuse_again(step)
-        _leave(report.record)
-        yield report
+        _write(record)
+        yield record
     except HardcaseError as error:
         logger.exception("%s failed", step)
-        _failed(report, str(error), list(last.lines), error.exit_code)
+        _fail(record, str(error), list(last.lines), error.exit_code)
         sys.exit(error.exit_code)
     except Exception as error:
         lines = [*last.lines, *"".join(traceback.format_exception(error)).splitlines()]
-        _failed(report, _said(error), lines[-LAST_LINES:], 1)
+        _fail(record, _describe(error), lines[-LAST_LINES:], 1)
         raise
     _mark({"step": step, "state": "succeeded"})
-    _leave(report.ended("succeeded"))
+    record.state, record.ended = "succeeded", _now()
+    _write(record)
 
 
 def load_environment() -> None:
@@ -194,12 +159,8 @@ def load_environment() -> None:
                 os.environ.setdefault(path.name, path.read_text(encoding="utf-8").rstrip("\n"))
 
 
-def _said(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, HardcaseError) else "".join(traceback.format_exception_only(error)).strip()
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def _now() -> str:
@@ -213,9 +174,9 @@ def _run_in_store() -> tuple[Store, str] | None:
 
 
 def _refuse_again(step: str) -> None:
-    """Refuse at once what was refused before in this run, where an engine tries a step again whatever it failed of."""
+    """Refuse at once what was refused before in this run: an engine retries a step whatever the cause."""
     try:
-        before = read_records(*there).get(step) if (there := _run_in_store()) else None
+        before = read_records(*run).get(step) if (run := _run_in_store()) else None
     except HardcaseError:
         logger.exception("whether %s was refused before cannot be read", step)
         return
@@ -223,31 +184,27 @@ def _refuse_again(step: str) -> None:
         raise InputError(before.message)
 
 
-def _failed(report: Report, message: str, log: list[str], exit_code: int) -> None:
-    state: State = "refused" if exit_code == InputError.exit_code else "failed"
-    record = report.ended(state, message=message, log=log)
-    _mark({"step": record.step, "state": state, "message": message, "exit_code": exit_code})
+def _fail(record: StepRecord, message: str, log: list[str], exit_code: int) -> None:
+    record.state = "refused" if exit_code == InputError.exit_code else "failed"
+    record.ended, record.message, record.log = _now(), message, log
+    _mark({"step": record.step, "state": record.state, "message": message, "exit_code": exit_code})
     if TERMINATION_MESSAGE.exists():
         with suppress(OSError):
-            TERMINATION_MESSAGE.write_bytes(f"hardcase: {state}: {message}".encode()[:LONGEST_MESSAGE])
-    _leave(record)
+            TERMINATION_MESSAGE.write_bytes(f"hardcase: {record.state}: {message}".encode()[:LONGEST_MESSAGE])
+    _write(record)
 
 
-def _leave(record: StepRecord) -> None:
-    """Write a record where someone will look for it; that this fails is no error of the step's."""
+def _write(record: StepRecord) -> None:
+    """Write a record into the store; a failure to write it is no failure of the step."""
     try:
-        if there := _run_in_store():
-            write_record(*there, record)
+        if run := _run_in_store():
+            write_record(*run, record)
     except HardcaseError:
         logger.exception("no record of %s was written", record.step)
 
 
 def read_locations() -> dict[str, str]:
-    """Return where this process works, by its environment: `store`, `scratch` and `tracking_uri` (MLflow's).
-
-    Raises:
-        InputError: the environment names no store.
-    """
+    """Return where this process works, by its environment: `store`, `scratch` and `tracking_uri` (MLflow's)."""
     load_environment()
     if not (store := os.environ.get("HARDCASE_STORE")):
         raise InputError("no store: set HARDCASE_STORE to a folder or s3://bucket/prefix")
@@ -262,7 +219,7 @@ def namespace_of() -> str:
 
 
 def circumstances() -> dict[str, str]:
-    """Where and of what this process runs, as far as its environment says."""
+    """Return where, by whom and from what this process runs, as far as its environment says."""
     names = ("run", "who", "commit", "clean", "image")
     return {name: os.environ[key] for name in names if os.environ.get(key := f"HARDCASE_{name.upper()}")}
 
@@ -317,11 +274,10 @@ class _ProgressLines(logging.Handler):
     last = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
-        what, done, total = record.__dict__["what"], record.__dict__["done"], record.__dict__["total"]
-        if done < total and time.monotonic() - self.last < 0.2:
-            return
-        self.last = time.monotonic()
-        _mark({"what": what, "done": done, "total": total})
+        progress = {name: record.__dict__[name] for name in ("what", "done", "total")}
+        if progress["done"] >= progress["total"] or time.monotonic() - self.last >= 0.2:
+            self.last = time.monotonic()
+            _mark(progress)
 
 
 class LastLines(logging.Handler):
@@ -336,7 +292,7 @@ class LastLines(logging.Handler):
 
 
 def set_up_logging() -> LastLines:
-    """Logs and progress to standard output, in the forms that the launcher reads; the last lines of the log."""
+    """Send logs and progress to standard output, in the launcher's forms, and keep the log's last lines."""
     last = LastLines()
     handlers = [logging.StreamHandler(sys.stdout), last]
     logging.basicConfig(handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)

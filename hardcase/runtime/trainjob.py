@@ -1,7 +1,7 @@
 """A TrainJob of Kubeflow Trainer: started through its SDK, followed, its first node's log printed, deleted.
 
-What is cited of the SDK is kubeflow 0.5.0, trainer/backends/kubernetes/backend.py. It hands on neither why a job waits
-nor the times of log lines, so these are asked of the API by its own client.
+Lines cited of the SDK are of kubeflow 0.5.0, trainer/backends/kubernetes/backend.py. The SDK passes on neither why a
+job waits nor the times of log lines, so these are requested from the API by the SDK's own client.
 """
 
 import logging
@@ -30,11 +30,9 @@ INDEX: Final = "batch.kubernetes.io/job-completion-index"
 ENDED: Final = ("Complete", "Failed")
 WITHOUT: Final = "docs/how-to/train-on-gpus.md says what the cluster needs, HARDCASE_TRAINER=local does without one"
 SECONDS_BETWEEN = 2.0
-# How long the cluster's API may be away, and pods of an earlier attempt may take to end.
-SECONDS_AWAY = 300.0
+SECONDS_AWAY = 300.0  # how long the cluster's API may be away, and pods of an earlier attempt may take to end
 SECONDS_ANSWER: Final = 30.0
-# How often a job that waits says so.
-SECONDS_SILENT = 300.0
+SECONDS_SILENT = 300.0  # between two log lines about a job that waits
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -78,15 +76,9 @@ def _notice_dead_connections(client: TrainerClient) -> None:
 
 
 def _ask(what: str, call: Callable[[], T], refused: type[HardcaseError] = HardcaseError) -> T:
-    """Call the cluster's API, again and again while it is away.
+    """Call the cluster's API, repeatedly while it is away; a `HardcaseError` of `call` itself passes.
 
-    Args:
-        what: is asked for.
-        call: that asks; `HardcaseError`s of its own pass.
-        refused: what to raise if the API does not know us, does not let us, or does not know the thing.
-
-    Raises:
-        HardcaseError: the API refuses, or stays away.
+    `refused` is raised where the API does not authenticate or authorise us, or does not know the object.
     """
     until = time.monotonic() + SECONDS_AWAY
     while True:
@@ -95,18 +87,18 @@ def _ask(what: str, call: Callable[[], T], refused: type[HardcaseError] = Hardca
         except HardcaseError:
             raise
         except Exception as error:
-            status, said = _status(error), f"{what}: {_reason(error)}"
+            status, message = _status(error), f"{what}: {_reason(error)}"
             away = isinstance(error, TimeoutError) or isinstance(_cause(error), HTTPError | OSError)
             if status in (401, 403, 404):
-                raise refused(f"{said}; {WITHOUT}") from error
+                raise refused(f"{message}; {WITHOUT}") from error
             if not (away or status == 429 or status >= 500) or time.monotonic() > until:
-                raise HardcaseError(said) from error
-            logger.warning("%s; asking again", said)
+                raise HardcaseError(message) from error
+            logger.warning("%s; asking again", message)
             time.sleep(SECONDS_BETWEEN)
 
 
 def _cause(error: Exception) -> BaseException:
-    """What the API or the connection said: the SDK's own errors name no cause."""
+    """Return the error of the API or of the connection, where the SDK's own error wraps it."""
     return error.__cause__ or error
 
 
@@ -142,11 +134,7 @@ def _create(client: TrainerClient, runtime: Any, trainer: Any, options: list[Any
 
 
 def _delete(client: TrainerClient, name: str) -> None:
-    """Delete a job, and wait until its pods are gone: as long as they end, they write into the step's folder.
-
-    Raises:
-        HardcaseError: they stay.
-    """
+    """Delete a job, and wait until its pods are gone: until they end, they write into the step's folder."""
     until = time.monotonic() + SECONDS_AWAY
     while left := _ask(f"TrainJob {name}", lambda: _left(client, name)):
         if time.monotonic() > until:
@@ -159,14 +147,14 @@ def _delete(client: TrainerClient, name: str) -> None:
 
 def _left(client: TrainerClient, name: str) -> list[str]:
     """Delete a job and return which of its parts remain. In the foreground Trainer would create the job again."""
-    left = [name]
+    jobs = [name]
     try:
         client.delete_job(name)
     except RuntimeError as error:
         if _status(error) != 404:
             raise
-        left = []
-    return left + [pod.metadata.name for pod in _pods(client, name)]
+        jobs = []
+    return jobs + [pod.metadata.name for pod in _pods(client, name)]
 
 
 def _pods(client: TrainerClient, name: str) -> list[Any]:
@@ -177,7 +165,7 @@ def _pods(client: TrainerClient, name: str) -> list[Any]:
 
 
 def _look(client: TrainerClient, name: str) -> tuple[dict[str, Any], dict[str, str], dict[int, Any]]:
-    """Look up a job, the messages of its conditions that are true, and the newest pod of each node."""
+    """Return a job, the messages of its conditions that are true, and the newest pod of each node."""
     jobs = ("trainer.kubeflow.org", "v1alpha1", client.backend.namespace, "trainjobs")
     try:
         job = client.backend.custom_api.get_namespaced_custom_object(*jobs, name, _request_timeout=SECONDS_ANSWER)
@@ -186,27 +174,24 @@ def _look(client: TrainerClient, name: str) -> tuple[dict[str, Any], dict[str, s
             raise HardcaseError(f"TrainJob {name}: deleted while it was at work; run again to go on") from error
         raise
     pods = sorted(_pods(client, name), key=lambda pod: pod.metadata.creation_timestamp)
-    named = [(pod.metadata.labels, pod) for pod in pods]
-    nodes = {
-        int(labels[INDEX]): pod for labels, pod in named if labels["jobset.sigs.k8s.io/replicatedjob-name"] == NODE
-    }
-    return job, _true(job), nodes
+    pods = [pod for pod in pods if pod.metadata.labels["jobset.sigs.k8s.io/replicatedjob-name"] == NODE]
+    return job, _messages(job, "True"), {int(pod.metadata.labels[INDEX]): pod for pod in pods}
 
 
-def _true(thing: dict[str, Any], status: str = "True") -> dict[str, str]:
-    conditions = thing.get("status", {}).get("conditions", [])
-    return {each["type"]: each.get("message", "") for each in conditions if each["status"] == status}
+def _messages(resource: dict[str, Any], status: str) -> dict[str, str]:
+    conditions = resource.get("status", {}).get("conditions", [])
+    return {entry["type"]: entry.get("message", "") for entry in conditions if entry["status"] == status}
 
 
 def _follow(client: TrainerClient, name: str, nodes: int) -> str:
-    pod, shown, waits, said = "", "", "", 0.0
+    pod, shown, waits, logged = "", "", "", 0.0
     while True:
         job, conditions, pods = _ask(f"TrainJob {name}", lambda: _look(client, name))
-        ended = next((each for each in ENDED if each in conditions), "")
+        ended = next((condition for condition in ENDED if condition in conditions), "")
         if not ended and (reason := _waiting(client, job, conditions, pods, nodes)):
-            if reason != waits or time.monotonic() > said + SECONDS_SILENT:
+            if reason != waits or time.monotonic() > logged + SECONDS_SILENT:
                 logger.info("TrainJob %s waits: %s", name, reason)
-                waits, said = reason, time.monotonic()
+                waits, logged = reason, time.monotonic()
         elif 0 in pods:
             first = pods[0].metadata.name
             shown, pod = _show(client, first, shown if first == pod else "", bool(ended)), first
@@ -220,7 +205,7 @@ def _follow(client: TrainerClient, name: str, nodes: int) -> str:
 def _waiting(
     client: TrainerClient, job: dict[str, Any], conditions: dict[str, str], pods: dict[int, Any], nodes: int
 ) -> str:
-    """Say why not all nodes are at work, or nothing if they are."""
+    """Return why not all nodes are at work; empty if they are."""
     if "Suspended" in conditions:  # by Kueue, until it admits the job and when another takes its place
         return f"queued by Kueue{_of_queue(client, job['metadata']['uid'])}"
     if len(pods) < nodes:
@@ -234,10 +219,10 @@ def _of_queue(client: TrainerClient, uid: str) -> str:
     label = f"kueue.x-k8s.io/job-uid={uid}"  # kueue v0.19.2, pkg/controller/constants/constants.go:43
     workloads = ("kueue.x-k8s.io", "v1beta2", client.backend.namespace, "workloads")
     with suppress(HTTPError, ApiException):  # a role may not read them
-        found = client.backend.custom_api.list_namespaced_custom_object(
+        listed = client.backend.custom_api.list_namespaced_custom_object(
             *workloads, label_selector=label, _request_timeout=SECONDS_ANSWER
         )
-        messages = [_true(workload, "False").get("QuotaReserved", "") for workload in found["items"]]
+        messages = [_messages(workload, "False").get("QuotaReserved", "") for workload in listed["items"]]
         return next((f": {message}" for message in messages if message), "")
     return ""
 
@@ -252,17 +237,11 @@ def _of_pod(pod: Any) -> str:
     return ""
 
 
-def _show(client: TrainerClient, pod: str, after: str, whole: bool) -> str:
-    """Print the lines of a pod's log after a time, as they come.
+def _show(client: TrainerClient, pod: str, after: str, ended: bool) -> str:
+    """Print the lines of a pod's log after a time, as they come, and return the time of the last line printed.
 
-    Args:
-        client: of the cluster.
-        pod: its name.
-        after: time of the last line that was printed; lines are known by their times, as a long log is cut at its head.
-        whole: the pod has ended, so that a line without an end is one, too.
-
-    Returns:
-        The time of the last line that was printed.
+    Lines are identified by their times, since the head of a long log is cut. If the pod has `ended`, a last line
+    without a line break is complete.
     """
     core, namespace = client.backend.core_api, client.backend.namespace
     # Its log cannot be read yet, or the connection broke.
@@ -273,7 +252,7 @@ def _show(client: TrainerClient, pod: str, after: str, whole: bool) -> str:
         with closing(log):
             for line in log:
                 at, _, text = line.decode(errors="replace").partition(" ")
-                if at > after and (whole or text.endswith("\n")):
+                if at > after and (ended or text.endswith("\n")):
                     sys.stdout.write(f"{text.rstrip()}\n")
                     sys.stdout.flush()
                     after = at
@@ -281,19 +260,19 @@ def _show(client: TrainerClient, pod: str, after: str, whole: bool) -> str:
 
 
 def _last_words(client: TrainerClient, name: str, message: str, pods: dict[int, Any]) -> str:
-    core, namespace, said = client.backend.core_api, client.backend.namespace, list[str]()
+    core, namespace, lines = client.backend.core_api, client.backend.namespace, list[str]()
     for number, pod in pods.items():
         if pod.status.phase == "Failed":
             with suppress(HTTPError, ApiException):
                 log = core.read_namespaced_pod_log(
                     pod.metadata.name, namespace, container=NODE, tail_lines=LAST_LINES, _request_timeout=SECONDS_ANSWER
                 )
-                said += [f"node-{number} failed{_end_of(pod)}; its last lines:", *log.splitlines()]
+                lines += [f"node-{number} failed{_end_of(pod)}; its last lines:", *log.splitlines()]
     gone = "its pods are gone: a node was lost (drained, taken back, out of memory), or someone deleted them"
-    return "\n".join([f"TrainJob {name} failed{': ' if message else ''}{message}", *(said or [gone])])
+    return "\n".join([f"TrainJob {name} failed{': ' if message else ''}{message}", *(lines or [gone])])
 
 
 def _end_of(pod: Any) -> str:
-    ends = [each.state.terminated for each in pod.status.container_statuses or [] if each.state.terminated]
+    ends = [end for status in pod.status.container_statuses or [] if (end := status.state.terminated)]
     reasons = [pod.status.reason, *(f"{end.reason}, exit code {end.exit_code}" for end in ends)]
     return next((f" ({reason})" for reason in reasons if reason), "")

@@ -1,4 +1,4 @@
-"""answer: a model's greedy answers on the untouched split; one shard of the samples."""
+"""answer: greedy answers of a model to the untouched split, one shard of the samples at a time."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,6 @@ from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
 from hardcase.model.engine import generate_answers, open_engine
 from hardcase.model.internvl import set_up_torch
-from hardcase.runtime.devices import require_gpus
 from hardcase.runtime.processes import in_shards
 from hardcase.runtime.running import running
 
@@ -18,52 +17,29 @@ from hardcase.runtime.running import running
 def execute(plan: Mapping[str, Any], snapshot: str, model: str, sft_model: str = "") -> str:
     """Answer with a model, and with the SFT model if there is one; return the sha256 of the step's attestation."""
     with running("answer", plan, {"snapshot": snapshot, "model": model, "sft_model": sft_model}) as work:
-        require_gpus(plan["gpus"])
         work.output("answers").mkdir()
         for name, role in (("model", "final"), ("sft_model", "sft")):
-            if name not in work.materials:
-                continue
-            tables = in_shards(
-                run,
-                int(plan["shards"]),
-                int(plan["nodes"]),
-                scratch=work.folder / role,
-                written="answers",
-                snapshot=work.input("snapshot"),
-                store=plan["store"],
-                model=work.input(name),
-                config=EvaluateConfig.model_validate(work.config),
-                seed=work.seed,
-            )
-            merge_completions(tables, work.output("answers") / f"{role}.parquet")
+            if name in work.materials:
+                tables = in_shards(
+                    run,
+                    int(plan["shards"]),
+                    int(plan["nodes"]),
+                    scratch=work.folder / role,
+                    written="answers",
+                    snapshot=work.input("snapshot"),
+                    store=plan["store"],
+                    model=work.input(name),
+                    config=EvaluateConfig.model_validate(work.config),
+                    seed=work.seed,
+                )
+                merge_completions(tables, work.output("answers") / f"{role}.parquet")
     return work.attestation
 
 
 def run(
-    snapshot: Path,
-    store: str,
-    model: Path,
-    config: EvaluateConfig,
-    seed: int,
-    shard: str,
-    scratch: Path,
-    answers: Path,
+    snapshot: Path, store: str, model: Path, config: EvaluateConfig, seed: int, shard: str, scratch: Path, answers: Path
 ) -> None:
-    """Write the completions of one shard.
-
-    Args:
-        snapshot: the manifest; its `eval` split is answered.
-        store: where its shards lie.
-        model: its folder.
-        config: of answering.
-        seed: of the engine; answers are greedy.
-        shard: which one of how many: `1/1` is all.
-        scratch: folder for what was answered; a run that was stopped goes on from there.
-        answers: the table.
-
-    Raises:
-        InputError: the snapshot holds no evaluation rows.
-    """
+    """Write the completions of one shard (`i/n`) of the `eval` split; a stopped run continues in `scratch`."""
     opened = Snapshot.open(snapshot, store)
     if not opened.count("eval"):
         raise InputError("snapshot: no rows in the evaluation split; raise `ingest.eval_share` or mark rows `eval`")

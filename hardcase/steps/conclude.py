@@ -1,6 +1,6 @@
-"""conclude: how a run ended, decided from the records of its steps, reported, recorded and told.
+"""conclude: how a run ended, decided from the records of its steps, reported, recorded, and notified.
 
-Kubeflow's word alone decides nothing: the state that the exit handler gets is `RUNNING` both of a run that was
+Kubeflow's own status decides nothing: the state that the exit handler gets is `RUNNING` both of a run that was
 terminated and of one whose steps all came from the cache, and its error is always empty
 (`tests/recordings/kubeflow/final-status.json`). So the last step is never cached, and its record is the success.
 """
@@ -32,13 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 def execute(asked: Mapping[str, Any], state: str, html: Path, markdown: Path) -> None:
-    """Write the report and the record of a run however it ended, show it in MLflow, and tell people of a failure.
+    """Write the report and the record of a run however it ended, show it in MLflow, and notify people of a failure.
 
-    Args:
-        asked: `pipeline`, `profile`, `source`, `seed` and `settings` of the run.
-        state: what the runner says of it.
-        html: path of the report.
-        markdown: path of the summary for Kubeflow's UI.
+    `asked` holds `pipeline`, `profile`, `source`, `seed` and `settings` of the run. `state` is that of the runner.
+    `markdown` is the path of the summary for Kubeflow's UI.
     """
     with noted("conclude"):
         locations = read_locations()
@@ -62,17 +59,9 @@ def conclude(
     link: str = "",
     namespace: str = "",
 ) -> Conclusion:
-    """Decide how a run ended, write its page, and record it.
+    """Decide from the records in the store how a run ended, write its page, and record it.
 
-    Args:
-        store: where the steps left their records; the run is recorded there.
-        keys: who is trusted.
-        run: its id.
-        state: what the runner says of it: `RUNNING` of a run that was stopped.
-        asked: `pipeline`, `profile`, `source`, `seed` and `settings` of the run.
-        html: path of the page.
-        link: to the run in Kubeflow's UI.
-        namespace: of the run's pods.
+    `asked` and `state` are as of `execute`. `link` leads to the run in Kubeflow's UI, `namespace` is that of its pods.
     """
     steps, records = list_steps(asked["pipeline"]), read_records(store, run)
     records.pop("conclude", None)
@@ -91,7 +80,7 @@ def conclude(
         labels |= {"run": run, "cancelled": cancelled, "error": ended.headline if error else None}
         try:
             write_page(artifacts, labels, store.uri, html)
-        except Exception:  # whatever a failed run left behind: people are told all the same
+        except Exception:  # whatever a failed run left behind, people are notified
             logger.exception("the report could not be written of all that there is")
             write_page({}, labels, store.uri, html)
         record["report"] = store.put_object(html.read_bytes())
@@ -102,7 +91,7 @@ def conclude(
 
 
 def _links(store: Store, keys: Keyring, records: Mapping[str, StepRecord]) -> list[Attestation]:
-    """Of all steps that were done, in this run or before, as far as this run rests on them."""
+    """Return the attestations of all steps that were done, in this run or before, as far as this run rests on them."""
     known = {record.attestation for record in records.values()}
     known |= {digest for record in records.values() for digest in record.materials}
     return list(follow(store, keys, sorted(known - {""})).values())
@@ -124,7 +113,8 @@ def _decide(
     if outcomes[list(outcomes)[-1]].status == "succeeded":
         return False, None
     if broken := next((record for record in records.values() if record.state in ("failed", "refused")), None):
-        return False, {"step": broken.step, "message": broken.message, "exit_code": _exit_code(broken.state)}
+        code = InputError.exit_code if broken.state == "refused" else 1
+        return False, {"step": broken.step, "message": broken.message, "exit_code": code}
     at = next((step for step, outcome in outcomes.items() if outcome.status == "running"), "")
     first = at or next((step for step, outcome in outcomes.items() if outcome.status == NOT_REACHED), "")
     if state == "RUNNING":
@@ -134,7 +124,3 @@ def _decide(
     if first:
         outcomes[first].status = "failed"
     return False, {"step": first, "message": KILLED if at else UNSTARTED, "exit_code": 1}
-
-
-def _exit_code(state: str) -> int:
-    return InputError.exit_code if state == "refused" else 1

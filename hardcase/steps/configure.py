@@ -1,7 +1,7 @@
-"""configure: what every step of a run is given, from a profile and what the registry says today.
+"""configure: the plan of every step of a run, from a profile and the registry's present state.
 
-A step gets one plan. It holds where to work (`store`, `scratch`, `tracking_uri`), on what (`gpus`, `shards`, `nodes`),
-and `parameters`: what identifies the step's work. The step signs those, and its cached result counts for no others.
+A plan holds where a step works (`store`, `scratch`, `tracking_uri`), on what (`gpus`, `shards`, `nodes`), and
+`parameters`: what identifies the step's work. The step signs those, and its cached result counts for no others.
 """
 
 import math
@@ -43,7 +43,7 @@ WITHOUT_GPU: Final = ("1500m", "4Gi")
 
 
 def plan_type(name: str, steps: Iterable[str], **more: type) -> Any:
-    """Return the type of what a planning step hands on: one plan a step, and what Kubernetes is asked for."""
+    """Return the type of a planning step's result: the plan of each step, and the requests to Kubernetes."""
     requests = [(f"{step}_{what}", kind) for step in steps if step in ON_GPUS for what, kind in REQUESTS.items()]
     return NamedTuple(name, [*more.items(), *((step, dict) for step in steps), *requests])
 
@@ -54,11 +54,7 @@ RetrainingPlan = plan_type("RetrainingPlan", PARAMETERS)
 def execute(profile: str, source: str, seed: int, settings: Mapping[str, Any]) -> Any:
     """Return the plans of a retraining.
 
-    Args:
-        profile: name or path.
-        source: of the samples; empty for the profile's own.
-        seed: of everything that is drawn.
-        settings: keys of the profile to change.
+    `profile` is a name or path, an empty `source` the profile's own, `settings` are keys of the profile to change.
     """
     with noted("configure"):
         emit("START", os.environ.get("HARDCASE_RUN", ""))
@@ -68,15 +64,10 @@ def execute(profile: str, source: str, seed: int, settings: Mapping[str, Any]) -
 
 
 def pin_run(profile: Profile, store: str) -> dict[str, Any]:
-    """Return what a run is made of and measured against today.
+    """Return what a run is made of and compared with at its launch.
 
-    Args:
-        profile: the configuration.
-        store: URI of the object store.
-
-    Returns:
-        `source` (URI and digest), `fingerprint` (sha256 of source, configuration, seed and code), `champion` (number
-        of the version to beat) and `reference` (sha256 of the evaluation that drift compares with); empty for none.
+    The values are `source` (URI and digest), `fingerprint` (sha256 of source, configuration, seed and code), `champion`
+    (number of the version to beat) and `reference` (sha256 of the evaluation that drift compares with); empty for none.
     """
     config = _dump(profile)
     home = os.environ.get("HARDCASE_HOME")  # a folder that does not count as the source's, if it is inside it
@@ -89,15 +80,9 @@ def pin_run(profile: Profile, store: str) -> dict[str, Any]:
 
 
 def plan_retraining(profile: Profile, pinned: Mapping[str, Any], locations: Mapping[str, str]) -> dict[str, Any]:
-    """Plan a retraining.
+    """Return the plan of each step by its name, and what Kubernetes is asked for.
 
-    Args:
-        profile: the configuration.
-        pinned: what `pin_run` returns.
-        locations: `store`, `scratch` and `tracking_uri`.
-
-    Returns:
-        The plan of each step by its name, and what Kubernetes is asked for.
+    `pinned` is the result of `pin_run`; `locations` holds `store`, `scratch` and `tracking_uri`.
     """
     config = _dump(profile)
     values = {**config, **pinned, "shards": profile.cluster.rollout_shards}
@@ -114,13 +99,9 @@ def plan_retraining(profile: Profile, pinned: Mapping[str, Any], locations: Mapp
 def plan_evaluation(
     profile: EvaluationProfile, reference: str, locations: Mapping[str, str], per_node: int = 1
 ) -> dict[str, Any]:
-    """Plan an evaluation: all rows without a split are evaluated.
+    """Return the plans of an evaluation, which evaluates all rows without a split.
 
-    Args:
-        profile: the configuration.
-        reference: sha256 of the evaluation that drift compares with; empty for none.
-        locations: `store`, `scratch` and `tracking_uri`.
-        per_node: GPUs of a node.
+    `reference` is the sha256 of the evaluation that drift compares with, or empty; `per_node` is the GPUs of a node.
     """
     config = _dump(profile)
     config["ingest"]["eval_share"] = 1.0

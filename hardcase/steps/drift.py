@@ -1,6 +1,6 @@
-"""drift: the model's evaluation against the reference's; Evidently draws the page, `decision` says what counts.
+"""drift: the model's evaluation against the reference's. `hardcase.stats.drift` decides, Evidently draws the page.
 
-The tests are handed to Evidently as methods of its own, so that its page and our JSON say the same.
+The tests are handed to Evidently as methods of its own, so that its page and our JSON agree.
 """
 
 import json
@@ -48,17 +48,9 @@ def execute(plan: Mapping[str, Any], evaluation: str) -> str:
 
 
 def run(evaluation: Path, reference: Path | None, config: DriftConfig, result: Path, html: Path) -> None:
-    """Compare.
+    """Compare an evaluation with the champion's, or the previous run's; None where there is no reference.
 
-    Args:
-        evaluation: `evaluation.parquet` of the model that is judged.
-        reference: the same of the champion, else of the run before; None when there is none.
-        config: budget of false alarms, and how large a change must be.
-        result: JSON, `drifted`, `reference` (sha256 of its table), `tests`.
-        html: Evidently's page, self-contained.
-
-    Raises:
-        InputError: a table that is no evaluation.
+    `result` is JSON: `drifted`, `reference` (sha256 of its table), `tests`. `html` is Evidently's page, self-contained.
     """
     current = read_flat_evaluation(evaluation, "evaluation")
     verdicts: list[DriftTest] = []
@@ -67,13 +59,13 @@ def run(evaluation: Path, reference: Path | None, config: DriftConfig, result: P
         before = read_flat_evaluation(reference, "reference")
         verdicts = decide(before, current, config)
         page = _page(before, current, verdicts)
-    found = {
+    content = {
         "drifted": any(verdict.drifted for verdict in verdicts),
         "reference": path_digest(reference) if reference else None,
         "tests": [asdict(verdict) for verdict in verdicts],
     }
     html.write_text(page, encoding="utf-8")
-    result.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    result.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _page(before: pd.DataFrame, current: pd.DataFrame, verdicts: Sequence[DriftTest]) -> str:
@@ -90,21 +82,17 @@ def _page(before: pd.DataFrame, current: pd.DataFrame, verdicts: Sequence[DriftT
     snapshot = Report(metrics).run(current[columns], before[columns])
     # The ids of its widgets come from clock and chance.
     numbers, known = count(), dict[str, str]()
-    return UUID.sub(
-        lambda id: known.setdefault(id[0], f"{next(numbers):032x}"),
-        snapshot.get_html_str(as_iframe=False),
-    )
+    page = snapshot.get_html_str(as_iframe=False)
+    return UUID.sub(lambda id: known.setdefault(id[0], f"{next(numbers):032x}"), page)
 
 
 def _method(verdict: DriftTest) -> str:
-    """Make `verdict` known to Evidently as a statistical test; its name there."""
+    """Register a verdict with Evidently as a statistical test, and return the test's name."""
     from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
     from evidently.legacy.core import ColumnType
 
-    def judged(*_: Any) -> tuple[float, bool]:
-        return verdict.p_value, verdict.drifted
-
     name = f"hardcase {verdict.name}"
     kinds = [ColumnType.Numerical, ColumnType.Categorical, ColumnType.Text]
-    register_stattest(StatTest(name, f"{verdict.name}: p-value, errors clustered by group", kinds), judged)
+    test = StatTest(name, f"{verdict.name}: p-value, errors clustered by group", kinds)
+    register_stattest(test, lambda *_: (verdict.p_value, verdict.drifted))
     return name

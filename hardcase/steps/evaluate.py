@@ -1,4 +1,4 @@
-"""evaluate: scores of the answers on the untouched split, the SFT model's beside the final one's, with intervals."""
+"""evaluate: scores of the answers to the untouched split, with intervals, of the final model and the SFT model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,27 +31,17 @@ def execute(plan: Mapping[str, Any], answers: str, metrics: Any, confusion: Any)
 def run(
     snapshot: Path, store: str, answers: Path, sft_answers: Path, config: EvaluateConfig, seed: int, folder: Path
 ) -> None:
-    """Write the final model's table, the SFT model's, and the scores of both.
+    """Write the tables of the final model (`evaluation`) and the SFT model (`baseline`), and the `scores` of both.
 
-    Args:
-        snapshot: the manifest; its `eval` split is judged.
-        store: where its shards lie.
-        answers: the final model's completions.
-        sft_answers: the same of the SFT model; not there if one model alone is scored.
-        config: of the bootstrap.
-        seed: of the bootstrap.
-        folder: for `evaluation` and `baseline` (Parquet, one row a sample) and `scores` (JSON).
-
-    Raises:
-        HardcaseError: the answers are not to the snapshot's samples.
+    `sft_answers` may be missing: then one model alone is scored. `config` and `seed` are of the bootstrap.
     """
-    facts = Snapshot.open(snapshot, store).read_labels("eval")
-    truths = [frozenset(row["answer"]) for row in facts]
-    aspects, groups = [row["aspect"] for row in facts], [row["group"] for row in facts]
-    final = _judge(answers, facts)
+    labels = Snapshot.open(snapshot, store).read_labels("eval")
+    truths = [frozenset(row["answer"]) for row in labels]
+    aspects, groups = [row["aspect"] for row in labels], [row["group"] for row in labels]
+    final = _judge(answers, labels)
     write_evaluation(final, folder / "evaluation")
     report: dict[str, Any] = {
-        "samples": len(facts),
+        "samples": len(labels),
         "groups": len(set(groups)),
         "reward": DEFAULT_KIND,
         "chance": chance(truths, aspects, groups, DEFAULT_KIND, config.resamples, seed),
@@ -60,22 +50,20 @@ def run(
         "gain": None,
     }
     if sft_answers.exists():
-        first = _judge(sft_answers, facts)
+        first = _judge(sft_answers, labels)
         write_evaluation(first, folder / "baseline")
         report["sft"] = score(aspects, *_values(first), groups, config.resamples, seed)
         report["gain"] = paired_difference(_values(first), _values(final), aspects, groups, config.resamples, seed)
     write_scores(report, folder / "scores")
 
 
-def _judge(answers: Path, facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _judge(answers: Path, labels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
-    for fact, (text,) in zip(facts, read_completions([answers], [fact["id"] for fact in facts]), strict=True):
-        answer, truth = parse_answer(text), frozenset(fact["answer"])
+    for label, (text,) in zip(labels, read_completions([answers], [row["id"] for row in labels]), strict=True):
+        answer, truth = parse_answer(text), frozenset(label["answer"])
         rows.append(
             {
-                "id": fact["id"],
-                "aspect": fact["aspect"],
-                "group": fact["group"],
+                **{name: label[name] for name in ("id", "aspect", "group")},
                 "truth": sorted(truth),
                 "answer": None if answer is None else sorted(answer),
                 "text": text,

@@ -1,4 +1,4 @@
-"""fetch: a registered version's files, and what the steps that score it are given: the settings recorded with it."""
+"""fetch: the files of a registered version, and the plans of the steps that score it with its recorded settings."""
 
 import os
 import shutil
@@ -25,10 +25,8 @@ EvaluationPlan = plan_type("EvaluationPlan", ("ingest", "answer", "evaluate", "d
 def execute(model: str, source: str, settings: Mapping[str, Any]) -> Any:
     """Fetch a model, and return the plans of its evaluation.
 
-    Args:
-        model: `NAME`, `NAME@ALIAS`, `NAME:VERSION`, or a folder that this process sees.
-        source: of the samples.
-        settings: keys of the recorded configuration to change.
+    `model` is `NAME`, `NAME@ALIAS`, `NAME:VERSION`, or a folder that this process sees; `settings` change keys of the
+    recorded configuration.
     """
     locations = read_locations()
     registered: dict[str, str] = {}
@@ -56,20 +54,11 @@ def execute(model: str, source: str, settings: Mapping[str, Any]) -> Any:
 
 
 def fetch(store: Store, keys: Keyring, model: str, folder: Path) -> Version | None:
-    """Write a model's files, every signature and digest verified.
-
-    Args:
-        store: of registered models.
-        keys: who is trusted.
-        model: `NAME`, `NAME@ALIAS`, `NAME:VERSION`, or a folder.
-        folder: for the files.
-
-    Returns:
-        The version; None of a folder.
+    """Write a model's files into a folder, every signature and digest verified; return the version, None of a folder.
 
     Raises:
         InputError: no such model is registered.
-        HardcaseError: it is not in the store as it was.
+        HardcaseError: the store no longer holds it unaltered.
     """
     if Path(model).is_dir():
         refuse_pickles(Path(model))

@@ -1,4 +1,4 @@
-"""grpo: HCM-GRPO from the SFT model, on all training samples, the mined ones by how much they can teach."""
+"""grpo: HCM-GRPO from the SFT model on all training samples; mined cases are weighted by how much they can teach."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,6 @@ from hardcase.errors import InputError
 from hardcase.model.grpo import train_grpo
 from hardcase.model.internvl import load_model, save_model, set_up_torch
 from hardcase.model.training import write_log
-from hardcase.runtime.devices import require_gpus
 from hardcase.runtime.processes import in_processes
 from hardcase.runtime.running import running
 
@@ -19,7 +18,6 @@ from hardcase.runtime.running import running
 def execute(plan: Mapping[str, Any], snapshot: str, sft_model: str, mined: str) -> str:
     """Train the SFT model further, and return the sha256 of the step's attestation."""
     with running("grpo", plan, {"snapshot": snapshot, "sft_model": sft_model, "mined": mined}) as work:
-        require_gpus(plan["gpus"])
         in_processes(
             run,
             GrpoConfig.model_validate(work.config),
@@ -46,22 +44,7 @@ def run(
     model_out: Path,
     log: Path,
 ) -> None:
-    """Train with GRPO on the training split.
-
-    Args:
-        snapshot: the manifest.
-        store: where its shards lie.
-        model: the SFT model's folder.
-        mined: the table of `mine`.
-        config: of the training.
-        seed: of the sampler and the rollouts.
-        scratch: folder for checkpoints; a run that was stopped goes on from what lies there.
-        model_out: folder for the model (safetensors, config, processor).
-        log: JSON lines, one a logged step.
-
-    Raises:
-        InputError: the mined table is not of this snapshot.
-    """
+    """Train the SFT model with GRPO on the training split; scratch, model and log are as of the step `sft`."""
     samples = Snapshot.open(snapshot, store).load("train")
     cases = read_cases(mined)
     if [case.id for case in cases] != [sample.id for sample in samples]:

@@ -1,7 +1,7 @@
-"""ingest: from a user's source to a content-addressed snapshot; what breaks a rule goes to quarantine, with its reason.
+"""ingest: from a user's source to a content-addressed snapshot; rows that break a rule are quarantined with a reason.
 
-Two passes. The first reads every row and picture and keeps small facts of each; the second reads the accepted pictures
-again, finds them unchanged, and writes them into shards. Memory holds the facts and one shard.
+Two passes. The first reads every row and image and keeps small statistics of each. The second reads the accepted images
+again, verifies that they are unchanged, and writes them into shards. Memory holds the statistics and one shard.
 """
 
 import logging
@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -38,14 +37,14 @@ from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import Store, open_store, parse_local_path, write_atomically
 
 CHUNK = 512
-TAKEN = "snapshot:"
+STORED = "snapshot:"
 PROCEDURAL = {"samples": int, "seed": int, "views_a_product": int}
 LEVELS = np.arange(256)
 logger = logging.getLogger(__name__)
 
 
-class Picture(NamedTuple):
-    """What the snapshot says of a picture."""
+class ImageStats(NamedTuple):
+    """What the snapshot holds of an image besides its bytes."""
 
     sha256: str
     format: str
@@ -56,15 +55,8 @@ class Picture(NamedTuple):
     std: float
 
 
-@dataclass(frozen=True, slots=True)
-class IngestResult:
-    """What became of the source.
-
-    Attributes:
-        snapshot_id: sha256 of the manifest.
-        accepted: rows in the snapshot.
-        quarantined: rows in quarantine, by reason.
-    """
+class IngestResult(NamedTuple):
+    """Result of an ingest: sha256 of the manifest, rows in the snapshot, and quarantined rows by reason."""
 
     snapshot_id: str
     accepted: int
@@ -80,39 +72,32 @@ def execute(plan: Mapping[str, Any]) -> str:
 
 
 def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantine: Path, scratch: Path) -> IngestResult:
-    """Take a source in.
+    """Read a source into a snapshot; `quarantine` is always written, the manifest at `snapshot` last.
 
-    Args:
-        source: `procedural://?samples=…&seed=…`, a folder or a manifest file, on this machine or on S3; `snapshot:` and
-            the id of one that is in the store already.
-        store: where shards are kept.
-        config: shares, distances, sizes.
-        snapshot: the manifest, written last.
-        quarantine: Parquet table, written always.
-        scratch: folder for pictures that are drawn or fetched.
+    The source is `procedural://?samples=…&seed=…`, a folder or a manifest file, on this machine or on S3, or
+    `snapshot:` and the id of a snapshot in the store. Images that are drawn or fetched go to `scratch`.
 
     Raises:
         InputError: no source, no rows, or too many bad ones.
-        HardcaseError: a picture changed while it was read, or a worker died.
+        HardcaseError: an image changed while it was read, or a worker died.
     """
-    if source.startswith(TAKEN):
-        return _taken_over(source.removeprefix(TAKEN), store, snapshot, quarantine)
-    opened = Source(_materialised(source, scratch))
-    rows: dict[int, tuple[Row, list[Picture]]] = {}
+    if source.startswith(STORED):
+        return _reuse_snapshot(source.removeprefix(STORED), store, snapshot, quarantine)
+    opened = Source(_materialise(source, scratch))
+    rows: dict[int, tuple[Row, list[ImageStats]]] = {}
     bad: list[BadRow] = []
-    for each, pictures in _looked_at(opened):
-        if isinstance(pictures, BadRow):
-            bad.append(pictures)
-        elif isinstance(each, Row):
-            rows[each.row] = each, pictures
+    for row, images in _inspect_rows(opened):
+        if isinstance(images, BadRow):
+            bad.append(images)
+        elif isinstance(row, Row):
+            rows[row.row] = row, images
     if opened.unknown_keys:
         logger.warning("source %s: keys ignored: %s", source, ", ".join(sorted(opened.unknown_keys)))
     if (total := len(rows) + len(bad)) == 0:
         write_quarantine([], quarantine)
         raise InputError(f"source {source}: its manifest has no rows; hand in at least one sample")
-    facts = [_facts(each, pictures) for each, pictures in rows.values()]
-    places, refused = accept_rows(
-        facts,
+    assignments, refused = accept_rows(
+        [_summarise(row, images) for row, images in rows.values()],
         config.eval_share,
         config.group_distance,
         split_named=opened.split_named,
@@ -120,45 +105,44 @@ def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantin
     )
     bad += refused
     reasons = write_quarantine(bad, quarantine)
-    if len(bad) / total > config.max_bad_share or not places:
+    if len(bad) / total > config.max_bad_share or not assignments:
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
         raise InputError(
             f"source {source}: {len(bad)} of {total} rows are bad ({counts}); at most ingest.max_bad_share "
             f"{config.max_bad_share:g} may be, and one must be left; see {quarantine}, mend them or raise the share"
         )
-    accepted = [(*rows[number], place) for number, place in sorted(places.items())]
-    kept = open_store(store)
-    shards = [shard for split in SPLITS for shard in _shards(opened, accepted, split, config.shard_bytes, kept)]
+    accepted = [(*rows[number], assignment) for number, assignment in sorted(assignments.items())]
+    opened_store = open_store(store)
+    shards = [shard for split in SPLITS for shard in _write_shards(opened, accepted, split, config, opened_store)]
     manifest = canonical_json(
         {
             "schema": 1,
             "rows": len(accepted),
-            "splits": {split: sum(place.split == split for *_, place in accepted) for split in SPLITS},
+            "splits": {split: sum(assignment.split == split for *_, assignment in accepted) for split in SPLITS},
             "shards": shards,
             "unknown_keys": sorted(opened.unknown_keys),
         }
     )
-    kept.put_object(manifest)
+    opened_store.put_object(manifest)
     write_atomically(snapshot, manifest)
     return IngestResult(bytes_digest(manifest), len(accepted), reasons)
 
 
-def _taken_over(snapshot_id: str, store: str, snapshot: Path, quarantine: Path) -> IngestResult:
-    """A snapshot made before, found whole."""
-    kept = open_store(store)
+def _reuse_snapshot(snapshot_id: str, store: str, snapshot: Path, quarantine: Path) -> IngestResult:
+    opened_store = open_store(store)
     try:
-        write_atomically(snapshot, kept.get_object(snapshot_id))
+        write_atomically(snapshot, opened_store.get_object(snapshot_id))
     except HardcaseError as error:
-        raise InputError(f"source {TAKEN}{snapshot_id}: no such snapshot: {error}") from error
+        raise InputError(f"source {STORED}{snapshot_id}: no such snapshot: {error}") from error
     opened = Snapshot.open(snapshot, store)
     for shard in track(opened.manifest["shards"], "checking shards"):
-        kept.check_object(shard["sha256"])
+        opened_store.check_object(shard["sha256"])
     write_quarantine([], quarantine)
     return IngestResult(snapshot_id, opened.manifest["rows"], {})
 
 
-def _materialised(source: str, scratch: Path) -> Path:
-    """The path of the source; one on S3 is fetched first, a procedural one drawn."""
+def _materialise(source: str, scratch: Path) -> Path:
+    """Return the path of the source; a remote one is fetched first, a procedural one drawn."""
     if source.startswith("s3://"):
         return fetch_source(source, scratch / "fetched")
     if not source.startswith("procedural:"):
@@ -180,18 +164,19 @@ def _materialised(source: str, scratch: Path) -> Path:
             f"source {source}: not understood; write procedural://?samples=2800&seed=0, at least one sample"
         )
     folder = scratch / "procedural"
-    shutil.rmtree(folder, ignore_errors=True)  # half-drawn pictures of a run that was stopped
+    shutil.rmtree(folder, ignore_errors=True)  # half-drawn images of a run that was stopped
     write_source(folder, **options)
     return folder
 
 
-def _looked_at(source: Source) -> Iterator[tuple[Row | BadRow, list[Picture] | BadRow]]:
-    """Every row with its pictures' facts, or with what is bad about it; in order, a chunk in memory at a time."""
+def _inspect_rows(source: Source) -> Iterator[tuple[Row | BadRow, list[ImageStats] | BadRow]]:
+    """Yield every row with the statistics of its images, or with its fault, in order, a chunk in memory at a time."""
     rows, done = source.read_rows(), 0
     with ProcessPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         while chunk := list(islice(rows, CHUNK)):
             try:
-                yield from zip(chunk, pool.map(partial(_look, source.read_image), chunk, chunksize=32), strict=True)
+                inspect = partial(_inspect_row, source.read_image)
+                yield from zip(chunk, pool.map(inspect, chunk, chunksize=32), strict=True)
             except (BrokenProcessPool, MemoryError) as error:
                 raise HardcaseError(
                     f"source {source.manifest}: a process reading the pictures of rows {chunk[0].row} to "
@@ -201,10 +186,10 @@ def _looked_at(source: Source) -> Iterator[tuple[Row | BadRow, list[Picture] | B
             report("reading rows", done, done)
 
 
-def _look(read: Callable[[str], bytes], row: Row | BadRow) -> list[Picture] | BadRow:
+def _inspect_row(read: Callable[[str], bytes], row: Row | BadRow) -> list[ImageStats] | BadRow:
     if isinstance(row, BadRow):
         return row
-    pictures = []
+    images = []
     for path in row.paths:
         try:
             data = read(path)
@@ -213,15 +198,15 @@ def _look(read: Callable[[str], bytes], row: Row | BadRow) -> list[Picture] | Ba
             return BadRow(row.row, row.id, error.reason, error.detail)
         except BadImage as error:
             return BadRow(row.row, row.id, Reason(error.reason), f"{path}: {error.detail}")
-        pictures.append(_described(data, image, kind))
-    return pictures
+        images.append(_measure(data, image, kind))
+    return images
 
 
-def _described(data: bytes, image: Image.Image, kind: str) -> Picture:
+def _measure(data: bytes, image: Image.Image, kind: str) -> ImageStats:
     light = image.convert("L")
     shares = np.array(light.histogram()) / (light.width * light.height)
     mean = float(shares @ LEVELS)
-    return Picture(
+    return ImageStats(
         sha256=bytes_digest(data),
         format=kind,
         width=image.width,
@@ -232,8 +217,8 @@ def _described(data: bytes, image: Image.Image, kind: str) -> Picture:
     )
 
 
-def _facts(row: Row, pictures: Sequence[Picture]) -> RowSummary:
-    digests = [picture.sha256 for picture in pictures]
+def _summarise(row: Row, images: Sequence[ImageStats]) -> RowSummary:
+    digests = [image.sha256 for image in images]
     return RowSummary(
         row=row.row,
         id=row.id,
@@ -241,61 +226,48 @@ def _facts(row: Row, pictures: Sequence[Picture]) -> RowSummary:
         question=bytes_digest(repr((row.aspect, digests)).encode()),
         answer=row.answer,
         original=digests[0],
-        phash=int(pictures[0].phash, 16),
+        phash=int(images[0].phash, 16),
         split=row.split,
         group=row.group,
     )
 
 
-def _shards(
+def _write_shards(
     source: Source,
-    accepted: Sequence[tuple[Row, list[Picture], Assignment]],
+    accepted: Sequence[tuple[Row, list[ImageStats], Assignment]],
     split: str,
-    shard_bytes: int,
+    config: IngestConfig,
     store: Store,
 ) -> Iterator[dict[str, Any]]:
-    """Write the rows of `split` into the store, shard by shard."""
-    chosen = [each for each in accepted if each[2].split == split]
-    held: list[dict[str, Any]] = []
-    size = 0
-    for row, pictures, place in track(chosen, f"writing {split} shards"):
-        images = []
-        for path, picture in zip(row.paths, pictures, strict=True):
-            data = _again(source, path, picture)
-            images.append({"bytes": data, **picture._asdict()})
-            size += len(data)
-        held.append(
-            {
-                "id": row.id,
-                "row": row.row,
-                "aspect": row.aspect,
-                "answer": list(row.answer),
-                "reasoning": row.reasoning,
-                "split": split,
-                "group": place.group,
-                "images": images,
-            }
-        )
-        if size >= shard_bytes:
-            yield _kept(held, split, store)
-            held, size = [], 0
-    if held:
-        yield _kept(held, split, store)
+    """Write the rows of a split into the store, and yield the manifest's entry of each shard."""
+    rows, size = list[dict[str, Any]](), 0
+    chosen = [entry for entry in accepted if entry[2].split == split]
+    for row, stats, assignment in track(chosen, f"writing {split} shards"):
+        pairs = zip(row.paths, stats, strict=True)
+        images = [{"bytes": _reread(source, path, image), **image._asdict()} for path, image in pairs]
+        size += sum(len(image["bytes"]) for image in images)
+        fields = {name: getattr(row, name) for name in ("id", "row", "aspect", "answer", "reasoning")}
+        rows.append({**fields, "split": split, "group": assignment.group, "images": images})
+        if size >= config.shard_bytes:
+            yield _write_shard(rows, split, store)
+            rows, size = [], 0
+    if rows:
+        yield _write_shard(rows, split, store)
 
 
-def _again(source: Source, path: str, picture: Picture) -> bytes:
+def _reread(source: Source, path: str, image: ImageStats) -> bytes:
     try:
         data = source.read_image(path)
     except BadPath:
         data = b""
-    if bytes_digest(data) != picture.sha256:
+    if bytes_digest(data) != image.sha256:
         raise HardcaseError(f"source {source.folder / path}: changed while it was read; run again")
     return data
 
 
-def _kept(rows: list[dict[str, Any]], split: str, store: Store) -> dict[str, Any]:
+def _write_shard(rows: list[dict[str, Any]], split: str, store: Store) -> dict[str, Any]:
     buffer = pa.BufferOutputStream()
-    # Pictures are compressed already.
+    # Images are compressed already.
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), buffer, compression="none", row_group_size=256)
     data = buffer.getvalue().to_pybytes()
     return {"sha256": store.put_object(data), "bytes": len(data), "rows": len(rows), "split": split}

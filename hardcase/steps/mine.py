@@ -1,4 +1,4 @@
-"""mine: what the SFT model solves always, sometimes, never, by its rollouts of every training sample."""
+"""mine: which training samples the SFT model solves always, sometimes or never, by its rollouts of each."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,19 +20,8 @@ def execute(plan: Mapping[str, Any], rollouts: str) -> str:
 
 
 def run(snapshot: Path, store: str, rollouts: Path, config: MineConfig, mined: Path) -> None:
-    """Write `mined.parquet`, one row a training sample.
-
-    Args:
-        snapshot: the manifest.
-        store: where its shards lie.
-        rollouts: the SFT model's completions.
-        config: of what counts as hard.
-        mined: the table.
-
-    Raises:
-        HardcaseError: the rollouts are not of the snapshot's samples.
-    """
-    facts = Snapshot.open(snapshot, store).read_labels("train")
-    texts = read_completions([rollouts], [row["id"] for row in facts])
-    judged = zip(facts, texts, strict=True)
-    write_cases([judge(row["id"], frozenset(row["answer"]), each, config.hard_below) for row, each in judged], mined)
+    """Write `mined.parquet`, one row for each training sample."""
+    labels = Snapshot.open(snapshot, store).read_labels("train")
+    answered = zip(labels, read_completions([rollouts], [row["id"] for row in labels]), strict=True)
+    cases = [judge(row["id"], frozenset(row["answer"]), texts, config.hard_below) for row, texts in answered]
+    write_cases(cases, mined)

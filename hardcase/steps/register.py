@@ -1,13 +1,15 @@
-"""register: the gate's verdict on a model, kept as a version with the alias `champion` or `challenger`.
+"""register: the gate's verdict on a model, stored as a version with the alias `champion` or `challenger`.
 
-Everything that the model was made of is kept first, then one entry of the ledger makes the version and moves the alias,
-last comes what only shows it. Done again, after a kill at any point or not, it finds what is there and comes to the
-same bytes. A champion made by another run since this one was launched is the one to be judged against.
+First everything that the model was made of is stored, then one entry of the ledger creates the version and moves the
+alias, last come the views of it. Repeated, after a kill at any point or not, the step reads what is stored and arrives
+at the same bytes. If another run registered a champion since this one was launched, the model is compared with that
+one.
 """
 
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,57 +61,66 @@ def execute(plan: Mapping[str, Any], model: str, evaluation: str, drift: str) ->
 def run(made: Account, keys: Keyring, tracking_uri: str, config: RegisterConfig, result: Path) -> bool:
     """Register a model, and make it the champion if it passes the gate.
 
-    Args:
-        made: what the model was made of.
-        keys: to sign with and to trust.
-        tracking_uri: of MLflow's database or server.
-        config: of the gate; the registered name.
-        result: JSON: `verdict`, `reasons`, `name`, `version`, `alias`, `digest`, `against` (the champion, or null),
-            `differences` (null where nothing was compared).
+    `result` is JSON: `verdict`, `reasons`, `name`, `version`, `alias`, `digest`, `against` (the champion, or null),
+    `differences` (null where nothing was compared).
 
     Returns:
-        Whether a version was made; else the same work had made it before.
+        Whether a version was registered; if not, the same work had registered it before.
 
     Raises:
         InputError: an input is not in its format.
-        HardcaseError: something cannot be accounted for, the champion's evaluation is lost, or the registry cannot be
-            read.
+        HardcaseError: something cannot be accounted for, an evaluation is lost, or the registry cannot be read.
     """
-    mirror, kept = Mirror(tracking_uri), made.store
+    mirror, store = Mirror(tracking_uri), made.store
     scores, drift = read_scores(made.read("scores")), _json(made, "drift")
     table = read_evaluation(made.read("evaluation"), "evaluation of this run")
     new = False
     while True:
-        ledger = read_ledger(kept, config.name, keys)
+        ledger = read_ledger(store, config.name, keys)
         done = ledger.find_judged(made.model, made.evaluation, made.plan["fingerprint"], made.pinned)
         if done is not None:
             break
         champion = _champion(ledger, made)
-        before = _evaluation(kept, ledger, champion) if champion else None
+        before = _evaluation(store, ledger, champion) if champion else None
         against = f"{ledger.name}:{champion.number}" if champion else ""
         decision = decide(scores, table, before, drift, config, made.seed, against)
         version = _version(made, decision, champion, ledger, keys)
-        alias: Alias = CHAMPION if decision.verdict == "promoted" else CHALLENGER
         who, why = made.circumstances.get("who", "hardcase"), "; ".join(decision.reasons)
-        move = Move(alias=alias, version=version.number, who=who, when=now_utc(), why=why, made=version)
-        if append(kept, keys, ledger, move):
+        move = Move(alias=_alias(version), version=version.number, who=who, when=now_utc(), why=why, made=version)
+        if append(store, keys, ledger, move):
             done, new = version, True
             break
         logger.info("another run registered a version first; judging again")
-    published = publish_dossier(kept, config.name, done)
+    published = publish_dossier(store, config.name, done)
     if config.retention_days is not None:
-        for place in [*published, *kept.list_names(f"{MODELS}/{config.name}/ledger")]:
-            retain(kept.uri, place, config.retention_days)
+        for name in [*published, *store.list_names(f"{MODELS}/{config.name}/ledger")]:
+            retain(store.uri, name, config.retention_days)
     try:
-        mirror.show(partial(read_ledger, kept, config.name, keys), kept.uri)
+        mirror.show(partial(read_ledger, store, config.name, keys), store.uri)
     except UnshownError as error:
         logger.warning("%s:%d is registered, but MLflow does not show it: %s", config.name, done.number, error)
-    _write(done, config.name, json.loads(kept.get_object(done.gate)), result)
+    gate = json.loads(store.get_object(done.gate))
+    registered = {
+        "verdict": done.verdict,
+        "reasons": done.reasons,
+        "name": config.name,
+        "version": done.number,
+        "alias": _alias(done),
+        "digest": done.digest,
+        "against": gate["against"],
+        "differences": gate["differences"],
+    }
+    result.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(result, (json.dumps(registered, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return new
 
 
+def _alias(version: Version) -> Alias:
+    return CHAMPION if version.verdict == "promoted" else CHALLENGER
+
+
 def _champion(ledger: Ledger, made: Account) -> Version | None:
-    """The one to be judged against: today's, be it another than when the run was launched."""
+    """Return today's champion, which may be another than when the run was launched."""
     pinned = made.pinned
     if pinned and int(pinned) not in ledger.versions:
         raise HardcaseError(
@@ -138,25 +149,12 @@ def _evaluation(store: Store, ledger: Ledger, champion: Version) -> pa.Table:
     return read_evaluation(data, f"evaluation of champion {ledger.name}:{champion.number}")
 
 
-def _version(
-    made: Account,
-    decision: Decision,
-    champion: Version | None,
-    ledger: Ledger,
-    keys: Keyring,
-) -> Version:
-    """Keep the judgement, the signed statement and the dossier; the version that they make."""
-    store = made.store
-    number = len(ledger.versions) + 1
+def _version(made: Account, decision: Decision, champion: Version | None, ledger: Ledger, keys: Keyring) -> Version:
+    """Store the judgement, the signed statement and the dossier, and return the version that they make."""
+    store, number = made.store, len(ledger.versions) + 1
     against = champion.number if champion else None
-    gate = canonical_json(
-        {
-            "verdict": decision.verdict,
-            "reasons": decision.reasons,
-            "against": against,
-            "differences": decision.differences,
-        }
-    )
+    judgement = {**asdict(decision), "against": against}
+    gate = canonical_json(judgement)
     provenance = made.provenance(ledger.name, champion, store.put_object(gate))
     statement = keys.sign(provenance.statement(json.loads(store.get_object(made.model))))
     trained = made.maker("model").circumstances
@@ -165,10 +163,7 @@ def _version(
             name=ledger.name,
             version=number,
             digest=made.model,
-            verdict=decision.verdict,
-            reasons=decision.reasons,
-            differences=decision.differences,
-            against=against,
+            **judgement,
             scores=read_scores(made.read("scores")),
             snapshot=_json(made, "snapshot"),
             snapshot_id=made.objects["snapshot"].digest,
@@ -203,26 +198,11 @@ def _version(
     )
 
 
-def _write(version: Version, name: str, gate: Mapping[str, Any], result: Path) -> None:
-    registered = {
-        "verdict": version.verdict,
-        "reasons": version.reasons,
-        "name": name,
-        "version": version.number,
-        "alias": CHAMPION if version.verdict == "promoted" else CHALLENGER,
-        "digest": version.digest,
-        "against": gate["against"],
-        "differences": gate["differences"],
-    }
-    result.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(result, (json.dumps(registered, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
 def _json(made: Account, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(made.read(name))
+        content = json.loads(made.read(name))
     except ValueError as error:
         raise InputError(f"{name}: not JSON ({error}); run the step that makes it again") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise InputError(f"{name}: not a JSON object; run the step that makes it again")
-    return found
+    return content

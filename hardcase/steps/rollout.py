@@ -1,4 +1,4 @@
-"""rollout: k answers of the SFT model to each training sample, for mining; one shard of the samples."""
+"""rollout: k answers of the SFT model to each training sample, for mining, one shard of the samples at a time."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,6 @@ from hardcase.data.completions import merge_completions, write_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.model.engine import generate_answers, open_engine
 from hardcase.model.internvl import set_up_torch
-from hardcase.runtime.devices import require_gpus
 from hardcase.runtime.processes import in_shards
 from hardcase.runtime.running import running
 
@@ -17,7 +16,6 @@ from hardcase.runtime.running import running
 def execute(plan: Mapping[str, Any], snapshot: str, model: str) -> str:
     """Roll out the SFT model on the training split, and return the sha256 of the step's attestation."""
     with running("rollout", plan, {"snapshot": snapshot, "sft_model": model}) as work:
-        require_gpus(plan["gpus"])
         tables = in_shards(
             run,
             int(plan["parameters"]["shards"]),
@@ -37,18 +35,7 @@ def execute(plan: Mapping[str, Any], snapshot: str, model: str) -> str:
 def run(
     snapshot: Path, store: str, model: Path, config: MineConfig, seed: int, shard: str, scratch: Path, rollouts: Path
 ) -> None:
-    """Write the completions of one shard.
-
-    Args:
-        snapshot: the manifest.
-        store: where its shards lie.
-        model: the SFT model's folder.
-        config: of the rollouts.
-        seed: of the rollouts.
-        shard: which one of how many: `1/1` is all.
-        scratch: folder for what was answered; a run that was stopped goes on from there.
-        rollouts: the table.
-    """
+    """Write the completions of one shard (`i/n`) of the `train` split; a stopped run continues in `scratch`."""
     first, samples = Snapshot.open(snapshot, store).load_shard("train", shard)
     set_up_torch(seed, config.threads)
     texts = generate_answers(

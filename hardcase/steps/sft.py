@@ -11,16 +11,14 @@ from hardcase.model.internvl import checkpoint_folder, load_initial_model, save_
 from hardcase.model.rows import select_annotated
 from hardcase.model.sft import collect_vocabulary_texts, fine_tune
 from hardcase.model.training import write_log
-from hardcase.runtime.devices import require_gpus
 from hardcase.runtime.processes import in_processes
 from hardcase.runtime.running import running
 
 
 def execute(plan: Mapping[str, Any], snapshot: str, validation: str) -> str:
-    """Train on a snapshot that was found valid, and return the sha256 of the step's attestation."""
+    """Train on a valid snapshot, and return the sha256 of the step's attestation."""
     base: dict[str, str] = {}
     with running("sft", plan, {"snapshot": snapshot, "validation": validation}, base) as work:
-        require_gpus(plan["gpus"])
         start = ModelConfig.model_validate(plan["parameters"]["model"])
         if (folder := checkpoint_folder(start)) is not None:
             base["base_model"] = work.store.put_folder(folder)
@@ -48,20 +46,9 @@ def run(
     model_out: Path,
     log: Path,
 ) -> None:
-    """Fine-tune on the training split.
+    """Fine-tune on the training split; write the model's folder (safetensors, config, processor) and its log.
 
-    Args:
-        snapshot: the manifest.
-        store: where its shards lie.
-        model: what to start from.
-        config: of the training.
-        seed: of weights, order and warm-up.
-        scratch: folder for checkpoints; a run that was stopped goes on from what lies there.
-        model_out: folder for the model (safetensors, config, processor).
-        log: JSON lines, one a logged step.
-
-    Raises:
-        InputError: no training sample carries a chain of thought, or the checkpoint cannot be loaded.
+    A run that was stopped continues from the checkpoints in `scratch`. The log is JSON, a line for each logged step.
     """
     samples = Snapshot.open(snapshot, store).load("train")
     if not select_annotated(samples):

@@ -1,8 +1,8 @@
 """validate: a Great Expectations suite over the snapshot's table, and its Data Docs.
 
-Ingest refuses rows one by one; the suite judges the set: too few rows, skewed aspects or answers, blank pictures,
-copies, leaks between the splits. It repeats the rules of rows too, since they cost little and guard what comes after.
-Both outputs are a function of the snapshot and the bounds alone.
+Ingest refuses single rows; the suite judges the set: too few rows, skewed aspects or answers, blank images, copies,
+leaks between the splits. It repeats the rules of rows too: they cost little and guard the later steps. Both outputs
+depend on the snapshot and the bounds alone.
 """
 
 import json
@@ -44,35 +44,28 @@ def execute(plan: Mapping[str, Any], snapshot: str) -> str:
 
 
 def run(snapshot: Path, store: str, config: ValidateConfig, result: Path, docs: Path) -> None:
-    """Validate a snapshot.
+    """Validate a snapshot; both outputs are written whatever the result.
 
-    Args:
-        snapshot: its manifest.
-        store: where its shards are kept.
-        config: bounds.
-        result: JSON, `{"success", "rows", "expectations": [{"type", "column", "success", "observed", "bounds"}]}`.
-        docs: folder of the Data Docs; `index.html`.
+    `result` is JSON: `{"success", "rows", "expectations": [{"type", "column", "success", "observed", "bounds"}]}`.
+    `docs` is the folder of the Data Docs, with `index.html`.
 
     Raises:
-        InputError: an expectation is not met. Both outputs are there.
+        InputError: an expectation is not met.
     """
     opened = Snapshot.open(snapshot, store)
     table = opened.read_table() if opened.manifest["shards"] else SCHEMA.empty_table()
-    checked = _validated(flattened(table), config)
-    expectations = [_expectation(each) for each in checked.results]
+    checked = _validate(flatten(table), config)
+    expectations = [_expectation(result) for result in checked.results]
     failures = [
-        _failure(each, full.expectation_config.meta["mend"])
-        for each, full in zip(expectations, checked.results, strict=True)
-        if not each["success"]
+        _failure(expectation, result.expectation_config.meta["mend"])
+        for expectation, result in zip(expectations, checked.results, strict=True)
+        if not result.success
     ]
     content = {"success": not failures, "rows": table.num_rows, "expectations": expectations}
     write_atomically(result, canonical_json(content))
-    partial = docs.with_name(docs.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_atomically(partial / "index.html", page(checked, opened.id, table.num_rows, failures).encode())
     shutil.rmtree(docs, ignore_errors=True)
-    partial.replace(docs)
+    docs.mkdir(parents=True)
+    write_atomically(docs / "index.html", page(checked, opened.id, table.num_rows, failures).encode())
     if failures:
         listed = "\n".join(f"- {failure}" for failure in failures)
         raise InputError(
@@ -81,13 +74,11 @@ def run(snapshot: Path, store: str, config: ValidateConfig, result: Path, docs: 
         )
 
 
-def flattened(table: pa.Table) -> "pd.DataFrame":
-    """One row a sample, one column an expectation's matter.
+def flatten(table: pa.Table) -> "pd.DataFrame":
+    """Return a table with one row for each sample, and one column for each subject of an expectation.
 
-    Shares are means of columns of 0 and 1. A `leaking_…` or `repeated_…` column names the fault, null without one.
-
-    Args:
-        table: of `hardcase.data.snapshot.SCHEMA`, without the pictures' bytes.
+    Shares are means of columns of 0 and 1. A `leaking_…` or `repeated_…` column names the fault, null without one. The
+    input has the columns of `hardcase.data.snapshot.SCHEMA`, without the bytes of images.
     """
     rows: pd.DataFrame = table.drop_columns(["images", "answer"]).to_pandas()
     answers = [answer or [] for answer in table["answer"].to_pylist()]
@@ -104,15 +95,15 @@ def flattened(table: pa.Table) -> "pd.DataFrame":
         rows[f"rows_{split}"] = (rows["split"] == split).astype(int)
 
     lists = table["images"].combine_chunks()
-    pictures = pa.Table.from_struct_array(pc.list_flatten(lists)).to_pandas()
-    pictures["sample"] = pc.list_parent_indices(lists).to_numpy()
-    pictures["place"] = pictures.groupby("sample").cumcount()
-    sides = pictures[["width", "height"]]
-    pictures["shortest"], pictures["longest"] = sides.min(axis=1), sides.max(axis=1)
-    pictures["pixels"] = pictures["width"].astype("int64") * pictures["height"]
-    pictures["ratio"] = pictures["longest"] / pictures["shortest"]
-    pictures["blank"] = pictures["std"] < BLANK_STD
-    of_sample = pictures.groupby("sample")
+    images = pa.Table.from_struct_array(pc.list_flatten(lists)).to_pandas()
+    images["sample"] = pc.list_parent_indices(lists).to_numpy()
+    images["position"] = images.groupby("sample").cumcount()
+    sides = images[["width", "height"]]
+    images["shortest"], images["longest"] = sides.min(axis=1), sides.max(axis=1)
+    images["pixels"] = images["width"].astype("int64") * images["height"]
+    images["ratio"] = images["longest"] / images["shortest"]
+    images["blank"] = images["std"] < BLANK_STD
+    of_sample = images.groupby("sample")
     rows["pictures"] = of_sample.size().reindex(rows.index, fill_value=0)
     rows["side_min"], rows["side_max"] = of_sample["shortest"].min(), of_sample["longest"].max()
     rows["pixels_max"], rows["ratio_max"] = of_sample["pixels"].max(), of_sample["ratio"].max()
@@ -120,13 +111,13 @@ def flattened(table: pa.Table) -> "pd.DataFrame":
         rows[f"luminance_{statistic}_min"] = of_sample[statistic].min()
         rows[f"luminance_{statistic}_max"] = of_sample[statistic].max()
     rows["blank_share"] = of_sample["blank"].mean()
-    originals = pictures[pictures["place"] == 0].set_index("sample")
+    originals = images[images["position"] == 0].set_index("sample")
     rows["original_sha256"], rows["original_phash"] = originals["sha256"], originals["phash"]
 
     for name, column in (("group", "group"), ("original", "original_sha256")):
         leaks = rows.groupby(column)["split"].transform("nunique") > 1
         rows[f"leaking_{name}"] = rows[column].astype(object).where(leaks, None)
-    candidates = pictures[pictures["place"] > 0]
+    candidates = images[images["position"] > 0]
     copied = candidates.loc[candidates.duplicated(["sample", "sha256"]), "sample"]
     rows["repeated_candidate"] = rows["id"].where(rows.index.isin(copied), None)
     rows["digests"] = of_sample["sha256"].agg(" ".join)
@@ -143,19 +134,20 @@ def _suite(config: ValidateConfig) -> list[Any]:
     def between(column: str, low: float | None, high: float | None) -> Any:
         return gx.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high, **rows)
 
-    def share(column: str, low: float, high: float, keys: str) -> Any:
-        mend = {"mend": f"balance the source, or set {keys}"}
-        return gx.ExpectColumnMeanToBeBetween(column=column, min_value=low, max_value=high, meta=mend)
+    def share(column: str, kind: str) -> Any:
+        low, high = f"min_{kind}_share", f"max_{kind}_share"
+        bounds = {"min_value": getattr(config, low), "max_value": getattr(config, high)}
+        meta = {"mend": f"balance the source, or set validate.{low} and validate.{high}"}
+        return gx.ExpectColumnMeanToBeBetween(column=column, **bounds, meta=meta)
 
     def none_of(column: str, mend: str) -> Any:
         return gx.ExpectColumnValuesToBeNull(column=column, meta={"mend": mend})
 
-    facts = [name for name, _ in FIELDS]
+    fields = [name for name, _ in FIELDS]
     named = "the first are named here"
-    least = {"train": config.min_train_rows, "eval": config.min_eval_rows}
     return [
-        *(gx.ExpectColumnToExist(column=column, **rows) for column in facts),
-        *(gx.ExpectColumnValuesToNotBeNull(column=column, **rows) for column in facts if column != "reasoning"),
+        *(gx.ExpectColumnToExist(column=column, **rows) for column in fields),
+        *(gx.ExpectColumnValuesToNotBeNull(column=column, **rows) for column in fields if column != "reasoning"),
         *(gx.ExpectColumnValuesToBeOfType(column=column, type_="str", **rows) for column in ("id", "group")),
         gx.ExpectColumnValuesToBeOfType(column="row", type_="int64", **rows),
         gx.ExpectColumnValueLengthsToBeBetween(column="id", min_value=1, max_value=256, **rows),
@@ -176,35 +168,14 @@ def _suite(config: ValidateConfig) -> list[Any]:
         *(
             gx.ExpectColumnSumToBeBetween(
                 column=f"rows_{split}",
-                min_value=least[split],
+                min_value=getattr(config, f"min_{split}_rows"),
                 meta={"mend": f"hand in more {split} rows, or set validate.min_{split}_rows"},
             )
             for split in SPLITS
         ),
-        *(
-            share(
-                f"aspect_{aspect}",
-                config.min_aspect_share,
-                config.max_aspect_share,
-                "validate.min_aspect_share and validate.max_aspect_share",
-            )
-            for aspect in ASPECTS
-        ),
-        *(
-            share(
-                f"flaw_{letter}",
-                config.min_letter_share,
-                config.max_letter_share,
-                "validate.min_letter_share and validate.max_letter_share",
-            )
-            for letter in LETTERS
-        ),
-        share(
-            "flaw_none",
-            config.min_none_share,
-            config.max_none_share,
-            "validate.min_none_share and validate.max_none_share",
-        ),
+        *(share(f"aspect_{aspect}", "aspect") for aspect in ASPECTS),
+        *(share(f"flaw_{letter}", "letter") for letter in LETTERS),
+        share("flaw_none", "none"),
         gx.ExpectColumnMeanToBeBetween(
             column="blank_share",
             max_value=config.max_blank_share,
@@ -217,8 +188,8 @@ def _suite(config: ValidateConfig) -> list[Any]:
     ]
 
 
-def _validated(rows: "pd.DataFrame", config: ValidateConfig) -> Any:
-    """The suite's result, its expectations in the order of the suite, its values plain."""
+def _validate(rows: "pd.DataFrame", config: ValidateConfig) -> Any:
+    """Return the suite's result, its expectations in the order of the suite, its values plain."""
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
@@ -228,28 +199,27 @@ def _validated(rows: "pd.DataFrame", config: ValidateConfig) -> Any:
     asset = context.data_sources.add_pandas("snapshot").add_dataframe_asset("samples")
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": rows})
     expectations = _suite(config)
-    places = {(each.expectation_type, getattr(each, "column", None)): n for n, each in enumerate(expectations)}
+    order = {(one.expectation_type, getattr(one, "column", None)): n for n, one in enumerate(expectations)}
     checked: Any = batch.validate(
         gx.ExpectationSuite(name="snapshot", expectations=expectations),
         result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES},
     )
     checked.results.sort(
-        key=lambda each: places[each.expectation_config.type, each.expectation_config.kwargs.get("column")]
+        key=lambda result: order[result.expectation_config.type, result.expectation_config.kwargs.get("column")]
     )
-    for each in checked.results:
+    for result in checked.results:
         # The renderers of GX 1.24 stumble over the numbers of NumPy 2.
-        each.result = json.loads(json.dumps(each.to_json_dict()["result"]))
+        result.result = json.loads(json.dumps(result.to_json_dict()["result"]))
     return checked
 
 
 def _expectation(checked: Any) -> dict[str, Any]:
-    config, found = checked.expectation_config, checked.result
-    observed = found.get("observed_value")
-    if "unexpected_count" in found:
-        examples = ", ".join(dict.fromkeys(_short(value) for value in found["partial_unexpected_list"]))
-        observed = f"{found['unexpected_count']} of {found['element_count']} unexpected" + f": {examples}" * bool(
-            examples
-        )
+    config, result = checked.expectation_config, checked.result
+    observed = result.get("observed_value")
+    if "unexpected_count" in result:
+        examples = ", ".join(dict.fromkeys(_shorten(str(value)) for value in result["partial_unexpected_list"]))
+        observed = f"{result['unexpected_count']} of {result['element_count']} unexpected"
+        observed += f": {examples}" if examples else ""
     elif isinstance(observed, float):
         observed = round(observed, 6) if math.isfinite(observed) else None
     bounds = {
@@ -266,12 +236,11 @@ def _expectation(checked: Any) -> dict[str, Any]:
     }
 
 
-def _short(value: Any) -> str:
-    text = str(value)
+def _shorten(text: str) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def _failure(found: dict[str, Any], mend: str) -> str:
-    bounds = ", ".join(f"{key} {value}" for key, value in (found["bounds"] or {}).items())
+def _failure(failed: dict[str, Any], mend: str) -> str:
+    bounds = ", ".join(f"{key} {value}" for key, value in (failed["bounds"] or {}).items())
     asked = f" ({bounds})" if bounds else ""
-    return f"{found['column']}: {found['type']}{asked}, observed {found['observed']}; {mend}"
+    return f"{failed['column']}: {failed['type']}{asked}, observed {failed['observed']}; {mend}"

@@ -18,7 +18,7 @@ import pytest
 from hardcase.config import ValidateConfig
 from hardcase.data.snapshot import SCHEMA, SPLITS, Snapshot
 from hardcase.errors import InputError
-from hardcase.steps.validate import flattened, run
+from hardcase.steps.validate import flatten, run
 from hardcase.store.digest import canonical_json
 from hardcase.store.store import open_store
 from hardcase.task.sample import ASPECTS
@@ -290,6 +290,6 @@ def test_only_what_crosses_splits_leaks_and_only_same_aspect_repeats(
 ) -> None:
     rows = _rows()
     change(rows)
-    table = flattened(Snapshot.open(_snapshot(tmp_path, rows), str(tmp_path / "store")).read_table())
+    table = flatten(Snapshot.open(_snapshot(tmp_path, rows), str(tmp_path / "store")).read_table())
     columns = [column for column in map(str, table) if column.startswith(("leaking_", "repeated_"))]
     assert {column for column in columns if table[column].notna().any()} == faults
