@@ -1,7 +1,7 @@
-"""What the commands share: options, and errors of ours as one line and an exit code."""
+"""What the commands share: options, output for people or programs, and our errors as one line and an exit code."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -14,12 +14,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 StoreUri = Annotated[
     str | None, typer.Option("--store", envvar="HARDCASE_STORE", help="Object store: a folder or s3://bucket/prefix.")
 ]
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def output(result: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    """Print a result as JSON, or as `show` prints it for people."""
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        show(result)
 
 
 @contextmanager
 def reported(as_json: bool = False) -> Iterator[None]:
-    """Turn an error of ours into one line and an exit code."""
+    """Report an error of ours in one line, and exit with its code."""
     try:
         yield
     except HardcaseError as error:
@@ -27,7 +36,7 @@ def reported(as_json: bool = False) -> Iterator[None]:
 
 
 def fail(error: dict[str, Any], as_json: bool) -> None:
-    """Say the error in one line and leave with its exit code."""
+    """Print an error in one line, and exit with its code."""
     errors.print("error:", " ".join(str(error["message"]).split()))
     if as_json:
         typer.echo(json.dumps({"error": error}))

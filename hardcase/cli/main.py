@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +16,9 @@ import typer
 import yaml
 
 from hardcase import __version__
+from hardcase.audit.examine import as_json as audit_as_json
 from hardcase.cli import show
-from hardcase.cli.console import AsJson, StoreUri, errors, reported
+from hardcase.cli.console import AsJson, StoreUri, errors, output, reported
 from hardcase.cli.launch import launch
 from hardcase.cli.settings import parse_settings
 from hardcase.compiled import FOLDER
@@ -23,6 +26,7 @@ from hardcase.config import IngestConfig, Profile, load_evaluation_profile, load
 from hardcase.data.listing import source_digest
 from hardcase.errors import InputError
 from hardcase.provenance.code import ROOT
+from hardcase.registry.ledger import split_spec
 from hardcase.registry.runs import list_runs, write_run
 from hardcase.runners.home import QUIET, Home
 from hardcase.store.store import open_store, parse_local_path, write_atomically
@@ -107,10 +111,7 @@ def run(
         outcome = run_pipeline("retraining", arguments, Home.here(store), inputs, containers)
         resolved = yaml.safe_dump(chosen.model_dump(mode="json", by_alias=True), sort_keys=False)
         write_atomically(outcome.folder / "config.yaml", resolved.encode())
-    if as_json:
-        typer.echo(json.dumps(outcome.record))
-    else:
-        show.run_result(outcome.record)
+    output(outcome.record, as_json, show.run_result)
     end(outcome)
 
 
@@ -140,11 +141,11 @@ def ingest(
         home = Home.here(store)
         with home.locked():
             folder, result = ingested(chosen.source, chosen.ingest, home, Path(profile).stem)
-    show.ingested({**result, "quarantine": str(folder / "quarantine.parquet")}, as_json)
+    output({**result, "quarantine": str(folder / "quarantine.parquet")}, as_json, show.ingested)
 
 
 def ingested(source: str, config: IngestConfig, home: Home, profile: str) -> tuple[Path, dict[str, Any]]:
-    """Do the step `ingest` alone, in a run folder of its own: `manifest.json` and `quarantine.parquet`."""
+    """Run the step `ingest` alone, in a run folder of its own: `manifest.json` and `quarantine.parquet`."""
     from hardcase.runners.display import showing
     from hardcase.steps.ingest import run as ingest_step
     from hardcase.store.digest import bytes_digest
@@ -180,7 +181,8 @@ def digest_source(
 def runs(store: OfStore = None, as_json: AsJson = False) -> None:
     """List the runs, the newest first: those of this machine's home, or those recorded in a store."""
     with reported(as_json):
-        show.runs(list_runs(open_store(store, cached=False)) if store else Home.here().summaries(), as_json)
+        summaries = list_runs(open_store(store, cached=False)) if store else Home.here().summaries()
+        output(summaries, as_json, show.runs)
 
 
 @app.command()
@@ -229,7 +231,7 @@ def evaluate(
         spec = str(Path(model).absolute()) if Path(model).is_dir() else model
         arguments = {"model": spec, "source": source, "settings": parse_settings(settings or [])}
         outcome = run_pipeline("evaluation", arguments, home, Inputs((source, spec)), containers)
-    show.scored(outcome.record, outcome.folder, as_json)
+    output(outcome.record, as_json, partial(show.scored, folder=outcome.folder))
     end(outcome)
 
 
@@ -257,7 +259,7 @@ def screen(
         recorded = read_configuration(opened, keys, version) if version else {}
         config = load_evaluation_profile(recorded, {"source": "", **parse_settings(settings or [])}).evaluate
         answers = screen_images(Path(scratch) / "model", [path.read_bytes() for path in images], config)
-    show.screened(answers, as_json)
+    output(answers, as_json, show.screened)
 
 
 @app.command()
@@ -279,38 +281,32 @@ def audit(
 ) -> None:
     """Prove what a model was made of: rehash everything and verify every signature. Damage ends with exit code 1."""
     from hardcase.cli import auditing
-    from hardcase.registry.ledger import split_spec
 
     with reported(as_json):
         home = Home.of_latest(store)
         if rebuild:
             auditing.rebuild(model, home)
         if diff is not None:
-            show.changed(auditing.compared(split_spec(model), *diff, home, key or []), *diff, as_json)
+            differences = auditing.compared(split_spec(model), *diff, home, key or [])
+            output(differences, as_json, lambda value: show.changed(value, *diff))
             return
-        found = auditing.audited(model, home, key or [])
+        result = auditing.audited(model, home, key or [])
         if html is not None:
             from hardcase.audit.page import render_page
 
-            write_atomically(html, render_page(found).encode())
+            write_atomically(html, render_page(result).encode())
         again = {}
-        if replay and not found.first:
+        if replay and not result.first:
             from hardcase.runners.replay import replay as replay_version
 
-            again = replay_version(found, home)
-        show.audited(found, again, as_json)
-        broken = (
-            [found.first.problem]
-            if found.first
-            else [
-                f"replay: {name} is {new[:12]}, recorded was {recorded[:12]}"
-                for name, (recorded, new) in again.items()
-                if recorded != new
-            ]
-        )
-    if broken:
-        newer = found.first is not None and found.first.newer
-        errors.print("error: cannot be judged:" if newer else "error: broken:", " ".join(broken[0].split()))
+            again = replay_version(result, home)
+        content = audit_as_json(result) | ({"replay": again} if again else {})
+        output(content, as_json, lambda _: show.audited(result, again))
+    unequal = ((name, pair["again"], pair["recorded"]) for name, pair in again.items() if len(set(pair.values())) > 1)
+    problems = (f"replay: {name} is {new[:12]}, recorded was {recorded[:12]}" for name, new, recorded in unequal)
+    if problem := result.first.problem if result.first else next(problems, ""):
+        newer = result.first is not None and result.first.newer
+        errors.print("error: cannot be judged:" if newer else "error: broken:", " ".join(problem.split()))
         raise typer.Exit(2 if newer else 1)
 
 
@@ -323,13 +319,13 @@ def rollback(
 ) -> None:
     """Let the champion before this one serve again."""
     from hardcase.cli.auditing import rolled_back
-    from hardcase.registry.ledger import split_spec
 
     with reported(as_json):
         version = rolled_back(model, Home.of_latest(store), why)
     name = split_spec(model)
-    fact = {"name": name, "version": version.number, "alias": "champion", "digest": version.digest}
-    typer.echo(json.dumps(fact) if as_json else f"{name}@champion is :{version.number} again, digest {version.digest}")
+    result = {"name": name, "version": version.number, "alias": "champion", "digest": version.digest}
+    text = f"{name}@champion is :{version.number} again, digest {version.digest}"
+    typer.echo(json.dumps(result) if as_json else text)
 
 
 stores = typer.Typer(help="The object store.", no_args_is_help=True)
@@ -352,7 +348,8 @@ def gc(
         home = Home.of_latest(store)
         opened = open_store(home.store, cached=False)
         objects = list_unreferenced(opened, home.verifier(), timedelta(days=older_than))
-    show.unreferenced(objects, as_json)
+    content = [asdict(entry) | {"written": entry.written.isoformat()} for entry in objects]
+    output(content, as_json, lambda _: show.unreferenced(objects))
 
 
 @stores.command()
@@ -363,9 +360,9 @@ def check(
     with reported(as_json):
         from hardcase.store.conformance import check_store, require_conformance
 
-        found = check_store(uri)
-        show.checked(found, as_json)
-        require_conformance(uri, found)
+        checks = check_store(uri)
+        output({"checks": [asdict(check) for check in checks]}, as_json, lambda _: show.checked(checks))
+        require_conformance(uri, checks)
 
 
 @app.command(name="compile")

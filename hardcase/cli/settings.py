@@ -10,11 +10,7 @@ from hardcase.errors import InputError
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """Return the settings by key; a value is YAML.
-
-    Raises:
-        InputError: one is not of the form `section.key=value`.
-    """
+    """Return the settings by key; a value is YAML."""
     values = dict[str, Any]()
     for setting in settings:
         key, equals, value = setting.partition("=")

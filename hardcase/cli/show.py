@@ -1,18 +1,15 @@
-"""Results on standard output: tables for people, JSON for programs."""
+"""Results as tables for people, on standard output."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 from rich.tree import Tree
 
 from hardcase.audit.examine import Audit, Finding
-from hardcase.audit.examine import as_json as audit_as_json
+from hardcase.cli.console import console
 from hardcase.data.scores import upgrade_scores
 from hardcase.registry.retention import UnreferencedObject
 from hardcase.store.conformance import Check
@@ -23,8 +20,7 @@ COLUMNS = {"chance": "chance", "sft": "SFT", "final": "final"}
 
 
 def run_result(summary: Mapping[str, Any]) -> None:
-    """The scores, the verdict, where the report is."""
-    console = Console(soft_wrap=True, highlight=False, emoji=False)
+    """Print the scores, the verdict, and the path of the report."""
     if summary["scores"]:
         console.print(_score_table(summary["scores"]))
     if summary["model"]:
@@ -37,44 +33,31 @@ def run_result(summary: Mapping[str, Any]) -> None:
         console.print(f"report: {summary['report']}")
 
 
-def checked(checks: Sequence[Check], as_json: bool) -> None:
-    """What a store can do."""
-    if as_json:
-        typer.echo(json.dumps({"checks": [asdict(check) for check in checks]}))
-        return
+def checked(checks: Sequence[Check]) -> None:
+    """Print what a store supports."""
     table = Table("property", "needed", "", "seen")
     for check in checks:
         table.add_row(check.name, "yes" if check.required else "", check.verdict, check.detail)
-    Console(soft_wrap=True, highlight=False, emoji=False).print(table)
+    console.print(table)
 
 
-def scored(record: Mapping[str, Any], folder: Path, as_json: bool) -> None:
+def scored(record: Mapping[str, Any], folder: Path) -> None:
     """Print a model's scores."""
-    if as_json:
-        typer.echo(json.dumps(record))
-    elif record["scores"]:
-        console = Console(soft_wrap=True, highlight=False, emoji=False)
+    if record["scores"]:
         console.print(_score_table(record["scores"]))
         console.print(f"{record['samples']} samples; answers in {folder / 'evaluation.parquet'}")
 
 
-def ingested(result: Mapping[str, Any], as_json: bool) -> None:
-    """What came in and what did not."""
-    if as_json:
-        typer.echo(json.dumps(result))
-        return
-    console = Console(soft_wrap=True, highlight=False, emoji=False)
+def ingested(result: Mapping[str, Any]) -> None:
+    """Print how many rows were accepted and quarantined."""
     console.print(f"snapshot {result['snapshot']}\naccepted {result['accepted']} rows")
     for reason, count in sorted(result["quarantined"].items()):
         console.print(f"quarantined {count}: {reason}")
     console.print(f"quarantine: {result['quarantine']}")
 
 
-def runs(summaries: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """One line a run."""
-    if as_json:
-        typer.echo(json.dumps(list(summaries)))
-        return
+def runs(summaries: Sequence[Mapping[str, Any]]) -> None:
+    """Print a line for each run."""
     table = Table(Column("run", no_wrap=True), "profile", "status", "exact match", Column("model", overflow="fold"))
     for summary in summaries:
         scores, model = summary.get("scores"), summary.get("model")
@@ -85,44 +68,37 @@ def runs(summaries: Sequence[Mapping[str, Any]], as_json: bool) -> None:
             f"{upgrade_scores(scores)['final']['exact_match']:.3f}" if scores else "",
             f"{model['name']} v{model['version']}" if model else "",
         )
-    Console(emoji=False).print(table)
+    console.print(table, soft_wrap=False)
 
 
-def screened(answers: Mapping[str, Mapping[str, str | None]], as_json: bool) -> None:
-    """The letters of the flawed candidates, aspect by aspect."""
-    if as_json:
-        typer.echo(json.dumps(answers))
-        return
+def screened(answers: Mapping[str, Mapping[str, str | None]]) -> None:
+    """Print the letters of the flawed candidates, aspect by aspect."""
     table = Table("aspect", "flawed")
-    for aspect, found in answers.items():
-        table.add_row(ASPECT_NAMES[aspect], found["answer"] or "invalid answer")
-    Console(emoji=False).print(table)
+    for aspect, parsed in answers.items():
+        table.add_row(ASPECT_NAMES[aspect], parsed["answer"] or "invalid answer")
+    console.print(table, soft_wrap=False)
 
 
-def audited(found: Audit, again: Mapping[str, tuple[str, str]], as_json: bool) -> None:
-    """The tree of what was found, and of a replay which digests are the same."""
-    if as_json:
-        replay = {name: {"recorded": pair[0], "again": pair[1]} for name, pair in again.items()}
-        typer.echo(json.dumps(audit_as_json(found) | ({"replay": replay} if again else {})))
-        return
-    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+def audited(audit: Audit, again: Mapping[str, Mapping[str, str]]) -> None:
+    """Print the tree of findings and, of a replay, which digests are equal."""
     console.width = max(console.width, 132)  # names of objects are not cut off
-    console.print(_branch(found.tree))
+    console.print(_branch(audit.tree))
     if again:
         table = Table("replay", "recorded", "again", "")
-        for name, (recorded, new) in again.items():
-            table.add_row(name, recorded[:12], new[:12], "✓ same" if recorded == new else "✗ other")
+        for name, pair in again.items():
+            equal = pair["recorded"] == pair["again"]
+            table.add_row(name, pair["recorded"][:12], pair["again"][:12], "✓ same" if equal else "✗ other")
         console.print(table)
-    if not found.first:
-        count = len({finding.place for finding in found.tree.walk() if finding.place.startswith("objects/")})
-        console.print(f"whole: {count} objects rehashed, {len(found.ledger.moves)} signed ledger entries, chain closed")
+    if not audit.first:
+        count = len({finding.place for finding in audit.tree.walk() if finding.place.startswith("objects/")})
+        console.print(f"whole: {count} objects rehashed, {len(audit.ledger.moves)} signed ledger entries, chain closed")
 
 
 def _branch(finding: Finding, into: Tree | None = None) -> Tree:
     mark = "✗" if finding.broken else "✓"
     line = f"{mark} {finding.what}  {finding.place}".rstrip() + (f"\n  {finding.problem}" if finding.problem else "")
     branch = Tree(line) if into is None else into.add(line)
-    # Of many parts, those that are whole are counted.
+    # Many intact parts are counted, not listed.
     whole = [part for part in finding.parts if not part.broken]
     several = len(whole) > 12 and into is not None
     for part in finding.parts:
@@ -133,13 +109,9 @@ def _branch(finding: Finding, into: Tree | None = None) -> Tree:
     return branch
 
 
-def changed(found: Mapping[str, Any], before: str, after: str, as_json: bool) -> None:
-    """What differs between two versions."""
-    if as_json:
-        typer.echo(json.dumps(found))
-        return
-    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    for section, changes in found.items():
+def changed(differences: Mapping[str, Any], before: str, after: str) -> None:
+    """Print what differs between two versions."""
+    for section, changes in differences.items():
         if section in ("data", "code"):
             counted = ", ".join(f"{len(items)} {how}" for how, items in changes.items())
             console.print(f"{section}: {counted}")
@@ -157,11 +129,8 @@ def changed(found: Mapping[str, Any], before: str, after: str, as_json: bool) ->
             console.print(f"{section}: no difference")
 
 
-def unreferenced(objects: Sequence[UnreferencedObject], as_json: bool) -> None:
+def unreferenced(objects: Sequence[UnreferencedObject]) -> None:
     """Print the objects that nothing references."""
-    if as_json:
-        typer.echo(json.dumps([asdict(entry) | {"written": entry.written.isoformat()} for entry in objects]))
-        return
     for entry in objects:
         typer.echo(f"{entry.name}  {entry.size} bytes  {entry.written:%Y-%m-%d %H:%M}")
     typer.echo(

@@ -1,9 +1,9 @@
 """The steps of a local run in containers, through the Docker API of Docker or podman.
 
 The runner is `kfp.local`'s, with the part that runs a container replaced: upstream lets the engine remove a container
-at its end, and takes one that is gone when asked for as one that succeeded (kubeflow/pipelines #13332). Here it goes
-only after its exit code was read. It sees the network only if something that the run needs lies there, and of this
-machine the run's home and the places that the run names, each where it lies here.
+at its end, and takes a missing container for one that succeeded (kubeflow/pipelines #13332). Here it is removed only
+after its exit code was read. A container has a network only if something that the run needs is remote. Of this machine
+it sees the run's home and the paths that the run names, each under its own path.
 """
 
 import codecs
@@ -30,7 +30,7 @@ from hardcase.store.store import parse_local_path
 
 LABEL = "hardcase.home"
 PASSED = ("AWS_", "DO_NOT_TRACK", "HARDCASE_", "HF_", "MLFLOW_", "OMP_", "OPENLINEAGE_", "TOKENIZERS_")
-# The launcher's number means nothing to a container, and the image knows better of which commit it is.
+# The launcher's number means nothing to a container, and the image knows its own commit.
 WITHHELD = ("HARDCASE_LAUNCHER_PID", "HARDCASE_COMMIT", "HARDCASE_CLEAN")
 DIGEST = ("python3", "-c", "from hardcase.provenance.code import code_digest; print(code_digest())")
 FAILURES = (DockerException, RequestException)
@@ -38,19 +38,14 @@ FAILURES = (DockerException, RequestException)
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads besides its home.
-
-    Attributes:
-        uris: paths and URIs of source, profile, checkpoint.
-        hub: whether a checkpoint comes from the Hugging Face hub.
-    """
+    """What a run reads besides its home: paths and URIs, and whether a checkpoint is on the Hugging Face hub."""
 
     uris: tuple[str, ...] = ()
     hub: bool = False
 
 
 def check(home: Home) -> None:
-    """Find the engine and the images ready; remove what a launcher that was killed left running for this home.
+    """Verify that engine and images are ready; remove the containers that a killed launcher left behind in this home.
 
     Raises:
         InputError: no engine answers, an image is missing or holds other code than this, or this is root.
@@ -64,9 +59,9 @@ def check(home: Home) -> None:
             for image in (LIGHT_IMAGE, TRAIN_IMAGE):
                 _check_image(client, image)
     except FAILURES as error:
-        place = os.environ.get("DOCKER_HOST") or "its default socket"
+        socket = os.environ.get("DOCKER_HOST") or "its default socket"
         raise InputError(
-            f"no container engine answers at {place} ({error}); start Docker, or `podman system service` with "
+            f"no container engine answers at {socket} ({error}); start Docker, or `podman system service` with "
             "DOCKER_HOST naming its socket"
         ) from error
 
@@ -75,12 +70,12 @@ def _check_image(client: docker.DockerClient, image: str) -> None:
     try:
         # A volume of the image's own would be left behind: docker-py removes the container without it.
         limits = {"network_mode": "none", "tmpfs": {"/cache": ""}}
-        told = client.containers.run(client.images.get(image), list(DIGEST), remove=True, **limits)
+        output = client.containers.run(client.images.get(image), list(DIGEST), remove=True, **limits)
     except NotFound as error:
         raise InputError(f"image {image}: the container engine has none; run `make images`") from error
     except ContainerError as error:
         raise InputError(f"image {image}: cannot say what code it holds; run `make images`") from error
-    if (held := told.decode().strip()) != code_digest():
+    if (held := output.decode().strip()) != code_digest():
         raise InputError(f"image {image}: holds code {held[:12]}, not this ({code_digest()[:12]}); run `make images`")
 
 
@@ -113,22 +108,15 @@ def open_runner(home: Home, inputs: Inputs) -> Iterator[local.DockerRunner]:
 def run_container(
     client: docker.DockerClient, image: str, command: list[str], volumes: Mapping[str, Any], **options: Any
 ) -> int:
-    """Run a container to its end, its output on standard output.
+    """Run a container with its output on standard output; return its exit code, 1 if the engine failed or lost it.
 
-    Args:
-        client: of the engine.
-        image: is there.
-        command: to run.
-        volumes: what upstream would mount; all of it lies in the home.
-        options: as `docker`'s `containers.create` takes them.
-
-    Returns:
-        The container's exit code; 1 if the engine failed or lost it.
+    `volumes` is what upstream would mount: all of it is in the home. `options` are those of docker's
+    `containers.create`.
     """
     try:
-        found = client.images.get(image)
-        options["environment"] |= {"HARDCASE_IMAGE": (found.attrs.get("RepoDigests") or [found.id])[0]}
-        container = client.containers.create(found, command, **options)
+        held = client.images.get(image)
+        options["environment"] |= {"HARDCASE_IMAGE": (held.attrs.get("RepoDigests") or [held.id])[0]}
+        container = client.containers.create(held, command, **options)
         try:
             container.start()
             decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -146,8 +134,8 @@ def run_container(
 
 
 def _environment(home: Home) -> dict[str, str]:
-    told = {name: value for name, value in os.environ.items() if name.startswith(PASSED) and name not in WITHHELD}
-    return {"HARDCASE_CACHE": str(home.root / "near"), **told, "USER": os.environ["HARDCASE_WHO"]}
+    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED) and name not in WITHHELD}
+    return {"HARDCASE_CACHE": str(home.root / "near"), **passed, "USER": os.environ["HARDCASE_WHO"]}
 
 
 def _mounts(home: Home, inputs: Inputs) -> list[Mount]:
@@ -161,11 +149,11 @@ def _mounts(home: Home, inputs: Inputs) -> list[Mount]:
     return [Mount(str(path), str(path), "bind", read_only=path not in written) for path in sorted(paths)]
 
 
-def _local(*places: str) -> Iterator[Path]:
-    """Those that are here; of a file, its folder."""
-    for place in places:
+def _local(*uris: str) -> Iterator[Path]:
+    """Yield the paths that exist on this machine; of a file, its folder."""
+    for uri in uris:
         with suppress(InputError):
-            path = parse_local_path(place)
+            path = parse_local_path(uri)
             if path.exists():
                 yield path if path.is_dir() else path.parent
 

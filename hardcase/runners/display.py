@@ -11,65 +11,48 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 PLAIN_EVERY = 10.0
 
 
-class Bars:
+class Bars(Progress):
     """Shows steps and their progress on standard error; use as a context."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-            transient=True,
+        console = Console(stderr=True, highlight=False)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        super().__init__(
+            *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True
         )
         self._what = ""
-        self._began = self._said = 0.0
+        self._began = self._printed = 0.0
 
-    def __enter__(self) -> "Bars":
-        """Start drawing."""
-        self._progress.start()
-        return self
+    def show_start(self, step: str) -> None:
+        """Show that a step begins to work."""
+        self._clear()
+        self.add_task(step, total=None)
+        if self.disable:
+            self.console.print(f"{step}: started")
 
-    def __exit__(self, *_: object) -> None:
-        """Stop drawing."""
-        self._progress.stop()
-
-    def step_started(self, step: str) -> None:
-        """A step begins to work."""
-        self._reset()
-        self._progress.add_task(step, total=None)
-        if not self._console.is_terminal:
-            self._console.print(f"{step}: started", highlight=False)
-
-    def progress(self, step: str, what: str, done: int, total: int) -> None:
-        """`done` of `total` units of `what` are finished."""
-        if what != self._what:
-            self._reset()
-            self._what, self._began = what, time.monotonic()
-            self._said = self._began
-            self._progress.add_task(step if step == what else f"{step}: {what}", total=total)
-        if self._progress.task_ids:
-            self._progress.update(self._progress.task_ids[-1], completed=done, total=total)
+    def show_progress(self, step: str, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` units of `what` are finished."""
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._said >= PLAIN_EVERY:
-            self._said = now
+        if what != self._what:
+            self._clear()
+            self._what, self._began, self._printed = what, now, now
+            self.add_task(step if step == what else f"{step}: {what}", total=total)
+        self.update(self.task_ids[-1], completed=done, total=total)
+        if self.disable and now - self._printed >= PLAIN_EVERY:
+            self._printed = now
             left = (now - self._began) / max(done, 1) * (total - done)
-            self._console.print(f"{step}: {what} {done}/{total}, {left:.0f} s left", highlight=False)
+            self.console.print(f"{step}: {what} {done}/{total}, {left:.0f} s left")
 
-    def step_ended(self, step: str, status: str, seconds: float, cached: bool) -> None:
-        """A step is over."""
-        self._reset()
+    def show_end(self, step: str, status: str, seconds: float, cached: bool) -> None:
+        """Show that a step is over."""
+        self._clear()
         mark = "✓" if status == "succeeded" else "✗"
-        self._console.print(f"{mark} {step:<9} {'cached' if cached else f'{seconds:.1f} s'}", highlight=False)
+        self.console.print(f"{mark} {step:<9} {'cached' if cached else f'{seconds:.1f} s'}")
 
-    def _reset(self) -> None:
+    def _clear(self) -> None:
         self._what = ""
-        for task in self._progress.task_ids:
-            self._progress.remove_task(task)
+        for task in self.task_ids:
+            self.remove_task(task)
 
 
 class _ToBars(logging.Handler):
@@ -78,8 +61,7 @@ class _ToBars(logging.Handler):
         self._bars, self._step = bars, step
 
     def emit(self, record: logging.LogRecord) -> None:
-        told = record.__dict__
-        self._bars.progress(self._step, told["what"], told["done"], told["total"])
+        self._bars.show_progress(self._step, *(record.__dict__[name] for name in ("what", "done", "total")))
 
 
 @contextmanager

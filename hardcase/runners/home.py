@@ -1,4 +1,4 @@
-"""`$HARDCASE_HOME`: where the store, the runs, the cache and the registry of one machine lie."""
+"""`$HARDCASE_HOME`: the folder of the store, the runs, the cache and the registry of one machine."""
 
 import fcntl
 import getpass
@@ -45,102 +45,80 @@ def name_of_user() -> str:
 
 @dataclass(frozen=True)
 class Home:
-    """The folder and what lies where in it.
-
-    Attributes:
-        root: the folder.
-        place: URI of the object store, if it lies elsewhere.
-    """
+    """The home folder `root`; `uri` is the object store's, if it is not in the folder."""
 
     root: Path
-    place: str = ""
+    uri: str = ""
 
     @classmethod
     def here(cls, store: str | None = None) -> "Home":
-        """Of `$HARDCASE_HOME`, `./.hardcase` by default; the store named, or of `$HARDCASE_STORE`, or in the folder."""
+        """Return the home in `$HARDCASE_HOME` or `./.hardcase`; `store` or `$HARDCASE_STORE` may name its store."""
         root = Path(os.environ.get("HARDCASE_HOME") or ".hardcase").absolute()
         return cls(root, store or os.environ.get("HARDCASE_STORE") or "")
 
     @classmethod
     def of_latest(cls, store: str | None = None) -> "Home":
-        """The same for those who only read: unless a store is named, that of the latest run."""
+        """Return the home for commands that only read: unless a store is named, the store is that of the latest run."""
         home = cls.here(store)
         summary = home.root / "latest" / "summary.json"
-        if home.place or not summary.is_file():
+        if home.uri or not summary.is_file():
             return home
-        place = json.loads(summary.read_text(encoding="utf-8")).get("store", "")
-        return cls(home.root, place if place.startswith("s3://") else "")
+        uri = json.loads(summary.read_text(encoding="utf-8")).get("store", "")
+        return cls(home.root, uri if uri.startswith("s3://") else "")
 
     @property
     def store(self) -> str:
         """URI of the object store."""
-        return self.place or (self.root / "store").as_uri()
+        return self.uri or (self.root / "store").as_uri()
 
     @property
     def tracking_uri(self) -> str:
-        """URI of MLflow's server, in its own variable, or of a database in the folder."""
+        """URI of MLflow's server, by its own variable, or of a database in the folder."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
 
     @property
     def keys(self) -> Path:
-        """The signing key that is made at the first run, and the public keys of others who are trusted."""
+        """Folder of the signing key that the first run creates, and of other trusted public keys."""
         return self.root / "keys"
 
     def signing_environment(self) -> dict[str, str]:
-        """What tells a step whom to sign as and whom to trust; the key is made if there is none."""
+        """Return the variables by which a step signs and trusts; a missing key is created."""
         if not (signing := os.environ.get("HARDCASE_SIGNING_KEY")):
             make_key(self.keys)
             signing = str(self.keys / SIGNING_FILE)
-        places = [
-            *filter(None, [os.environ.get("HARDCASE_TRUSTED_KEYS")]),
-            *([str(self.keys)] if self.keys.is_dir() else []),
-        ]
-        return {"HARDCASE_SIGNING_KEY": signing, "HARDCASE_TRUSTED_KEYS": os.pathsep.join(places)}
+        trusted = [os.environ.get("HARDCASE_TRUSTED_KEYS", ""), str(self.keys) if self.keys.is_dir() else ""]
+        return {"HARDCASE_SIGNING_KEY": signing, "HARDCASE_TRUSTED_KEYS": os.pathsep.join(filter(None, trusted))}
 
     def keyring(self) -> Keyring:
-        """To sign with."""
+        """Return the keyring that signs."""
         environment = self.signing_environment()
         trusted = environment["HARDCASE_TRUSTED_KEYS"].split(os.pathsep)
-        return open_keyring(environment["HARDCASE_SIGNING_KEY"], [Path(place) for place in trusted if place])
+        return open_keyring(environment["HARDCASE_SIGNING_KEY"], [Path(path) for path in trusted if path])
 
     def verifier(self, named: Sequence[Path] = ()) -> Keyring:
-        """To verify with: the keys named, or those that this machine trusts, or, where it knows none, the store's."""
+        """Return a keyring that verifies: the keys named, else those this machine trusts, else those in the store."""
         if named:
             return Keyring(read_public_keys(named))
         if os.environ.get("HARDCASE_SIGNING_KEY") or (self.keys / SIGNING_FILE).is_file():
             return self.keyring()
-        trusted = (os.environ.get("HARDCASE_TRUSTED_KEYS") or "").split(os.pathsep)
-        if found := read_public_keys(
-            [Path(place) for place in [*trusted, str(self.keys)] if place and Path(place).exists()]
-        ):
-            return Keyring(found)
-        found = read_stored_keys(open_store(self.store))
-        if found:
+        trusted = [*os.environ.get("HARDCASE_TRUSTED_KEYS", "").split(os.pathsep), str(self.keys)]
+        keys = read_public_keys(Path(path) for path in trusted if path and Path(path).exists())
+        if not keys and (keys := read_stored_keys(open_store(self.store))):
             logger.warning(
                 "no key of this machine's own: trusting %s, found in the store; put the right one into %s",
-                ", ".join(keyid[:12] for keyid in found),
+                ", ".join(keyid[:12] for keyid in keys),
                 self.keys,
             )
-        return Keyring(found)
-
-    @property
-    def cache(self) -> Path:
-        """KFP's cache entries."""
-        return self.root / "cache"
-
-    @property
-    def scratch(self) -> Path:
-        """Private folders of steps, with the checkpoints of what was stopped."""
-        return self.root / "scratch"
+        return Keyring(keys)
 
     @property
     def runs(self) -> Path:
-        """One folder a run."""
+        """Folder with one folder for each run."""
         return self.root / "runs"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only run; wait for another to end."""
+        """Wait until no other run works in this home, and keep others out."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "lock").open("w") as file:
             try:
@@ -151,7 +129,7 @@ class Home:
             yield
 
     def new_run(self, fingerprint: str, newest: bool = True) -> Path:
-        """A fresh run folder, named for the time (UTC) and what is run; if `newest`, `latest` points to it."""
+        """Create a run folder, named for the time (UTC) and what is run; if `newest`, `latest` points to it."""
         while True:
             folder = self.runs / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{fingerprint[:8]}"
             try:
@@ -167,21 +145,17 @@ class Home:
         return folder
 
     def run_folder(self, name: str) -> Path:
-        """The folder of the run `name`, or of `latest`.
-
-        Raises:
-            InputError: there is none.
-        """
+        """Return the folder of the run `name`, or of `latest`."""
         folder = self.root / "latest" if name == "latest" else self.runs / name
         if not name or not folder.is_dir():
             raise InputError(f"run {name!r}: not in {self.runs}; `hardcase runs` lists them")
         return folder.resolve()
 
     def summaries(self) -> list[dict[str, Any]]:
-        """Of all runs, the newest first; one that was killed says `unfinished`."""
-        found = []
+        """Return the summaries of all runs, the newest first; a killed run is `unfinished`."""
+        summaries = []
         for folder in sorted(self.runs.glob("*/"), reverse=True):
             path = folder / "summary.json"
             known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            found.append({"run_id": folder.name, "status": "unfinished", **known})
-        return found
+            summaries.append({"run_id": folder.name, "status": "unfinished", **known})
+        return summaries

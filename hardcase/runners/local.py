@@ -43,13 +43,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
-
-    Attributes:
-        folder: of the run.
-        record: of the run, with the path of its report.
-        exit_code: of the command.
-    """
+    """How a run ended: its folder, its record with the path of the report, and the exit code of the command."""
 
     folder: Path
     record: dict[str, Any]
@@ -59,7 +53,7 @@ class Outcome:
 def run_pipeline(
     pipeline: str, arguments: Mapping[str, Any], home: Home, inputs: Inputs, containers: bool = False
 ) -> Outcome:
-    """Execute a compiled pipeline once; one run works in a home at a time.
+    """Execute a compiled pipeline once; a home has one run at a time, others wait.
 
     Args:
         pipeline: `retraining` or `evaluation`.
@@ -77,33 +71,25 @@ def run_pipeline(
         with (
             Bars() as bars,
             environment(child_environment(folder, home, inputs)),
-            open_runner(home, inputs) if containers else run_processes() as runner,
+            open_runner(home, inputs) if containers else fork_steps() as runner,
         ):
-            cache = RecordingCache(home.cache, bars, open_store(home.store), home.keyring())
-            return _execute(pipeline, arguments, folder, home, cache, bars, runner)
+            return _execute(pipeline, arguments, folder, home, bars, runner)
 
 
-def _execute(
-    pipeline: str,
-    arguments: dict[str, Any],
-    folder: Path,
-    home: Home,
-    cache: RecordingCache,
-    bars: Bars,
-    runner: Any,  # one of kfp.local's, which has no types
-) -> Outcome:
+def _execute(pipeline: str, arguments: dict[str, Any], folder: Path, home: Home, bars: Bars, runner: Any) -> Outcome:
     spec = copy.deepcopy(read_pipeline(pipeline))
     for component in [spec["root"], *spec["components"].values()]:
         for task in component.get("dag", {}).get("tasks", {}).values():
             task.pop("retryPolicy", None)  # of a cluster; here a person runs it again
     for executor in spec["deploymentSpec"]["executors"].values():
         executor["container"].pop("resources", None)  # of a pod
+    cache = RecordingCache(home.root / "cache", bars, open_store(home.store), home.keyring())
     local.init(
         runner,
         pipeline_root=str(folder / "artifacts"),
         workspace_root=str(folder / "workspace"),
         enable_caching=True,
-        cache_root=str(home.cache),
+        cache_root=cache.cache_root,
     )
     cache.install()
     router = Router(folder / "logs", bars)
@@ -137,7 +123,7 @@ def _conclude(pipeline: str, arguments: Mapping[str, Any], folder: Path, home: H
 
 
 def _outcome(record: dict[str, Any], folder: Path, home: Home) -> Outcome:
-    """Lay the report and the tables of a run into its folder, and decide how the command ends."""
+    """Write the report and the tables of a run into its folder, and decide how the command ends."""
     store, error = open_store(home.store), record["error"]
     if report := record["report"]:
         record["report"] = str(fetch_product(store, report, FILE, folder / "report.html"))
@@ -149,20 +135,13 @@ def _outcome(record: dict[str, Any], folder: Path, home: Home) -> Outcome:
     return Outcome(folder, record, error["exit_code"] if error else rejected)
 
 
-@contextmanager
-def run_processes() -> Iterator[Any]:
-    """Run each step in a process of this environment."""
-    with fork_steps():
-        yield local.SubprocessRunner(use_venv=False)
-
-
 def child_environment(folder: Path, home: Home, inputs: Inputs) -> dict[str, str]:
     """Return what steps find in their environment."""
     return {
         "HARDCASE_HOME": str(home.root),
         "HARDCASE_LAUNCHER_PID": str(os.getpid()),
         "HARDCASE_RUN": folder.name,
-        "HARDCASE_SCRATCH": str(home.scratch),
+        "HARDCASE_SCRATCH": str(home.root / "scratch"),
         "HARDCASE_STORE": home.store,
         "HARDCASE_WHO": name_of_user(),
         "MLFLOW_TRACKING_URI": home.tracking_uri,

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from kfp.local import cache as kfp_cache
 
@@ -18,35 +18,19 @@ from hardcase.errors import HardcaseError
 from hardcase.provenance.attestations import Attestation, fetch_attestation
 from hardcase.provenance.products import check_product
 from hardcase.provenance.signing import Keyring
+from hardcase.runners.display import Bars
 from hardcase.runtime.running import PROGRESS_MARK
 from hardcase.store.store import Store
 
 logger = logging.getLogger(__name__)
 
 
-class Display(Protocol):
-    """What shows a run as it goes."""
-
-    def step_started(self, step: str) -> None: ...
-
-    def progress(self, step: str, what: str, done: int, total: int) -> None: ...
-
-    def step_ended(self, step: str, status: str, seconds: float, cached: bool) -> None: ...
-
-
 class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no types
-    """The cache of one run.
+    """The cache of one run: `bars` show each hit, `store` holds attestations and products, `keys` are trusted."""
 
-    Args:
-        root: folder of the entries.
-        display: is told of each hit.
-        store: of attestations and products.
-        keys: who is trusted.
-    """
-
-    def __init__(self, root: Path, display: Display, store: Store, keys: Keyring) -> None:
+    def __init__(self, root: Path, bars: Bars, store: Store, keys: Keyring) -> None:
         super().__init__(str(root))
-        self._display, self._store, self._keys = display, store, keys
+        self._bars, self._store, self._keys = bars, store, keys
         self._links = dict[str, Attestation]()  # by sha256 of their attestations
         self._sound = set[str]()  # sha256 of attestations that rest on none that is lost
         self._step = ""
@@ -64,7 +48,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         return key
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Return the outputs of an equal task done before, if the store still has all of them as they were."""
+        """Return the outputs of an equal earlier task, if the store still has all of them unaltered."""
         outputs: dict[str, Any] | None = super().get(key)
         if outputs is None:
             return None
@@ -76,7 +60,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         except HardcaseError as error:
             logger.warning("%s: not served from the cache: %s", self._step, error)
             return None
-        self._display.step_ended(self._step, "succeeded", 0, cached=True)
+        self._bars.show_end(self._step, "succeeded", 0, cached=True)
         return outputs
 
     def _check_chain(self, link: Attestation) -> None:
@@ -101,18 +85,13 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
 
 
 class Router(io.TextIOBase):
-    """Standard output while the pipeline runs: progress to the display, the rest to the log of the step at work.
+    """Standard output while the pipeline runs: progress to the bars, the rest to the log of the step at work.
 
-    Args:
-        logs: folder of the logs.
-        display: shows the steps.
-
-    Attributes:
-        error: `message` and `exit_code` of the last step that failed.
+    `error` holds `message` and `exit_code` of the last step that failed.
     """
 
-    def __init__(self, logs: Path, display: Display) -> None:
-        self._logs, self._display = logs, display
+    def __init__(self, logs: Path, bars: Bars) -> None:
+        self._logs, self._bars = logs, bars
         self._step, self._began, self._rest = "", 0.0, ""
         self._files: dict[str, TextIO] = {}
         self.error: dict[str, Any] = {}
@@ -132,7 +111,7 @@ class Router(io.TextIOBase):
     def fail(self, status: str) -> None:
         """End a step that did not say so itself, because its process was killed."""
         if self._step:
-            self._display.step_ended(self._step, status, time.monotonic() - self._began, cached=False)
+            self._bars.show_end(self._step, status, time.monotonic() - self._began, cached=False)
             self._step = ""
 
     def _line(self, line: str) -> None:
@@ -150,15 +129,15 @@ class Router(io.TextIOBase):
 
     def _follow(self, record: dict[str, Any]) -> None:
         if "step" not in record:
-            self._display.progress(self._step, **record)
+            self._bars.show_progress(self._step, **record)
         elif record["state"] == "running":
             self.fail("failed")
             self._step, self._began = record["step"], time.monotonic()
-            self._display.step_started(self._step)
+            self._bars.show_start(self._step)
         elif record["step"] == self._step:
             if record["state"] != "succeeded":
                 self.error = {"message": record["message"], "exit_code": record["exit_code"]}
-            self._display.step_ended(self._step, record["state"], time.monotonic() - self._began, cached=False)
+            self._bars.show_end(self._step, record["state"], time.monotonic() - self._began, cached=False)
             self._step = ""
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
 """Replay a version: the same pipeline again, from the recorded snapshot and configuration, in a store of its own."""
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -23,15 +22,11 @@ from hardcase.store.store import Store, object_name, open_store
 IGNORED: Final = ("quarantine", "validation_docs", "drift_report", "registration")
 
 
-def replay(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
-    """Run a version's steps again.
+def replay(audit: Audit, home: Home) -> dict[str, dict[str, str]]:
+    """Run a version's steps again; return the sha256 `recorded` and `again`, by `step.output`.
 
-    Args:
-        audit: of the version, with nothing broken.
-        home: its store holds the snapshot and is only read; nothing is registered there or taken from its cache.
-
-    Returns:
-        By `step.output` the recorded and the new sha256.
+    The audit found nothing broken. The store of `home` holds the snapshot and is only read: nothing is registered there
+    or taken from its cache.
 
     Raises:
         InputError: this is not the code that made the version.
@@ -48,9 +43,10 @@ def replay(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
         )
     home.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.root, prefix="replay-") as folder:
-        links = _run(audit.ledger, version, provenance, home, replace(home, root=Path(folder), place=""))
+        links = _run(audit.ledger, version, provenance, home, Home(Path(folder)))
+    new = {(step, product): digest for step, link in links.items() for product, digest in link.products.items()}
     return {
-        f"{step}.{product}": (digest, links[step].products.get(product, "missing") if step in links else "missing")
+        f"{step}.{product}": {"recorded": digest, "again": new.get((step, product), "missing")}
         for step, link in audit.links.items()
         for product, digest in link.products.items()
         if product not in IGNORED
@@ -58,11 +54,11 @@ def replay(audit: Audit, home: Home) -> dict[str, tuple[str, str]]:
 
 
 def _run(ledger: Ledger, version: Version, provenance: Provenance, home: Home, scratch: Home) -> dict[str, Attestation]:
-    """Run the pipeline in a home of its own, and return the attested links by step."""
+    """Run the pipeline in a home of its own, and return its attestations by step."""
     store, copy = open_store(home.store), open_store(scratch.store)
     _copy_inputs(ledger, version, provenance, store, copy)
     config, checkpoint = dict(provenance.parameters["config"]), ""
-    if (base := provenance.dependencies.get("base_model")) is not None:  # whatever is at its old place now
+    if (base := provenance.dependencies.get("base_model")) is not None:  # whatever its old path holds now
         checkpoint = str(scratch.root / "base")
         store.get_folder(base.digest, Path(checkpoint))
         config["model"] = {**config["model"], "checkpoint": checkpoint, "revision": None}
@@ -70,7 +66,7 @@ def _run(ledger: Ledger, version: Version, provenance: Provenance, home: Home, s
     profile.write_text(yaml.safe_dump({**config, "source": source}), encoding="utf-8")
     arguments = {"profile": str(profile), "source": source, "seed": provenance.parameters["seed"], "settings": {}}
     apart = {**home.signing_environment(), "MLFLOW_TRACKING_URI": f"sqlite:///{scratch.root / 'mlflow.db'}"}
-    with environment({**apart, "HARDCASE_WEBHOOK": "", "HARDCASE_SMTP_HOST": ""}):  # nobody hears of a replay
+    with environment({**apart, "HARDCASE_WEBHOOK": "", "HARDCASE_SMTP_HOST": ""}):  # a replay notifies nobody
         outcome = run_pipeline("retraining", arguments, scratch, Inputs((str(profile), checkpoint)))
     if error := outcome.record["error"]:
         raise HardcaseError(f"replay: {error['step']} failed: {error['message']}")
@@ -79,7 +75,7 @@ def _run(ledger: Ledger, version: Version, provenance: Provenance, home: Home, s
 
 
 def _copy_inputs(ledger: Ledger, version: Version, provenance: Provenance, store: Store, copy: Store) -> None:
-    """Copy to another store what the steps read that none of them makes: the snapshot, and the ledger of the launch."""
+    """Copy to another store what no step writes: the snapshot, keys, and the ledger at the launch."""
     snapshot = provenance.dependencies["snapshot"].digest
     manifest = store.get_object(snapshot)
     copy.put_object(manifest)
@@ -101,7 +97,7 @@ def _evaluation(ledger: Ledger, number: str) -> str:
 
 def _count_entries(ledger: Ledger, version: Version) -> int:
     """Return how many entries the ledger had when the version's run was launched, by what the run was pinned to."""
-    own = next(place for place, move in enumerate(ledger.moves) if move.made == version)
+    own = next(index for index, move in enumerate(ledger.moves) if move.made == version)
     pinned = (version.pinned, version.reference_evaluation)
     for count in range(own, -1, -1):
         if Ledger(ledger.name, ledger.moves[:count]).pin("") == pinned:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from kfp.local import subprocess_task_handler
+from kfp.local import SubprocessRunner, subprocess_task_handler
 
 from hardcase.runtime.running import die_with_parent
 
@@ -31,8 +31,8 @@ LATE: Final = {"register": ("mlflow.tracking",), "conclude": ("mlflow.tracking",
 
 
 @contextmanager
-def fork_steps() -> Iterator[None]:
-    """Let `kfp.local` run its subprocesses as forks of one warm process, as long as the context lasts."""
+def fork_steps() -> Iterator[SubprocessRunner]:
+    """Let `kfp.local` run each step as a fork of one warm process of this environment, as long as the context lasts."""
     warm = subprocess.Popen(
         [sys.executable, "-P", "-m", __name__],  # -P: nothing in the working directory can be imported
         stdin=subprocess.PIPE,
@@ -46,8 +46,8 @@ def fork_steps() -> Iterator[None]:
 
     def run_step(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         """Run a Lightweight Python Component: `sh -c SCRIPT SOURCE --executor_input … --function_to_execute NAME`."""
-        place = next(i for i, part in enumerate(full_command) if "ephemeral_component.py" in part)
-        source, *arguments = full_command[place + 1 :]
+        script = next(i for i, part in enumerate(full_command) if "ephemeral_component.py" in part)
+        source, *arguments = full_command[script + 1 :]
         request = {"source": source, "arguments": arguments, "environment": {**os.environ, **(env_vars or {})}}
         if warm.stdin is None or warm.stdout is None:
             raise ValueError("the warm process has no pipes")
@@ -67,7 +67,7 @@ def fork_steps() -> Iterator[None]:
     upstream = subprocess_task_handler.run_local_subprocess
     subprocess_task_handler.run_local_subprocess = run_step
     try:
-        yield
+        yield SubprocessRunner(use_venv=False)
     finally:
         subprocess_task_handler.run_local_subprocess = upstream
         with contextlib.suppress(BrokenPipeError):
