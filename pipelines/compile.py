@@ -16,7 +16,7 @@ PIPELINES: Final = {"retraining": retraining, "evaluation": evaluation}
 
 
 def _explain_parameters(pipeline: Any) -> None:
-    """Let a pipeline's description say what its parameters mean: Kubeflow's form shows no other text of ours."""
+    """Describe the parameters in a pipeline's description: Kubeflow's form shows no other text of ours."""
     spec = pipeline.pipeline_spec
     parameters = spec.root.input_definitions.parameters
     lines = [f"- **{name}**: {about.description}" for name, about in sorted(parameters.items())]  # shown as Markdown
@@ -24,7 +24,7 @@ def _explain_parameters(pipeline: Any) -> None:
 
 
 def _offer_choices(pipeline: Any, parameter: str, choices: list[str]) -> None:
-    """Let Kubeflow's form offer choices for a parameter, which its server then checks; the SDK has no word for it."""
+    """Offer choices for a parameter in Kubeflow's form, which its server then checks; the SDK cannot."""
     inputs = pipeline.pipeline_spec.root.input_definitions.parameters[parameter]
     for choice in choices:
         inputs.literals.add().string_value = choice

@@ -4,12 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.answer import answer as answer_step
-from components.conclude import conclude as conclude_step
-from components.drift import drift as drift_step
-from components.evaluate import evaluate as evaluate_step
-from components.fetch import fetch as fetch_step
-from components.ingest import ingest as ingest_step
+from components import steps
 from pipelines.resources import HOUR, request_cpus, request_gpus, request_handler
 
 
@@ -26,13 +21,13 @@ def evaluation(
         source: Samples with answers: s3://bucket/prefix, snapshot:ID or procedural://…
         settings: Keys of the recorded configuration to change, such as {"evaluate.batch_size": 32}.
     """
-    handler = conclude_step(pipeline="evaluation", profile="", source=source, seed=0, settings=settings)
+    handler = steps.conclude(pipeline="evaluation", profile="", source=source, seed=0, settings=settings)
     with dsl.ExitHandler(request_handler(handler), name="run"):
-        planned = request_cpus(fetch_step(model=model, source=source, settings=settings), cached=False)  # aliases move
+        planned = request_cpus(steps.fetch(model=model, source=source, settings=settings), cached=False)  # aliases move
         plan = planned.outputs
-        snapshot = request_cpus(ingest_step(plan=plan["ingest"])).output
-        answers = answer_step(plan=plan["answer"], snapshot=snapshot, model=plan["model"])
+        snapshot = request_cpus(steps.ingest(plan=plan["ingest"])).output
+        answers = steps.answer(plan=plan["answer"], snapshot=snapshot, model=plan["model"])
         request_gpus(answers, "answer", plan, 12 * HOUR, priority="backfill")
-        scores = request_cpus(evaluate_step(plan=plan["evaluate"], answers=answers.output))
-        compared = drift_step(plan=plan["drift"], evaluation=scores.outputs["Output"])
+        scores = request_cpus(steps.evaluate(plan=plan["evaluate"], answers=answers.output))
+        compared = steps.drift(plan=plan["drift"], evaluation=scores.outputs["Output"])
         request_cpus(compared, cached=False)  # its record is how a run is known to have succeeded

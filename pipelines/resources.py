@@ -1,8 +1,8 @@
-"""What the pods of steps ask Kubernetes for.
+"""Requests of the steps' pods to Kubernetes.
 
 Names of accounts, secrets, volumes and labels are those of `infra/kubernetes/` (docs/how-to/install-on-kubernetes.md,
-"What steps ask for"); a test holds the two together. Kubeflow keeps whatever a step asks for several times in the
-workflow, so steps ask for little (docs/decisions/0010).
+"What steps ask for"); a test keeps the two equal. Kubeflow stores whatever a step requests several times in the
+workflow, so steps request little (docs/decisions/0010).
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,7 @@ BACKOFF: Final = 20
 
 
 def request_cpus(task: dsl.PipelineTask, cached: bool = True) -> dsl.PipelineTask:
-    """Ask for a light step's pod, tried again when it fails.
-
-    Args:
-        task: of the step.
-        cached: whether its result may come from the cache.
-    """
+    """Request a light step's pod, retried when it fails; `cached` tells whether the cache may serve its result."""
     _request_surroundings(task, HOUR)
     _retry(task, HOUR)
     task.set_caching_options(cached)
@@ -35,7 +30,7 @@ def request_cpus(task: dsl.PipelineTask, cached: bool = True) -> dsl.PipelineTas
 
 
 def request_handler(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Ask for the exit handler's pod, which also reads whom to notify."""
+    """Request the exit handler's pod, which also reads whom to notify."""
     _request_surroundings(task, HOUR)
     task.set_caching_options(False)
     kubernetes.use_secret_as_volume(task, "hardcase-notify", f"{ETC}/notify", optional=True)
@@ -45,14 +40,10 @@ def request_handler(task: dsl.PipelineTask) -> dsl.PipelineTask:
 def request_gpus(
     task: dsl.PipelineTask, step: str, plan: Mapping[str, Any], timeout: int, priority: str = "training"
 ) -> dsl.PipelineTask:
-    """Ask for the pod of a step with a model.
+    """Request the pod of a step with a model.
 
-    Args:
-        task: of the step.
-        step: its name in the plan.
-        plan: outputs of the step that planned the run: `<step>_cpus`, `_memory`, `_gpus`, `_nodes`.
-        timeout: longest time of an attempt, in seconds; a training of InternVL3-2B on one node takes hours.
-        priority: class of Kueue's.
+    `plan` holds the outputs of the planning step: `<step>_cpus`, `_memory`, `_gpus`, `_nodes`. The timeout of an
+    attempt is in seconds: a training of InternVL3-2B on one node takes hours. `priority` is a class of Kueue.
     """
     _request_surroundings(task, timeout)
     _retry(task, timeout)
@@ -73,7 +64,7 @@ def _request_light(task: dsl.PipelineTask) -> dsl.PipelineTask:
 
 
 def _request_surroundings(task: dsl.PipelineTask, timeout: int) -> None:
-    """Ask for what every pod needs: variables, keys, the run's id, volumes."""
+    """Request what every pod needs: variables, keys, the run's id, volumes."""
     kubernetes.set_timeout(task, timeout)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.use_config_map_as_volume(task, "hardcase-environment", f"{ETC}/environment", optional=True)

@@ -9,18 +9,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.answer import answer as answer_step
-from components.conclude import conclude as conclude_step
-from components.configure import configure as configure_step
-from components.drift import drift as drift_step
-from components.evaluate import evaluate as evaluate_step
-from components.grpo import grpo as grpo_step
-from components.ingest import ingest as ingest_step
-from components.mine import mine as mine_step
-from components.register import register as register_step
-from components.rollout import rollout as rollout_step
-from components.sft import sft as sft_step
-from components.validate import validate as validate_step
+from components import steps
 from pipelines.resources import HOUR, request_cpus, request_gpus, request_handler
 
 
@@ -40,23 +29,23 @@ def retraining(
         settings: Keys of the profile to change, such as {"sft.steps": 500}.
     """
     asked: dict[str, Any] = {"profile": profile, "source": source, "seed": seed, "settings": settings}
-    handler = request_handler(conclude_step(pipeline="retraining", **asked))
+    handler = request_handler(steps.conclude(pipeline="retraining", **asked))
     with dsl.ExitHandler(handler, name="run"):
-        planned = request_cpus(configure_step(**asked), cached=False)  # the champion of today is no input of it
+        planned = request_cpus(steps.configure(**asked), cached=False)  # the champion of today is no input of it
         plan = planned.outputs
-        snapshot = request_cpus(ingest_step(plan=plan["ingest"])).output
-        validation = request_cpus(validate_step(plan=plan["validate"], snapshot=snapshot)).output
-        sft = sft_step(plan=plan["sft"], snapshot=snapshot, validation=validation)
+        snapshot = request_cpus(steps.ingest(plan=plan["ingest"])).output
+        validation = request_cpus(steps.validate(plan=plan["validate"], snapshot=snapshot)).output
+        sft = steps.sft(plan=plan["sft"], snapshot=snapshot, validation=validation)
         sft_model = request_gpus(sft, "sft", plan, 24 * HOUR).output
-        rollouts = rollout_step(plan=plan["rollout"], snapshot=snapshot, model=sft_model)
+        rollouts = steps.rollout(plan=plan["rollout"], snapshot=snapshot, model=sft_model)
         request_gpus(rollouts, "rollout", plan, 12 * HOUR)
-        mined = request_cpus(mine_step(plan=plan["mine"], rollouts=rollouts.output)).output
-        grpo = grpo_step(plan=plan["grpo"], snapshot=snapshot, sft_model=sft_model, mined=mined)
+        mined = request_cpus(steps.mine(plan=plan["mine"], rollouts=rollouts.output)).output
+        grpo = steps.grpo(plan=plan["grpo"], snapshot=snapshot, sft_model=sft_model, mined=mined)
         model = request_gpus(grpo, "grpo", plan, 48 * HOUR).output
-        answers = answer_step(plan=plan["answer"], snapshot=snapshot, model=model, sft_model=sft_model)
+        answers = steps.answer(plan=plan["answer"], snapshot=snapshot, model=model, sft_model=sft_model)
         request_gpus(answers, "answer", plan, 12 * HOUR)
-        scores = request_cpus(evaluate_step(plan=plan["evaluate"], answers=answers.output))
+        scores = request_cpus(steps.evaluate(plan=plan["evaluate"], answers=answers.output))
         evaluation = scores.outputs["Output"]
-        drift = request_cpus(drift_step(plan=plan["drift"], evaluation=evaluation)).output
-        registered = register_step(plan=plan["register"], model=model, evaluation=evaluation, drift=drift)
+        drift = request_cpus(steps.drift(plan=plan["drift"], evaluation=evaluation)).output
+        registered = steps.register(plan=plan["register"], model=model, evaluation=evaluation, drift=drift)
         request_cpus(registered, cached=False)  # its record is how a run is known to have succeeded
