@@ -173,11 +173,8 @@ class SftConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _phases_in_one_process(self) -> "SftConfig":
-        phases = (self, self.warm_up, self.reading)
-        several = any(
-            phase and (phase.nodes > 1 or phase.processes > 1 or phase.zero or phase.lora) for phase in phases
-        )
-        if (self.warm_up or self.reading) and several:
+        phases = [phase for phase in (self, self.warm_up, self.reading) if phase]
+        if len(phases) > 1 and any(phase.nodes * phase.processes > 1 or phase.zero or phase.lora for phase in phases):
             raise ValueError(
                 "`warm_up` and `reading` are for a tiny model: no `nodes`, `processes`, `zero` or `lora` with them"
             )
@@ -291,15 +288,7 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
 
 
 def load_evaluation_profile(recorded: dict[str, Any], overrides: dict[str, Any]) -> EvaluationProfile:
-    """Return how a model is evaluated.
-
-    Args:
-        recorded: configuration recorded with the model, by section; empty for none.
-        overrides: dotted keys and their values; `source` is among them.
-
-    Raises:
-        InputError: a key or value that the configuration refuses.
-    """
+    """Return how a model is evaluated: by its recorded configuration, empty for none, and by overrides."""
     tree = {name: recorded[name] for name in EvaluationProfile.model_fields if name in recorded}
     return _validate(EvaluationProfile, tree, overrides, "the evaluation")
 

@@ -16,16 +16,9 @@ class NewerFormatError(InputError):
 
 
 def check_format(written: object, newest: int, what: str) -> int:
-    """Return the format version that a record states.
+    """Return the format version that a record of the name `what` states.
 
-    Args:
-        written: the stated version.
-        newest: the newest version that the reader knows.
-        what: name of the record in the message.
-
-    Raises:
-        NewerFormatError: a newer hardcase wrote the record.
-        ValueError: the stated version is not a positive integer.
+    A newer one is a `NewerFormatError`, one that is not a positive integer a ValueError.
     """
     if not isinstance(written, int) or isinstance(written, bool) or written < 1:
         raise ValueError(f"format {written!r} is not a version")
@@ -37,12 +30,7 @@ def check_format(written: object, newest: int, what: str) -> int:
 
 
 def check_type(uri: object, base: str, newest: int, what: str) -> int:
-    """Return the format version in a type URI of the form `<base>v<version>`.
-
-    Raises:
-        NewerFormatError: a newer hardcase wrote the record.
-        ValueError: the URI names another type.
-    """
+    """Return the format version in a type URI `<base>v<version>`, with the errors of `check_format`."""
     version = str(uri).removeprefix(f"{base}v")
     if uri != f"{base}v{version}" or not (version.isascii() and version.isdigit()):
         raise ValueError(f"type {uri!r} is not {base}v…")

@@ -15,18 +15,10 @@ NAMES = ("the original", "A", "B", "C", "D")
 
 
 def screen_images(model: Path, images: Sequence[bytes], config: EvaluateConfig) -> dict[str, dict[str, str | None]]:
-    """Ask the model about every aspect.
+    """Ask the model in a folder about every aspect of five encoded images, the original first.
 
-    Args:
-        model: its folder.
-        images: the original and four candidates, encoded.
-        config: how the model answers, as recorded with it.
-
-    Returns:
-        By aspect `answer` ("AC", "none", or None when the text is invalid) and the `text`.
-
-    Raises:
-        InputError: an image that breaks the rules.
+    The result is by aspect the `answer` ("AC", "none", or None when the text is invalid) and the `text`. An image that
+    breaks the rules is an `InputError`.
     """
     for name, data in zip(NAMES, images, strict=True):
         try:
@@ -47,8 +39,7 @@ def screen_images(model: Path, images: Sequence[bytes], config: EvaluateConfig) 
         seed=0,
         what="screening",
     )
-    results: dict[str, dict[str, str | None]] = {}
-    for aspect, (text,) in zip(ASPECTS, texts, strict=True):
-        answer = parse_answer(text)
-        results[aspect] = {"answer": None if answer is None else format_answer(answer), "text": text}
-    return results
+    return {
+        aspect: {"answer": None if (answer := parse_answer(text)) is None else format_answer(answer), "text": text}
+        for aspect, (text,) in zip(ASPECTS, texts, strict=True)
+    }

@@ -13,20 +13,12 @@ ASPECT_NAMES: Final = {aspect: aspect.replace("_", " ") for aspect in ASPECTS}
 
 
 def format_question(aspect: str) -> str:
-    """The question about one of `ASPECTS`.
-
-    Raises:
-        KeyError: no such aspect.
-    """
+    """Return the question about one of `ASPECTS`."""
     return f"which images show a problem in {ASPECT_NAMES[aspect]} ?"
 
 
 def build_messages(aspect: str) -> list[dict[str, Any]]:
-    """One user turn with placeholders for the five images, in the order of `Sample.images`.
-
-    Raises:
-        KeyError: no such aspect.
-    """
+    """Build one user turn with placeholders for the five images, in the order of `Sample.images`."""
     content: list[dict[str, str]] = []
     for title in ("original image", *(f"image {letter}" for letter in LETTERS)):
         content += [{"type": "text", "text": title}, {"type": "image"}]
@@ -34,7 +26,7 @@ def build_messages(aspect: str) -> list[dict[str, Any]]:
 
 
 def format_completion(reasoning: str, truth: AbstractSet[str]) -> str:
-    """The text a model is taught to write.
+    """Return the text a model is taught to write.
 
     It parses back to `truth` when `reasoning` holds a visible character, no tag, and leaves room for the tags within
     `MAX_CHARACTERS`.

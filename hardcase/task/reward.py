@@ -57,11 +57,7 @@ def dpa(
 
 
 def extract_text(completion: Any) -> str | None:
-    """The text of one completion as TRL hands it over; None when it is not one assistant turn of text.
-
-    Args:
-        completion: a text, or a list of one message whose content is a text or a list of text parts.
-    """
+    """Return the text of a completion of TRL's, a text or one message of text parts; None for anything else."""
     if isinstance(completion, list) and len(completion) == 1 and isinstance(completion[0], dict):
         completion = completion[0].get("content")
         if isinstance(completion, list):

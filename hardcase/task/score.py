@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hardcase.errors import HardcaseError
-from hardcase.task.reward import DEFAULT_KIND
 from hardcase.task.reward import dpa as partial_credit
 from hardcase.task.sample import ASPECTS, LETTERS
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 Names = Sequence[str]
 Values = Sequence[float] | npt.NDArray[Any]
+Answers = tuple[Values, Values]  # partial credit and exactness
 
 SUBSETS: Final = tuple(frozenset(letters) for size in range(5) for letters in combinations(LETTERS, size))
 CELLS: Final = 2_000_000  # resamples × groups in memory at once
@@ -63,20 +63,11 @@ def score(
 
 
 def chance(
-    truths: Sequence[Collection[str]],
-    aspects: Names,
-    groups: Names,
-    kind: "RewardKind" = DEFAULT_KIND,
-    resamples: int = 2000,
-    seed: int = 0,
+    truths: Sequence[Collection[str]], aspects: Names, groups: Names, kind: "RewardKind", resamples: int, seed: int
 ) -> dict[str, Any]:
     """Score guessing on these samples: the exact expectation over a uniformly random one of the sixteen answers.
 
-    Returns:
-        The shape of `score`; the intervals show how the level depends on which groups were drawn.
-
-    Raises:
-        HardcaseError: as `score`, or no such kind.
+    The result has the shape of `score`; its intervals show how the level depends on which groups were drawn.
     """
     expected = {truth: float(np.mean([partial_credit(guess, truth, kind) for guess in SUBSETS])) for truth in SUBSETS}
     values = [expected[frozenset(truth)] for truth in truths]
@@ -84,30 +75,12 @@ def chance(
 
 
 def paired_difference(
-    first: tuple[Values, Values],
-    second: tuple[Values, Values],
-    aspects: Names,
-    groups: Names,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    first: Answers, second: Answers, aspects: Names, groups: Names, resamples: int, seed: int, level: float = 0.95
 ) -> dict[str, Any]:
     """Measure how much better `second` answered the same samples than `first`, in the units of `score`.
 
-    Args:
-        first: partial credit and exactness of each sample, as `score` takes them.
-        second: the same of the other model, in the same order.
-        aspects: as in `score`.
-        groups: as in `score`.
-        resamples: bootstrap resamples over groups.
-        seed: of the bootstrap.
-        level: coverage of the intervals.
-
-    Returns:
-        `overall`, `exact_match` and `by_aspect`, each `{"value", "low", "high"}`; None for an aspect without samples.
-
-    Raises:
-        HardcaseError: as `score`.
+    `level` is the coverage of the intervals: of `overall`, `exact_match` and `by_aspect` each `{"value", "low",
+    "high"}`, None for an aspect without samples.
     """
     columns = [np.asarray(column, dtype=np.float64) for column in (*first, *second)]
     if len({column.shape for column in columns}) > 1:
