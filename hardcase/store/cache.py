@@ -44,10 +44,6 @@ class ObjectCache:
         except OSError as error:
             logger.warning("cache %s: %s; objects are not cached", self.folder, error.strerror)
 
-    def drop(self, digest: str) -> None:
-        """Remove the object with that digest."""
-        (self.folder / digest).unlink(missing_ok=True)
-
     def _evict(self) -> None:
         with (self.folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time, or together they would evict too much

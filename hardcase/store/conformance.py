@@ -39,12 +39,7 @@ class Check:
 
 
 def check_store(uri: str) -> list[Check]:
-    """Check every property in a new folder below `uri`, which is removed afterwards.
-
-    Raises:
-        InputError: the store cannot be opened.
-        HardcaseError: a symlink leads that folder out of the store.
-    """
+    """Check every property in a new folder below `uri`, which is removed afterwards."""
     uri, objects = open_objects(uri)
     folder = f"check/{uuid.uuid4().hex}"
     refuse_links(uri, folder)
@@ -185,16 +180,13 @@ def _check_claims(uri: str, folder: str) -> list[Check]:
 def _remove(objects: ObjectStore, uri: str, folder: str) -> None:
     for batch in obstore.list(objects, prefix=folder):
         obstore.delete(objects, [entry["path"] for entry in batch])
-    if uri.startswith("s3://"):
-        with suppress(*CLIENT_ERRORS):
-            _remove_versions(uri, folder)
-
-
-def _remove_versions(uri: str, folder: str) -> None:
-    """Remove the versions of a versioned bucket; where the role may not, the bucket's lifecycle does."""
+    if not uri.startswith("s3://"):
+        return
     bucket, root, client = open_bucket(uri)
-    for options in ({}, {"BypassGovernanceRetention": True}):  # the second is refused without its permission
-        for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=f"{root}{folder}/"):
-            versions = page.get("Versions", []) + page.get("DeleteMarkers", [])
-            if objects := [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in versions]:
-                client.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True}, **options)
+    pages = client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=f"{root}{folder}/")
+    with suppress(*CLIENT_ERRORS):  # where the role may not, the bucket's lifecycle removes versions
+        for options in ({}, {"BypassGovernanceRetention": True}):  # the second is refused without its permission
+            for page in pages:
+                versions = page.get("Versions", []) + page.get("DeleteMarkers", [])
+                if ids := [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in versions]:
+                    client.delete_objects(Bucket=bucket, Delete={"Objects": ids, "Quiet": True}, **options)

@@ -34,9 +34,6 @@ def list_all_versions(uri: str, prefix: str) -> dict[str, list[ObjectVersion]] |
 
     A name that was written once and not changed since has one. Without a history, on local files or on a bucket whose
     versioning is not enabled, the result is None.
-
-    Raises:
-        HardcaseError: the bucket refuses the request.
     """
     if not uri.startswith("s3://"):
         return None
@@ -64,9 +61,6 @@ def retain(uri: str, name: str, days: int) -> bool:
 
     The mode is governance: a role with `s3:BypassGovernanceRetention` can still delete the version. Return whether it
     is retained, which local files and a bucket without Object Lock cannot do.
-
-    Raises:
-        HardcaseError: the bucket refuses, or there is no such name.
     """
     if not uri.startswith("s3://"):
         return False

@@ -64,11 +64,17 @@ class Store:
     def get_object(self, digest: str) -> bytes:
         """Return the object with that sha256."""
         name = object_name(digest)  # first, because the cache makes a path of the digest too
-        if self._cache is not None and (hit := self._cache.get(digest)) is not None:
-            if bytes_digest(hit) == digest:
-                return hit
-            self._cache.drop(digest)
-        data = self._fetch(name)
+        if self._cache and (hit := self._cache.get(digest)) is not None and bytes_digest(hit) == digest:
+            return hit
+        refuse_links(self.uri, name)
+        with self._report_errors(f"cannot read {name}", "fix permissions, or remove it"):
+            try:
+                if self.uri.startswith("file:"):  # twice as fast as through obstore, which copies
+                    data = (parse_local_path(self.uri) / name).read_bytes()
+                else:
+                    data = bytes(obstore.get(self._objects, name).bytes())
+            except FileNotFoundError as error:
+                raise HardcaseError(f"store {self.uri}: {name} is missing; run again to create it") from error
         if bytes_digest(data) != digest:
             raise HardcaseError(f"store {self.uri}: {name} was altered; remove it and run again")
         if self._cache is not None:
@@ -97,16 +103,6 @@ class Store:
             while pending:
                 yield pending.popleft().result()
 
-    def _fetch(self, name: str) -> bytes:
-        refuse_links(self.uri, name)
-        with self._report_errors(f"cannot read {name}", "fix permissions, or remove it"):
-            try:
-                if self.uri.startswith("file:"):  # twice as fast as through obstore, which copies
-                    return (parse_local_path(self.uri) / name).read_bytes()
-                return bytes(obstore.get(self._objects, name).bytes())
-            except FileNotFoundError as error:
-                raise HardcaseError(f"store {self.uri}: {name} is missing; run again to create it") from error
-
     @contextmanager
     def _report_errors(self, failure: str, remedy: str) -> Iterator[None]:
         try:
@@ -115,11 +111,7 @@ class Store:
             raise HardcaseError(f"store {self.uri}: {failure}: {str(error)[:200]}; {remedy}") from error
 
     def put_folder(self, folder: Path) -> str:
-        """Store every file of a folder, and return the digest that `path_digest` gives for the folder.
-
-        Raises:
-            HardcaseError: also if a file has a name that could not be restored.
-        """
+        """Store every file of a folder, and return the digest that `path_digest` gives for the folder."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         names = [path.relative_to(folder).as_posix() for path in files]
         if odd := [name for name in names if not _is_plain(name)]:
@@ -132,8 +124,7 @@ class Store:
     def get_folder(self, digest: str, folder: Path) -> None:
         """Write the files of a stored folder under `folder`.
 
-        Raises:
-            HardcaseError: also, before anything is written, if the object lists no folder or a symlink leads out of it.
+        Nothing is written if the object lists no folder, or a symlink leads out of `folder`.
         """
         listing = self._read_listing(digest)
         for name in listing:
@@ -219,14 +210,11 @@ def open_store(uri: str, *, cached: bool = True) -> Store:
 
 
 def open_objects(uri: str) -> tuple[str, ObjectStore]:
-    """Return the full URI of a store and its obstore client.
+    """Return the full URI of a store and its obstore client, or raise `InputError`.
 
     On S3 the endpoint, region and credentials are those of the AWS chain, as boto3 resolves them (environment, profile,
     role of the pod or the machine; `AWS_ENDPOINT_URL` for another endpoint). Server errors, time-outs and throttling
     are retried with increasing delays.
-
-    Raises:
-        InputError: the URI's scheme is unknown, or the store cannot be opened.
     """
     if not uri.startswith("s3://"):
         path = parse_local_path(uri)
@@ -274,11 +262,7 @@ def split_s3(uri: str) -> tuple[str, str]:
 
 
 def parse_local_path(uri: str) -> Path:
-    """Return the path of a `file:///…` URI or a plain path.
-
-    Raises:
-        InputError: the URI is empty, of another scheme or machine, or holds `..`.
-    """
+    """Return the path of a `file:///…` URI or a plain path; raise `InputError` for other URIs and for `..`."""
     if uri.startswith(("file:///", "file://localhost/")) and not re.search("[?#\0-\x1f\x7f\ud800-\udfff]", uri):
         path = os.fsdecode(unquote_to_bytes("/" + uri.removeprefix("file://").partition("/")[2]))
         if "\0" not in path and ".." not in path.split("/"):
