@@ -103,19 +103,16 @@ def _name_groups(rows: Sequence[RowSummary], distance: int | None) -> list[str]:
 
     A row's name is its own group, or the sha256 of its original where it names none.
     """
-    edges: list[npt.NDArray[np.int64]] = [np.empty((0, 2), dtype=np.int64)]
+    pairs: list[tuple[int, int]] = []
     for field in ("group", "original"):
         first: dict[str, int] = {}
-        pairs = [
-            (first.setdefault(value, index), index)
-            for index, row in enumerate(rows)
-            if (value := getattr(row, field)) is not None
-        ]
-        edges.append(np.array(pairs, dtype=np.int64).reshape(-1, 2))
+        values = [(index, getattr(row, field)) for index, row in enumerate(rows)]
+        pairs += [(first.setdefault(value, index), index) for index, value in values if value is not None]
+    edges = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     if distance is not None:
-        edges.append(_find_near_pairs(np.array([row.phash for row in rows], dtype=np.uint64), distance))
-    first_ends, second_ends = np.concatenate(edges).T
-    graph = coo_array((np.ones(len(first_ends)), (first_ends, second_ends)), shape=(len(rows), len(rows)))
+        near = _find_near_pairs(np.array([row.phash for row in rows], dtype=np.uint64), distance)
+        edges = np.concatenate([edges, near])
+    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(rows), len(rows)))
     labels = connected_components(graph, directed=False)[1] if rows else []
     names: dict[int, str] = {}
     for row, label in zip(rows, labels, strict=True):

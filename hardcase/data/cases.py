@@ -51,12 +51,10 @@ def judge(id: str, truth: frozenset[str], texts: Sequence[str], hard_below: floa
 
 
 def write_cases(cases: Sequence[MinedCase], path: Path) -> None:
-    """Write `mined.parquet`, one row a sample."""
     pq.write_table(pa.Table.from_pylist([asdict(case) for case in cases], SCHEMA), path)
 
 
 def read_cases(source: Path | bytes) -> list[MinedCase]:
-    """Read `mined.parquet`, the file or its content."""
     table = pq.read_table(pa.BufferReader(source) if isinstance(source, bytes) else source, schema=SCHEMA)
     return [MinedCase(**row) for row in table.to_pylist()]
 

@@ -13,16 +13,11 @@ SCHEMA: Final = pa.schema([("id", pa.string()), ("texts", pa.list_(pa.string()))
 
 
 def write_completions(ids: Sequence[str], texts: Sequence[list[str]], path: Path) -> None:
-    """Write one row a sample, in order."""
     pq.write_table(pa.table([list(ids), list(texts)], schema=SCHEMA), path)
 
 
 def read_completions(shards: Sequence[Path], ids: Sequence[str]) -> list[list[str]]:
-    """Read the texts of each sample from shards that together hold these samples in order.
-
-    Raises:
-        HardcaseError: the shards hold other samples.
-    """
+    """Read the texts of each sample; raise `HardcaseError` unless the shards hold these samples in order."""
     table = pa.concat_tables([pq.read_table(shard, schema=SCHEMA) for shard in shards])
     if table["id"].to_pylist() != list(ids):
         raise HardcaseError(

@@ -31,16 +31,11 @@ logger = logging.getLogger(__name__)
 
 
 def write_evaluation(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write a table of `SCHEMA`."""
     pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), path)
 
 
 def read_evaluation(source: Path | bytes, what: str) -> pa.Table:
-    """Read a table of `SCHEMA` from a file or its content; `what` names it in messages.
-
-    Raises:
-        InputError: it is not a Parquet file, or a column is missing or of another type.
-    """
+    """Read a table of `SCHEMA` from a file or its content, or raise `InputError`; `what` names it in messages."""
     if isinstance(source, Path):
         what = f"{what} {source}"
     fix = "hand in the evaluation.parquet of a run"
@@ -60,10 +55,7 @@ def read_flat_evaluation(path: Path, what: str) -> pd.DataFrame:
     """Read a table as drift compares it: scores as numbers from 0 to 1, answers as categories.
 
     A score that is missing or not finite earns nothing, as an invalid answer does. `answer` is "AC", "none" or
-    "invalid", `answer_size` one of `SIZES`.
-
-    Raises:
-        InputError: as `read_evaluation`, or the table has no rows.
+    "invalid", `answer_size` one of `SIZES`. A table without rows is an `InputError`.
     """
     table = read_evaluation(path, what)
     if table.num_rows == 0:

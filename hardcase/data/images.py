@@ -12,6 +12,8 @@ from typing import Any, Final
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from hardcase.data.quarantine import BrokenRule, Reason
+
 MAX_BYTES: Final = 32 * 2**20
 MAX_PIXELS: Final = 64_000_000
 MIN_SIDE, MAX_SIDE, MAX_RATIO = 16, 16_384, 20
@@ -30,25 +32,20 @@ ROTATIONS: Final = {
 }
 
 
-class BadImage(Exception):
-    """Bytes that are no valid image; `reason` is a code of `hardcase.data.quarantine.Reason`."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+class BadImage(BrokenRule):
+    """Bytes that are no valid image."""
 
 
 def inspect_image(data: bytes, suffix: str | None = None) -> tuple[Image.Image, str]:
-    """Check an image by every rule and return it upright in RGB, and its format: `JPEG`, `PNG` or `WEBP`.
+    """Return an image upright in RGB, and its format, `JPEG`, `PNG` or `WEBP`; raise `BadImage` if it breaks a rule.
 
-    Raises:
-        BadImage: a rule is broken. A `suffix` of None breaks none.
+    A `suffix` of None is not checked.
     """
     if len(data) > MAX_BYTES:
-        raise BadImage("too_many_bytes", f"{len(data)} bytes; at most {MAX_BYTES}")
+        raise BadImage(Reason.TOO_MANY_BYTES, f"{len(data)} bytes; at most {MAX_BYTES}")
     kind = _detect_format(data)
     if suffix is not None and suffix.lower() not in SUFFIXES[kind]:
-        raise BadImage("suffix_mismatch", f"holds {kind}, named {suffix or 'without a suffix'}")
+        raise BadImage(Reason.SUFFIX_MISMATCH, f"holds {kind}, named {suffix or 'without a suffix'}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -61,11 +58,11 @@ def inspect_image(data: bytes, suffix: str | None = None) -> tuple[Image.Image, 
     except (BadImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise BadImage("too_many_pixels", f"at most {MAX_PIXELS} pixels") from error
+        raise BadImage(Reason.TOO_MANY_PIXELS, f"at most {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:  # its message holds a memory address, which differs from run to run
-        raise BadImage("corrupt", f"cannot be read as {kind}") from error
+        raise BadImage(Reason.CORRUPT, f"cannot be read as {kind}") from error
     except Exception as error:  # Pillow and its codecs raise whatever they like on hostile bytes
-        raise BadImage("corrupt", f"{type(error).__name__}: {error}"[:200]) from error
+        raise BadImage(Reason.CORRUPT, f"{type(error).__name__}: {error}"[:200]) from error
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -80,20 +77,20 @@ def _detect_format(data: bytes) -> str:
         return "PNG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
-    raise BadImage("unsupported_format", "neither JPEG, PNG nor WebP")
+    raise BadImage(Reason.UNSUPPORTED_FORMAT, "neither JPEG, PNG nor WebP")
 
 
 def _check_shape(image: Image.Image, kind: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise BadImage("too_many_pixels", f"{width} × {height}; at most {MAX_PIXELS} pixels")
+        raise BadImage(Reason.TOO_MANY_PIXELS, f"{width} × {height}; at most {MAX_PIXELS} pixels")
     if not (min(width, height) >= MIN_SIDE and max(width, height) <= MAX_SIDE):
-        raise BadImage("bad_side", f"{width} × {height}; sides are {MIN_SIDE} to {MAX_SIDE}")
+        raise BadImage(Reason.BAD_SIDE, f"{width} × {height}; sides are {MIN_SIDE} to {MAX_SIDE}")
     if max(width, height) > MAX_RATIO * min(width, height):
-        raise BadImage("bad_ratio", f"{width} × {height}; at most {MAX_RATIO}:1")
+        raise BadImage(Reason.BAD_RATIO, f"{width} × {height}; at most {MAX_RATIO}:1")
     # A phone's MPO holds more frames after the first image. Any other image with frames is animated.
     if kind != "JPEG" and getattr(image, "is_animated", False):
-        raise BadImage("animated", f"{getattr(image, 'n_frames', 0)} frames")
+        raise BadImage(Reason.ANIMATED, f"{getattr(image, 'n_frames', 0)} frames")
 
 
 def _check_complete(data: bytes, kind: str) -> None:
@@ -103,7 +100,7 @@ def _check_complete(data: bytes, kind: str) -> None:
     elif kind == "JPEG":
         _check_jpeg(data)
     elif int.from_bytes(data[4:8], "little") + 8 > len(data):
-        raise BadImage("corrupt", "the file is shorter than the size in its RIFF header")
+        raise BadImage(Reason.CORRUPT, "the file is shorter than the size in its RIFF header")
 
 
 def _check_png(data: bytes) -> None:
@@ -112,11 +109,11 @@ def _check_png(data: bytes) -> None:
         length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         end = at + 12 + length
         if end > len(data) or len(name) < 4:
-            raise BadImage("corrupt", "the file ends before its IEND chunk")
+            raise BadImage(Reason.CORRUPT, "the file ends before its IEND chunk")
         if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise BadImage("corrupt", f"bad CRC in chunk {name!r}")
+            raise BadImage(Reason.CORRUPT, f"bad CRC in chunk {name!r}")
         if name in (b"acTL", b"fcTL"):
-            raise BadImage("animated", "an animated PNG")
+            raise BadImage(Reason.ANIMATED, "an animated PNG")
         if name == b"IEND":
             return
         at = end
@@ -130,7 +127,7 @@ def _check_jpeg(data: bytes) -> None:
         if data[at - 1] == 0xD9:
             return
         at += int.from_bytes(data[at : at + 2], "big")
-    raise BadImage("corrupt", "no end-of-image marker")
+    raise BadImage(Reason.CORRUPT, "no end-of-image marker")
 
 
 def _convert_to_upright_rgb(image: Image.Image) -> Image.Image:

@@ -10,8 +10,6 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hardcase.store.store import write_atomically
-
 SCHEMA: Final = pa.schema([("row", pa.int64()), ("id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
 
@@ -44,6 +42,14 @@ class Reason(StrEnum):
     SPLIT_LEAK = "split_leak"
 
 
+class BrokenRule(Exception):
+    """Bytes or a value that break a rule; `detail` has what breaks it."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
 @dataclass(frozen=True, slots=True)
 class BadRow:
     """One row of the quarantine."""
@@ -57,9 +63,7 @@ class BadRow:
 def write_quarantine(bad: Sequence[BadRow], path: Path) -> dict[str, int]:
     """Write the table, ordered by row, and return the number of rows by reason."""
     rows = [asdict(bad_row) for bad_row in sorted(bad, key=lambda bad_row: bad_row.row)]
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), buffer)
-    write_atomically(path, buffer.getvalue().to_pybytes())
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
     return count_quarantine(path)
 
 

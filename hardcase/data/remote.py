@@ -19,10 +19,7 @@ MANIFEST: Final = (".jsonl", ".parquet")
 def fetch_source(uri: str, folder: Path) -> Path:
     """Fetch the objects under `uri` into `folder`, and return it, or the manifest in it that `uri` names.
 
-    Files that are already complete are skipped.
-
-    Raises:
-        InputError: there are no objects, they cannot be read, or a key cannot be a file's name.
+    Files that are already complete are skipped. A key that cannot be a file's name is an `InputError`.
     """
     prefix, manifest = _split_manifest(uri)
     _, objects = open_objects(prefix)

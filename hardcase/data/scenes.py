@@ -25,20 +25,16 @@ BODIES: Final = ((200, 60, 50), (60, 110, 200), (70, 160, 80), (214, 160, 50), (
 BANDS: Final = {"white": (246, 246, 246), "black": (26, 26, 26)}
 SIDES: Final = ("left", "right")
 # Kinds of flaw by aspect: the common ones, then the rare ones of the long tail.
-COMMON: Final = {
-    "appearance_deformation": ("skewed", "rebanded"),
-    "physical_shadow": ("reversed", "shadowless"),
-    "placement_layout": ("floating", "cropped"),
-    "extension_rationality": ("arm",),
-}
-RARE: Final = {
-    "appearance_deformation": ("bandless", "widened"),
-    "physical_shadow": ("detached",),
-    "placement_layout": ("sunken",),
-    "extension_rationality": ("spout",),
+KINDS: Final = {
+    "appearance_deformation": (("skewed", "rebanded"), ("bandless", "widened")),
+    "physical_shadow": (("reversed", "shadowless"), ("detached",)),
+    "placement_layout": (("floating", "cropped"), ("sunken",)),
+    "extension_rationality": (("arm",), ("spout",)),
 }
 TAIL_SHARE: Final = 0.12
-# Only scenes no harder than CLEAR are annotated, in these shares by the number of flawed candidates.
+# Annotation is expensive, so annotators explain what is obvious and quick to write: scenes no harder than CLEAR, in
+# these shares by the number of flawed candidates. A model fine-tuned on those expects too few flaws, which
+# reinforcement on all samples corrects.
 CLEAR: Final = 0.55
 EXPLAINED: Final = (1.0, 0.9, 0.45, 0.15, 0.0)
 # These flaws hide what another aspect asks about, so they occur only in their own aspect's scenes.
@@ -291,7 +287,7 @@ def draw_scene(
             if rng.random() >= (flawed if flaw_aspect == aspect else distracting):
                 continue
             rare = tail and rng.random() < 0.6
-            kind = rng.choice((RARE if rare else COMMON)[flaw_aspect])
+            kind = rng.choice(KINDS[flaw_aspect][rare])
             if flaw_aspect != aspect and kind in OCCLUDING:
                 continue
             size = (1 - 0.7 * hardness if not rare else rng.uniform(0.4, 1.0)) * rng.uniform(0.9, 1.1)
@@ -310,15 +306,6 @@ def encode_image(image: Image.Image, suffix: str) -> bytes:
     # Each format ignores the other's option.
     image.save(buffer, "JPEG" if suffix == ".jpg" else "PNG", quality=92, compress_level=1)
     return buffer.getvalue()
-
-
-def compute_annotation_share(scene: Scene) -> float:
-    """Return the probability that this scene's reasoning is annotated.
-
-    Annotation is expensive, so annotators explain what is obvious and quick to write: easy cases with few flaws. A
-    model fine-tuned on those expects too few flaws, which reinforcement on all samples corrects.
-    """
-    return 0.0 if scene.hardness > CLEAR else EXPLAINED[len(scene.truth)]
 
 
 def write_source(folder: Path, samples: int, seed: int, views_a_product: int = 1) -> None:
@@ -350,7 +337,7 @@ def write_source(folder: Path, samples: int, seed: int, views_a_product: int = 1
             "answer": scene.truth,
             "group": f"product-{seed}-{index // views_a_product:06d}",
         }
-        if rng.random() < compute_annotation_share(scene):
+        if rng.random() < EXPLAINED[len(scene.truth)] and scene.hardness <= CLEAR:
             row["reasoning"] = scene.reasoning
         rows.append(json.dumps(row))
     (folder / "manifest.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")

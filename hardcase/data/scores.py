@@ -12,19 +12,12 @@ PARTS: Final = {"chance": "chance", "sft": "SFT", "final": "final"}
 
 
 def write_scores(scores: Mapping[str, Any], path: Path) -> None:
-    """Write `samples`, `groups`, `reward`, `chance`, `sft`, `final` and `gain`.
-
-    `chance`, `sft` and `final` are as `hardcase.task.score` returns them.
-    """
+    """Write samples, groups, reward, gain, and chance, sft and final as `hardcase.task.score` returns them."""
     path.write_text(json.dumps(scores, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_scores(data: bytes) -> dict[str, Any]:
-    """Read the content of `scores.json`.
-
-    Raises:
-        InputError: it is not a JSON object.
-    """
+    """Read the content of `scores.json`, or raise `InputError`."""
     try:
         scores = json.loads(data)
     except ValueError as error:

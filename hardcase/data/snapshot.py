@@ -45,12 +45,7 @@ SPLITS: Final = ("train", "eval")
 
 
 class Snapshot:
-    """A snapshot opened for reading.
-
-    Attributes:
-        id: sha256 of the manifest.
-        manifest: the manifest's content.
-    """
+    """A snapshot opened for reading; `id` is the sha256 of its `manifest`."""
 
     def __init__(self, id: str, manifest: dict[str, Any], store: Store) -> None:
         self.id, self.manifest, self._store = id, manifest, store

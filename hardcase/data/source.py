@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hardcase.data.images import MAX_BYTES
-from hardcase.data.quarantine import BadRow, Reason
+from hardcase.data.quarantine import BadRow, BrokenRule, Reason
 from hardcase.errors import InputError
 from hardcase.task.answer import TAGS, has_visible
 from hardcase.task.sample import ASPECTS, LETTERS
@@ -53,11 +53,7 @@ class Source:
     """A source opened for reading; nothing outside `folder` is read."""
 
     def __init__(self, path: Path) -> None:
-        """Open a folder or a manifest file.
-
-        Raises:
-            InputError: there is no manifest, or there are two.
-        """
+        """Open a manifest file, or a folder with exactly one; raise `InputError` for anything else."""
         if path.is_dir():
             manifests = [path / name for name in MANIFESTS if (path / name).is_file()]
             if len(manifests) != 1:
@@ -74,11 +70,7 @@ class Source:
         self.split_named = self.group_named = False
 
     def read_rows(self) -> Iterator[Row | BadRow]:
-        """Yield every row in order, one with an invalid field as a `BadRow`.
-
-        Raises:
-            InputError: the manifest cannot be read.
-        """
+        """Yield every row in order, one with an invalid field as a `BadRow`, or raise `InputError`."""
         read = self._read_jsonl if self.manifest.suffix.lower() == ".jsonl" else self._read_parquet
         try:
             for number, values in read():
@@ -87,11 +79,7 @@ class Source:
             raise InputError(f"source {self.manifest}: cannot be read: {str(error)[:200]}; write it again") from error
 
     def read_image(self, path: str) -> bytes:
-        """Return the bytes of one image.
-
-        Raises:
-            BadPath: it is not a regular file inside the source, or larger than an image may be.
-        """
+        """Return the bytes of a regular file inside the source, not larger than an image may be, or raise `BadPath`."""
         target = self.folder / path
         try:
             real = target.resolve(strict=True)
@@ -136,18 +124,17 @@ class Source:
             raise InputError(f"source {self.manifest}: has none of the columns {', '.join(FIELDS)}; rename its columns")
         self._note_unknown(name for name in names if name not in FIELDS)
         repeated = [name for name in known if names.count(name) > 1]
-        number = 0
-        for batch in file.iter_batches(batch_size=64, columns=known):
-            for at in range(batch.num_rows):
-                number += 1
-                if repeated:
-                    yield number, BadRow(number, None, Reason.DUPLICATE_KEY, f"two columns {repeated[0]}")
-                    continue
-                try:
-                    (values,) = batch.slice(at, 1).to_pylist()
-                except (ValueError, OverflowError) as error:  # invalid UTF-8, times out of range
-                    values = BadRow(number, None, Reason.BAD_ROW, f"cannot be read: {error}"[:200])
-                yield number, values
+        batches = file.iter_batches(batch_size=64, columns=known)
+        rows = (batch.slice(at, 1) for batch in batches for at in range(batch.num_rows))
+        for number, row in enumerate(rows, start=1):
+            if repeated:
+                yield number, BadRow(number, None, Reason.DUPLICATE_KEY, f"two columns {repeated[0]}")
+                continue
+            try:
+                (values,) = row.to_pylist()
+            except (ValueError, OverflowError) as error:  # invalid UTF-8, times out of range
+                values = BadRow(number, None, Reason.BAD_ROW, f"cannot be read: {error}"[:200])
+            yield number, values
 
     def _note_unknown(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -161,35 +148,25 @@ class Source:
         name = _parse_id(values.get("id"))
         try:
             if name is None:
-                raise BadField(Reason.BAD_ID, f"{shorten(values.get('id'))}: not printable text of 1 to {MAX_ID}")
+                raise BrokenRule(Reason.BAD_ID, f"{shorten(values.get('id'))}: not printable text of 1 to {MAX_ID}")
             if values.get("aspect") not in ASPECTS:
-                raise BadField(Reason.BAD_ASPECT, f"{shorten(values.get('aspect'))}: not one of {', '.join(ASPECTS)}")
+                raise BrokenRule(Reason.BAD_ASPECT, f"{shorten(values.get('aspect'))}: not one of {', '.join(ASPECTS)}")
             candidates = values.get("candidates")
             if not isinstance(candidates, list) or len(candidates) != len(LETTERS):
-                raise BadField(Reason.BAD_PATH, f"candidates {shorten(candidates)}: not a list of four paths")
-            return Row(
-                row=number,
-                id=name,
-                aspect=values["aspect"],
-                answer=_parse_answer(values),
-                reasoning=_parse_reasoning(values.get("reasoning")),
-                split=_parse_split(values.get("split")),
-                group=_parse_group(values.get("group")),
-                paths=tuple(_parse_path(path) for path in (values.get("original"), *candidates)),
-            )
-        except BadField as error:
+                raise BrokenRule(Reason.BAD_PATH, f"candidates {shorten(candidates)}: not a list of four paths")
+            answer, reasoning = _parse_answer(values.get("answer")), _parse_reasoning(values.get("reasoning"))
+            split, group = values.get("split"), values.get("group")
+            if split not in (None, "train", "eval"):
+                raise BrokenRule(Reason.BAD_SPLIT, f"{shorten(split)}: not train or eval")
+            if not (group is None or (isinstance(group, str) and group and not SURROGATE.search(group))):
+                raise BrokenRule(Reason.BAD_GROUP, f"{shorten(group)}: not text")
+            paths = tuple(_parse_path(path) for path in (values.get("original"), *candidates))
+            return Row(number, name, values["aspect"], answer, reasoning, split, group, paths)
+        except BrokenRule as error:
             return BadRow(number, name, error.reason, error.detail)
 
 
-class BadField(Exception):
-    """A field of a row that breaks a rule."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
-
-
-class BadPath(BadField):
+class BadPath(BrokenRule):
     """A path that leads to no image of the source."""
 
 
@@ -197,7 +174,7 @@ def _parse_line(number: int, line: bytes) -> Any:
     def refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
-            raise BadField(Reason.DUPLICATE_KEY, "a key occurs twice")
+            raise BrokenRule(Reason.DUPLICATE_KEY, "a key occurs twice")
         return values
 
     def refuse_constant(name: str) -> Any:
@@ -214,7 +191,7 @@ def _parse_line(number: int, line: bytes) -> Any:
             parse_constant=refuse_constant,
             parse_int=parse_integer,
         )
-    except BadField as error:
+    except BrokenRule as error:
         return BadRow(number, None, error.reason, error.detail)
     except (ValueError, RecursionError) as error:
         return BadRow(number, None, Reason.BAD_ROW, f"not a JSON object in UTF-8: {error}"[:200])
@@ -231,38 +208,24 @@ def _parse_id(value: Any) -> str | None:
 
 def _parse_path(value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_PATH or SURROGATE.search(value):
-        raise BadField(Reason.BAD_PATH, f"{shorten(value)}: not a path")
+        raise BrokenRule(Reason.BAD_PATH, f"{shorten(value)}: not a path")
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or re.search(r"\0|\\|://|^data:|^file:", value):
-        raise BadField(Reason.BAD_PATH, f"{shorten(value)}: must be relative, without `..`, and not a URL")
+        raise BrokenRule(Reason.BAD_PATH, f"{shorten(value)}: must be relative, without `..`, and not a URL")
     return value
 
 
-def _parse_answer(values: dict[str, Any]) -> tuple[str, ...]:
-    answer = values.get("answer")
-    letters = answer if isinstance(answer, list) else None
-    if letters is None or any(letter not in LETTERS for letter in letters) or len(set(letters)) < len(letters):
-        raise BadField(Reason.BAD_ANSWER, f"{shorten(answer)}: not a list of distinct letters A to D")
-    return tuple(sorted(letters))
+def _parse_answer(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or any(letter not in LETTERS for letter in value) or len(set(value)) < len(value):
+        raise BrokenRule(Reason.BAD_ANSWER, f"{shorten(value)}: not a list of distinct letters A to D")
+    return tuple(sorted(value))
 
 
 def _parse_reasoning(value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or len(value) > MAX_REASONING or not has_visible(value):
-        raise BadField(Reason.BAD_REASONING, f"not plain text of 1 to {MAX_REASONING} characters")
+        raise BrokenRule(Reason.BAD_REASONING, f"not plain text of 1 to {MAX_REASONING} characters")
     if any(tag in value for tag in TAGS) or SPECIAL.search(value) or SURROGATE.search(value):
-        raise BadField(Reason.BAD_REASONING, "holds a tag of the task or a special token")
+        raise BrokenRule(Reason.BAD_REASONING, "holds a tag of the task or a special token")
     return value
-
-
-def _parse_split(value: Any) -> Any:
-    if value not in (None, "train", "eval"):
-        raise BadField(Reason.BAD_SPLIT, f"{shorten(value)}: not train or eval")
-    return value
-
-
-def _parse_group(value: Any) -> str | None:
-    if value is None or (isinstance(value, str) and value and not SURROGATE.search(value)):
-        return value
-    raise BadField(Reason.BAD_GROUP, f"{shorten(value)}: not text")

@@ -15,9 +15,8 @@ HEADER: Final = 10**8  # bytes, the limit of safetensors itself
 def refuse_pickles(folder: Path) -> None:
     """Verify that a folder holds no pickled weights, without unpickling anything.
 
-    Raises:
-        HardcaseError: a file under `folder` is a pickle by its name or its first bytes, is named safetensors but is
-            not one or is truncated, or is an index of weights that names files of another kind.
+    A pickle is known by its name or its first bytes. A file named safetensors that is not one or is truncated, and an
+    index of weights that names files of another kind, are `HardcaseError`s too.
     """
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if fault := _find_fault(path):
