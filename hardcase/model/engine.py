@@ -8,36 +8,20 @@ import json
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
 from hardcase.config import EngineKind
-from hardcase.data.images import decode_image
 from hardcase.data.weights import refuse_pickles
 from hardcase.errors import InputError
 from hardcase.model.internvl import load_model, load_processor
-from hardcase.model.rollout import build_prompt_inputs, generate_completions
+from hardcase.model.rollout import build_prompt_inputs, generate_completions, render_prompts
 from hardcase.progress import track
 from hardcase.store.store import write_atomically
-from hardcase.task.prompt import build_messages
-from hardcase.task.sample import Sample
-
-IMAGES: Final = 5
-
-
-class Engine(Protocol):
-    """Generate completions of samples."""
-
-    processor: ProcessorMixin
-
-    def complete(
-        self, samples: Sequence[Sample], copies: int, max_new_tokens: int, temperature: float, seed: int
-    ) -> list[list[str]]:
-        """Return the texts of `copies` completions of each sample without special tokens; temperature 0 is greedy."""
-        ...
+from hardcase.task.sample import LETTERS, Sample
 
 
 class LocalEngine:
@@ -49,6 +33,7 @@ class LocalEngine:
     def complete(
         self, samples: Sequence[Sample], copies: int, max_new_tokens: int, temperature: float, seed: int
     ) -> list[list[str]]:
+        """Return the texts of `copies` completions of each sample without special tokens; temperature 0 is greedy."""
         device = self.model.device
         generator = torch.Generator(device).manual_seed(seed)
         inputs = build_prompt_inputs(self.processor, samples, device)
@@ -59,11 +44,7 @@ class LocalEngine:
 
 
 class VllmEngine:
-    """Run vLLM on this machine's GPU, whose prefix cache computes a prompt once.
-
-    Raises:
-        InputError: vLLM is not installed.
-    """
+    """Run vLLM on this machine's GPU, whose prefix cache computes a prompt once."""
 
     def __init__(self, model: Path, seed: int) -> None:
         try:
@@ -76,31 +57,29 @@ class VllmEngine:
         self.vllm, self.processor = vllm, load_processor(model)
         self.image_token: int = AutoConfig.from_pretrained(model).image_token_id
         self.llm = vllm.LLM(
-            model=str(model), seed=seed, limit_mm_per_prompt={"image": IMAGES}, enable_prefix_caching=True
+            model=str(model), seed=seed, limit_mm_per_prompt={"image": 1 + len(LETTERS)}, enable_prefix_caching=True
         )
 
     def complete(
         self, samples: Sequence[Sample], copies: int, max_new_tokens: int, temperature: float, seed: int
     ) -> list[list[str]]:
-        texts = self.processor.apply_chat_template(
-            [build_messages(sample.aspect) for sample in samples], add_generation_prompt=True, tokenize=False
-        )
-        images = [[decode_image(data) for data in sample.images] for sample in samples]
+        """Return the same as `LocalEngine.complete`."""
         prompts = [
-            {"prompt": text, "multi_modal_data": {"image": decoded}}
-            for text, decoded in zip(texts, images, strict=True)
+            {"prompt": text, "multi_modal_data": {"image": images}}
+            for text, images in zip(*render_prompts(self.processor, samples), strict=True)
         ]
         sampling = self.vllm.SamplingParams(
             n=copies,
             temperature=temperature,
             max_tokens=max_new_tokens,
             seed=seed,
-            logit_bias={
-                self.image_token: -100
-            },  # as in `generate_completions`: it stands for an image that was not given
+            logit_bias={self.image_token: -100},  # as in `generate_completions`: an image that was not given
         )
         outputs = self.llm.generate(prompts, sampling, use_tqdm=False)
         return [[completion.text for completion in output.outputs] for output in outputs]
+
+
+Engine = LocalEngine | VllmEngine
 
 
 def open_engine(kind: EngineKind, model: Path, seed: int) -> Engine:
@@ -132,32 +111,23 @@ def generate_answers(
 ) -> list[list[str]]:
     """Return the texts of `copies` completions of each sample, in the order of the samples.
 
-    Args:
-        engine: that generates them.
-        samples: to answer.
-        copies: completions a sample.
-        batch_size: samples a batch.
-        max_new_tokens: most tokens of a completion.
-        temperature: 0 for the likeliest answer.
-        seed: of the sampling; each batch has its own random stream, so a resumed run can start at any batch.
-        what: name of the work in progress reports.
-        folder: for the answers of each batch, which a resumed run reads; it must belong to this work alone.
-        first: number of the split's samples before these, which determines the random streams.
+    Each batch has its own random stream, so a resumed run can start at any batch; `first`, the number of the split's
+    samples before these, is part of it. Answers are written to `folder`, which must belong to this work alone.
     """
     order = sorted(range(len(samples)), key=lambda index: _count_tiles(engine.processor, samples[index]))
     texts: list[list[str]] = [[]] * len(samples)
-    if folder is not None:
+    if folder:
         folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(samples), batch_size)
     for start in track(starts, what, len(starts)):
         batch = order[start : start + batch_size]
-        file = folder / f"{start}.json" if folder is not None else None
-        if file is not None and file.exists():
+        file = folder / f"{start}.json" if folder else None
+        if file and file.exists():
             completions = json.loads(file.read_text(encoding="utf-8"))
         else:
             chosen, batch_seed = [samples[index] for index in batch], seed * 1_000_003 + first + start
             completions = engine.complete(chosen, copies, max_new_tokens, temperature, batch_seed)
-            if file is not None:
+            if file:
                 write_atomically(file, json.dumps(completions).encode())
         for index, sample_texts in zip(batch, completions, strict=True):
             texts[index] = sample_texts

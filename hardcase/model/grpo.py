@@ -30,19 +30,9 @@ def train_grpo(
     seed: int,
     checkpoints: Path,
 ) -> list[dict[str, Any]]:
-    """Train `model` in place.
+    """Train `model` in place on `samples`, with a mined case for each of them, and return the training log.
 
-    Args:
-        model: to train.
-        processor: the model's.
-        samples: the training pool.
-        mined: a case for each sample, from the step `mine`.
-        config: of the training.
-        seed: of the sampler and the rollouts.
-        checkpoints: folder for checkpoints and the cases of later rounds of mining.
-
-    Returns:
-        The training log.
+    `checkpoints` is for checkpoints and for the cases of later rounds of mining.
     """
     cases = list(mined)
 
@@ -58,7 +48,19 @@ def train_grpo(
     trainer = HCMGRPOTrainer(
         model,
         reward_funcs=partial(dpa_reward, kind=config.reward, worth=config.partial_credit),
-        args=_build_arguments(config, seed, checkpoints),
+        args=TrlGrpoConfig(
+            **build_common_arguments(config, seed, checkpoints),
+            num_generations=config.generations,
+            max_completion_length=config.max_new_tokens,
+            temperature=config.temperature,
+            beta=config.beta,
+            num_iterations=config.updates,
+            use_vllm=config.engine == "vllm",
+            vllm_mode="colocate",
+            vllm_gpu_memory_utilization=config.vllm_memory,
+            scale_rewards="none",  # the spread of a group measures its difficulty: dividing by it would undo the mining
+            loss_type="dapo",
+        ),
         train_dataset=build_lazy_dataset(
             len(samples), lambda index: {**read_row(index), "hard": float(cases[index].hard)}
         ),
@@ -103,19 +105,3 @@ def _mine_again(
             part.rename(file)
         accelerator.wait_for_everyone()
     return read_cases(file)
-
-
-def _build_arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpoConfig:
-    return TrlGrpoConfig(
-        **build_common_arguments(config, seed, folder),
-        num_generations=config.generations,
-        max_completion_length=config.max_new_tokens,
-        temperature=config.temperature,
-        beta=config.beta,
-        num_iterations=config.updates,
-        use_vllm=config.engine == "vllm",
-        vllm_mode="colocate",
-        vllm_gpu_memory_utilization=config.vllm_memory,
-        scale_rewards="none",  # the spread of a group measures its difficulty: dividing by it would undo the mining
-        loss_type="dapo",
-    )

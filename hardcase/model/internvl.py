@@ -52,16 +52,9 @@ def set_up_torch(seed: int, threads: int = 2) -> None:
 def load_initial_model(
     config: ModelConfig, texts: Iterable[str], seed: int, dtype: str = "float32"
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Return the model and processor that training starts from.
+    """Return the model and processor that training starts from: a checkpoint, or a tiny model.
 
-    Args:
-        config: a checkpoint's folder or hub id, or the sizes of a tiny model.
-        texts: with the vocabulary of a tiny model's tokenizer.
-        seed: of a tiny model's weights.
-        dtype: of a checkpoint's weights.
-
-    Raises:
-        InputError: the checkpoint cannot be loaded.
+    `texts` have the vocabulary of a tiny model's tokenizer, `seed` is of its weights, `dtype` of a checkpoint's.
     """
     if config.checkpoint is not None:
         model, processor = load_model(config.checkpoint, config.revision, dtype)
@@ -135,11 +128,7 @@ def build_tiny(
 
 
 def checkpoint_folder(config: ModelConfig) -> Path | None:
-    """Return the folder of the initial checkpoint, fetched from the hub if needed, or None for a tiny model.
-
-    Raises:
-        InputError: there is no such checkpoint.
-    """
+    """Return the folder of the initial checkpoint, fetched from the hub if needed, or None for a tiny model."""
     if config.checkpoint is None:
         return None
     if (folder := Path(config.checkpoint)).is_dir():
@@ -165,15 +154,10 @@ def load_processor(checkpoint: str | Path, revision: str | None = None) -> Proce
 def load_model(
     checkpoint: str | Path, revision: str | None = None, dtype: str | None = None
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Load a model and its processor from a folder or the hub, from safetensors only and without remote code.
+    """Load a model and its processor from a folder or the hub, or raise `InputError`.
 
-    Args:
-        checkpoint: folder or hub id.
-        revision: of the hub's repository.
-        dtype: of the weights; by default bfloat16 on a GPU and float32 elsewhere, which suits inference.
-
-    Raises:
-        InputError: there is no loadable model, or there is a pickle beside it or in its place.
+    Only safetensors are loaded, without remote code and with no pickle beside them. By default weights are bfloat16 on
+    a GPU and float32 elsewhere, which suits inference.
     """
     dtype = dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
     try:
@@ -195,9 +179,7 @@ def load_model(
 def gather_weights(model: torch.nn.Module, *, change: bool = False) -> AbstractContextManager[None]:
     """Gather all weights in every process, also those that ZeRO-3 partitions; all processes must enter.
 
-    Args:
-        model: with the weights.
-        change: distribute the main process's changes to them.
+    With `change` the main process's changes to them are distributed.
     """
     partitioned = [weight for weight in model.parameters() if hasattr(weight, "ds_id")]
     if not partitioned:

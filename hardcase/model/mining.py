@@ -9,6 +9,7 @@ p(1 - p) where only exact answers are rewarded. The rest is drawn uniformly from
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -48,40 +49,23 @@ def compute_weights(cases: Sequence[MinedCase], samples: Sequence[Sample], confi
     return weights
 
 
+@dataclass(eq=False)
 class GroupSampler(Sampler[int]):
-    """Draw prompts by weight and repeat each one as GRPO requires.
+    """Draw `batches` batches of `prompts` prompts by weight, each `generations` times, the batch `repeats` times over.
 
     Within a batch no prompt is drawn twice, unless too few can be drawn. The order follows from the seed and the
     weights, so that a resumed run can skip to where it stopped.
     """
 
-    def __init__(
-        self,
-        weights: Callable[[int], Weights],
-        *,
-        prompts: int,
-        generations: int,
-        batches: int,
-        repeats: int,
-        seed: int,
-        rounds: int = 1,
-        most_draws: int | None = None,
-    ) -> None:
-        """Plan `batches` batches of `prompts` prompts, each `generations` times, the batch `repeats` times over.
-
-        Args:
-            weights: called at the start of each round of mining, numbered from 0; returns its probabilities.
-            prompts: different prompts a batch.
-            generations: G.
-            batches: in total.
-            repeats: number of uses of each batch.
-            seed: of the draws.
-            rounds: number of equal parts of the batches.
-            most_draws: most draws of one case, while there are enough others for a batch.
-        """
-        self.weights, self.prompts, self.generations = weights, prompts, generations
-        self.batches, self.repeats, self.seed = batches, repeats, seed
-        self.rounds, self.most_draws = rounds, most_draws
+    weights: Callable[[int], Weights]  # called at the start of each round, numbered from 0
+    _: KW_ONLY
+    prompts: int
+    generations: int
+    batches: int
+    repeats: int
+    seed: int
+    rounds: int = 1  # equal parts of the batches
+    most_draws: int | None = None  # of one case, while there are enough others for a batch
 
     def __iter__(self) -> Iterator[int]:
         rng, draws = np.random.default_rng(self.seed), np.zeros(0, dtype=int)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -41,13 +42,8 @@ def generate_completions(
 ) -> Tensor:
     """Sample completions with each prompt computed once.
 
-    Args:
-        model: a stock image-text-to-text model.
-        inputs: `input_ids` and `attention_mask` (B, P), `pixel_values`; prompts padded left.
-        generations: G.
-        max_new_tokens: largest C.
-        temperature: 0 takes the likeliest token.
-        generator: of the sampling, or None for torch's own.
+    `inputs` are `input_ids` and `attention_mask` (B, P), padded left, and `pixel_values`. Temperature 0 takes the
+    likeliest token.
 
     Returns:
         Completions (B·G, C), those of a prompt adjacent, filled with the padding token after their end.
@@ -87,14 +83,17 @@ def _choose_tokens(logits_BGV: Tensor, temperature: float, generator: torch.Gene
     return torch.multinomial(probabilities_BGV.flatten(0, 1), 1, generator=generator).view(probabilities_BGV.shape[:2])
 
 
+def render_prompts(processor: ProcessorMixin, samples: Sequence[Sample]) -> tuple[list[str], list[list[Image]]]:
+    """Return the prompt of each sample as text, and its decoded images."""
+    messages = [build_messages(sample.aspect) for sample in samples]
+    texts = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return texts, [[decode_image(data) for data in sample.images] for sample in samples]
+
+
 def build_prompt_inputs(
     processor: ProcessorMixin, samples: Sequence[Sample], device: torch.device
 ) -> dict[str, Tensor]:
     """Build the inputs of `generate_completions`: prompts padded left, images decoded."""
-    prompts = processor.apply_chat_template(
-        [build_messages(sample.aspect) for sample in samples], add_generation_prompt=True, tokenize=False
-    )
-    images = [[decode_image(data) for data in sample.images] for sample in samples]
-    batch = processor(text=prompts, images=images, padding=True, padding_side="left", return_tensors="pt")
-    keys = ("input_ids", "attention_mask", "pixel_values")
-    return {key: batch[key].to(device) for key in keys}
+    texts, images = render_prompts(processor, samples)
+    batch = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
+    return {key: batch[key].to(device) for key in ("input_ids", "attention_mask", "pixel_values")}

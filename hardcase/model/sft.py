@@ -37,11 +37,7 @@ def fine_tune(
     seed: int,
     checkpoints: Path,
 ) -> list[dict[str, Any]]:
-    """Train `model` in place: the configured phases of warm-up, then SFT on the annotated samples.
-
-    Returns:
-        The training log of all phases.
-    """
+    """Train `model` in place, in the configured phases of warm-up and on the annotated samples; return the log."""
     log = []
     for phase, warm_up, build_rows in (
         ("warmup", config.warm_up, build_warm_up_rows),

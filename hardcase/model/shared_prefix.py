@@ -22,13 +22,8 @@ def compute_cached_logits(
 ) -> Tensor:
     """Return the logits (R, C, V) that predict each completion token.
 
-    Args:
-        model: a stock image-text-to-text model, possibly wrapped.
-        input_ids: (R, P + C), each row its prompt and its completion.
-        mask: (R, P + C), 0 where padded.
-        prompt_tokens: P.
-        of_row: (R,), the number of each row's prompt, 0 to B - 1.
-        pixels: the images of the B prompts, in order, as the model takes them.
+    `input_ids` and `mask` (R, P + C) are each row's prompt and completion, `of_row` (R,) the number of its prompt, from
+    0 to B - 1. `pixels` are the images of the B prompts, in order, as the model takes them.
     """
     first = _find_first_rows(of_row)
     prompt = model(
@@ -68,9 +63,8 @@ def compute_packed_logits(
     position_L = torch.cat([torch.arange(prompt_tokens), prompt_tokens + torch.arange(width).repeat(slots)]).to(device)
     same_LL = (segment_L == 0) | (segment_L[:, None] == segment_L)
     allowed_LL = same_LL.tril()
-    itself_LL = torch.eye(
-        len(segment_L), dtype=torch.bool, device=device
-    )  # a position that sees nothing would give NaN
+    # A position that sees nothing would give NaN.
+    itself_LL = torch.eye(len(segment_L), dtype=torch.bool, device=device)
     visible_B1LL = (allowed_LL & pack(mask).bool()[:, None, None]) | itself_LL
     logits = model(
         input_ids=pack(input_ids),

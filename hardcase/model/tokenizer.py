@@ -4,13 +4,15 @@ It serves models with random initial weights; a hub checkpoint has its own token
 ordinary tokens: as special tokens they would be missing from the decoded completion that the reward reads.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-TAGS: Final = ("<think>", "</think>", "<answer>", "</answer>")
+from hardcase.task.answer import TAGS
+
 SPECIAL: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 # A flagged letter is a token, so that `AC` is two. Words, digits and signs include their leading space.
 TOKENS: Final = Regex(r" ?[A-D](?![a-z])| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s")
@@ -36,18 +38,10 @@ CHAT_TEMPLATE: Final = """\
 
 
 def build_tokenizer(texts: Iterable[str], size: int = 4096) -> PreTrainedTokenizerFast:
-    """Build a tokenizer whose vocabulary is the most frequent tokens of `texts`; others are encoded as `[UNK]`.
-
-    Args:
-        texts: prompts, reasonings, captions.
-        size: most tokens taken from them, by frequency, then alphabet.
-    """
+    """Build a tokenizer of the `size` most frequent tokens of `texts`; others are encoded as `[UNK]`."""
     splitter = pre_tokenizers.Split(TOKENS, behavior="isolated")
-    counts: dict[str, int] = {}
-    for text in texts:
-        for token, _ in splitter.pre_tokenize_str(text):
-            counts[token] = counts.get(token, 0) + 1
-    letters = {form: 0 for letter in "ABCD" for form in (letter, f" {letter}")}
+    counts = Counter(token for text in texts for token, _ in splitter.pre_tokenize_str(text))
+    letters = [form for letter in "ABCD" for form in (letter, f" {letter}")]
     ranked = sorted(counts, key=lambda token: (-counts[token], token))[:size]
     vocabulary = dict.fromkeys([*SPECIAL, *TAGS, "[UNK]", "\n", "none", *letters, *ranked])
     tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(vocabulary)}, unk_token="[UNK]"))

@@ -199,28 +199,18 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             self._groups = None
 
     def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        **kwargs: Any,
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return log-probabilities and entropies (B·G, C) of the completions' tokens, as TRL does."""
-        others = {key for key, value in kwargs.items() if value is not None}
-        others -= {"pixel_values", "num_images", "num_tiles"}
-        if not self._shares_prompts or others - {"compute_aux_loss"} or kwargs.get("compute_aux_loss"):
+        others = {key for key, value in kwargs.items() if value is not None and value is not False}
+        others -= {"batch_size", "compute_entropy", "pixel_values", "num_images", "num_tiles"}
+        if not self._shares_prompts or others:
             return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
+                model, input_ids, attention_mask, logits_to_keep, **kwargs
             )
-        rows, width = len(input_ids), input_ids.size(1) - logits_to_keep
-        groups = (
-            self._groups
-            if self._groups is not None
-            else torch.arange(rows, device=input_ids.device) // self._count_copies()
-        )
+        width, groups = input_ids.size(1) - logits_to_keep, self._groups
+        if groups is None:
+            groups = torch.arange(len(input_ids), device=input_ids.device) // self._count_copies()
         _, of_row = torch.unique(groups, return_inverse=True)
         images_by_row = torch.split(kwargs["pixel_values"], kwargs.get("num_tiles") or kwargs["num_images"])
         first = dict(zip(reversed(of_row.tolist()), reversed(images_by_row), strict=True))  # of each prompt's rows
@@ -234,4 +224,4 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         logps, entropies = selective_log_softmax_and_entropy(
             logits.float(), input_ids[:, width:], entropy_requires_grad=False, temperature=self.temperature
         )
-        return logps, entropies if compute_entropy else None, None
+        return logps, entropies if kwargs.get("compute_entropy") else None, None

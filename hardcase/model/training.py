@@ -78,30 +78,17 @@ def _read_shape(args: TrainingArguments) -> dict[str, int]:
 
 def find_last_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint, and remove incomplete ones."""
-    complete = []
-    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if (path / COMPLETE).exists():
-            complete.append(path)
-        else:
-            shutil.rmtree(path)
-    return max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+    paths = set(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+    for path in (incomplete := {path for path in paths if not (path / COMPLETE).exists()}):
+        shutil.rmtree(path)
+    return max(paths - incomplete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
 
 def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
-    """Train to the end, from the last complete checkpoint if there is one.
+    """Train to the end, from the last complete checkpoint if there is one, and return the log: one dict a logged step.
 
-    Afterwards the trainer's model has all weights, with adapters merged.
-
-    Args:
-        trainer: with `output_dir` for its checkpoints.
-        what: the phase's name, for progress and in the log.
-
-    Returns:
-        The log, one dict a logged step. It is the same if training was stopped and resumed.
-
-    Raises:
-        InputError: the checkpoint was written with other arguments.
-        HardcaseError: a gradient is not finite.
+    Afterwards the trainer's model has all weights, with adapters merged. The log is the same if training was stopped
+    and resumed. Resuming with other arguments is an `InputError`.
     """
     trainer.add_callback(_Watch(trainer, what))
     trainer.remove_callback(PrinterCallback)  # the log is returned

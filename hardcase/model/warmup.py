@@ -44,9 +44,11 @@ def build_warm_up_rows(count: int, seed: int) -> Dataset:
         scene_index, image_index = divmod(index, IMAGES_A_SCENE)
         scene = draw(scene_index)
         name = ("original", *random.Random(f"names {seed} {scene_index}").sample(LETTERS, 4))[image_index]
+        title = "original image" if name == "original" else f"image {name}"  # as in the task's prompt
+        observations = describe_all_aspects(scene.views[image_index])
         return {
-            "prompt": build_caption_prompt(name),
-            "completion": build_assistant_turn(format_caption(name, describe_all_aspects(scene.views[image_index]))),
+            "prompt": [{"role": "user", "content": [{"type": "text", "text": title}, {"type": "image"}]}],
+            "completion": build_assistant_turn(f"{THINK}{name} {observations}{THINK_END}"),
             "images": [scene.images[image_index]],
         }
 
@@ -65,14 +67,3 @@ def build_reading_rows(count: int, seed: int) -> Dataset:
         }
 
     return build_lazy_dataset(count, build_row)
-
-
-def build_caption_prompt(name: str) -> list[dict[str, Any]]:
-    """Build the user's turn that shows one image under its name in the task's prompt."""
-    title = "original image" if name == "original" else f"image {name}"
-    return [{"role": "user", "content": [{"type": "text", "text": title}, {"type": "image"}]}]
-
-
-def format_caption(name: str, observations: str) -> str:
-    """Format the answer to a caption prompt."""
-    return f"{THINK}{name} {observations}{THINK_END}"
