@@ -28,9 +28,7 @@ class Config(BaseModel):
 class IngestConfig(Config):
     """Turn a source into a snapshot. The rules of a source are in docs/reference/formats.md."""
 
-    max_bad_share: Share = Field(
-        0.05, description="Largest share of rows that may be quarantined; above it the run ends."
-    )
+    max_bad_share: Share = Field(0.05, description="Largest share of quarantined rows; above it the run ends.")
     eval_share: Share = Field(0.25, description="Share of groups drawn for evaluation where no row names its split.")
     group_distance: int = Field(
         4, ge=0, le=64, description="Hamming distance of 64-bit perceptual hashes up to which originals form one group."
@@ -97,9 +95,7 @@ class DriftConfig(Config):
     """Compare per-sample scores and answers with the reference. Calibrated in docs/decisions/0002."""
 
     alpha: float = Field(0.01, gt=0, lt=1, description="Probability of a false alarm, over all tests together.")
-    min_drop: Share = Field(
-        0.03, description="Least fall of a score, or rise of invalid answers, that counts as drift."
-    )
+    min_drop: Share = Field(0.03, description="Least fall of a score or rise of invalid answers that counts as drift.")
     min_shift: Share = Field(0.05, description="Least change of a category's share that counts as drift.")
 
 
@@ -109,12 +105,8 @@ class RegisterConfig(Config):
     NAME: ClassVar[str] = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
     name: str = Field("image-screener", pattern=f"^{NAME}$", description="Name of the registered model.")
-    min_rows: Count = Field(
-        100, description="Least evaluation rows, and least rows shared with the champion's evaluation."
-    )
-    alpha: float = Field(
-        0.05, gt=0, lt=1, description="Significance of the overall interval and of the four aspects' intervals."
-    )
+    min_rows: Count = Field(100, description="Least evaluation rows, and least rows shared with the champion.")
+    alpha: float = Field(0.05, gt=0, lt=1, description="Significance of the intervals, overall and by aspect.")
     resamples: int = Field(2000, ge=100, description="Bootstrap resamples over groups.")
     retention_days: int | None = Field(
         None, ge=1, description="Days of Object Lock on ledger and dossier, in a bucket that supports it."
@@ -127,9 +119,7 @@ class LoraConfig(Config):
     rank: Count = Field(64, description="Rank of an adapter.")
     alpha: Count = Field(128, description="Scale of an adapter's output: alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on an adapter's input.")
-    targets: str = Field(
-        r".*language_model.*_proj", description="Regular expression of the names of layers that get an adapter."
-    )
+    targets: str = Field(r".*language_model.*_proj", description="Regular expression of layers that get an adapter.")
 
 
 class TrainConfig(Config):
@@ -143,9 +133,7 @@ class TrainConfig(Config):
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
     save_steps: Count = Field(100, description="Steps between checkpoints.")
     bf16: bool = Field(False, description="Compute in bfloat16.")
-    gradient_checkpointing: bool = Field(
-        False, description="Compute activations again in the backward pass, to save memory."
-    )
+    gradient_checkpointing: bool = Field(False, description="Save memory: recompute activations in the backward pass.")
     workers: int = Field(0, ge=0, description="Processes that decode images.")
     threads: Count = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
     processes: Count = Field(1, description="Processes that train together on a machine, one for each GPU.")
@@ -164,11 +152,9 @@ class TrainConfig(Config):
 class SftConfig(TrainConfig):
     """Supervised fine-tuning on the annotated samples."""
 
-    warm_up: TrainConfig | None = Field(
-        None, description="First phase of a model built from nothing: captions of one image."
-    )
+    warm_up: TrainConfig | None = Field(None, description="First phase of a tiny model: captions of one image.")
     reading: TrainConfig | None = Field(
-        None, description="Second phase of a model built from nothing: descriptions of five images, no verdict."
+        None, description="Second phase of a tiny model: descriptions of five images, no verdict."
     )
 
     @model_validator(mode="after")
@@ -195,17 +181,13 @@ class MineConfig(SampleConfig):
     k: int = Field(8, ge=2, description="Rollouts of each sample.")
     batch_size: Count = Field(16, description="Prompts at a time.")
     threads: Count = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
-    hard_below: float = Field(
-        0.5, gt=0, le=1, description="A sample is hard when less than this share of its rollouts is right."
-    )
+    hard_below: float = Field(0.5, gt=0, le=1, description="Share of right rollouts below which a sample is hard.")
 
 
 class GrpoConfig(TrainConfig, SampleConfig):
     """HCM-GRPO (arXiv 2511.10055) on TRL's GRPO (arXiv 2402.03300)."""
 
-    engine: EngineKind = Field(
-        "transformers", description="Engine that generates the rollouts. vLLM shares the GPU with training."
-    )
+    engine: EngineKind = Field("transformers", description="Engine of the rollouts. vLLM shares the GPU with training.")
     vllm_memory: float = Field(0.3, gt=0, lt=1, description="Share of the GPU's memory that vLLM takes.")
     generations: int = Field(8, ge=2, description="Completions of each prompt: the group size G.")
     updates: Count = Field(1, description="Optimizer passes over the same rollouts.")
@@ -213,16 +195,12 @@ class GrpoConfig(TrainConfig, SampleConfig):
         "exact", description="Reward of an answer: docs/decisions/0001. `exact` measured best: docs/decisions/0007."
     )
     partial_credit: Share = Field(0.25, description="Weight of partial credit in the reward of a wrong answer.")
-    hard_share: Share = Field(
-        0.0, description="Share of draws from the hard cases. The rest is uniform over all samples."
-    )
+    hard_share: Share = Field(0.0, description="Share of draws from hard cases. The rest is uniform over all samples.")
     suspects: bool = Field(True, description="Draw samples that no rollout solved among the rest.")
     most_draws: int | None = Field(
         None, ge=1, description="Most draws of one sample while enough others remain. Unset, no limit."
     )
-    rounds: Count = Field(
-        1, description="Rounds of mining. The step `mine` is the first; later ones happen during training."
-    )
+    rounds: Count = Field(1, description="Rounds of mining: first the step `mine`, later ones during training.")
     hard_below: float = Field(0.5, gt=0, le=1, description="As in `mine`, for the later rounds.")
     beta: float = Field(0.0, ge=0, description="Weight of the KL term. 0 needs no reference model.")
 

@@ -65,11 +65,8 @@ def read_flat_evaluation(path: Path, what: str) -> pd.DataFrame:
     empty = pc.if_else(pc.equal(letters, ""), "none", letters)
     answer = pc.if_else(pc.is_valid(answers), empty, INVALID).to_numpy(zero_copy_only=False)
     lengths = np.char.str_len(answer.astype(str)).astype(str)
-    dpa, exact = (
-        pc.cast(table[name], pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
-        for name in ("dpa", "exact")
-    )
-    if unscored := int((~np.isfinite(dpa) | ~np.isfinite(exact)).sum()):
+    scores = table.select(["dpa", "exact"]).to_pandas().astype(np.float64)
+    if unscored := int((~np.isfinite(scores)).any(axis=1).sum()):
         logger.warning("%s %s: %d rows without a finite score; they count as wrong", what, path, unscored)
     ids = pc.fill_null(table["id"], "")
     return pd.DataFrame(
@@ -79,8 +76,8 @@ def read_flat_evaluation(path: Path, what: str) -> pd.DataFrame:
             "group": pc.coalesce(table["group"], pc.binary_join_element_wise("sample", ids, " ")).to_numpy(),
             "answer": answer,
             "answer_size": np.where(np.isin(answer, ["none", INVALID]), answer, lengths),
-            "dpa": np.nan_to_num(dpa, nan=0.0, posinf=0.0, neginf=0.0),
-            "exact": np.nan_to_num(exact, nan=0.0),
+            "dpa": np.nan_to_num(scores["dpa"], nan=0.0, posinf=0.0, neginf=0.0),
+            "exact": np.nan_to_num(scores["exact"], nan=0.0),
             "invalid": (answer == INVALID).astype(np.float64),
         }
     )

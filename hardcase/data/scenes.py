@@ -157,10 +157,6 @@ def _draw_product(rng: random.Random) -> Product:
     )
 
 
-def _flip_side(side: str) -> str:
-    return "left" if side == "right" else "right"
-
-
 def _add_flaw(view: View, product: Product, kind: str, size: float, rng: random.Random) -> View:
     """Return `view` with one flaw of `kind`, whose `size` is 1 if obvious and 0.3 if hardly visible."""
     change: dict[str, Callable[[], dict[str, Any]]] = {
@@ -276,7 +272,7 @@ def draw_scene(
         light = rng.choice(SIDES)
         view = View(
             light=light,
-            shadow=_flip_side(light),
+            shadow="left" if light == "right" else "right",
             band=product.band,
             arm=product.arm,
             x=rng.uniform(0.42, 0.58),
