@@ -120,7 +120,8 @@ def end(outcome: "Outcome") -> None:
     if error := outcome.record["error"]:
         message = " ".join(str(error["message"]).split())
         if error["exit_code"] == 1:
-            log = outcome.folder / "logs" / f"{error['step']}.log"
+            logs = outcome.folder / "logs"
+            log = path if (path := logs / f"{error['step']}.log").is_file() else logs
             message = f"{error['step']}: {message}; the log is {log}; run again to continue from here"
         errors.print("error:", message)
     elif outcome.exit_code:

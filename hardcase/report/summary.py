@@ -24,7 +24,7 @@ TOTALS: Final = ("overall", "exact_match")
 
 @dataclass
 class StepOutcome:
-    """Outcome of a step: `succeeded`, `failed`, `refused`, `running`, `cancelled` or `not reached`; seconds of work."""
+    """Outcome of a step: `succeeded`, `failed`, `running`, `cancelled` or `not reached`; seconds of work."""
 
     status: str = NOT_REACHED
     seconds: float = 0.0

@@ -92,7 +92,7 @@ def _execute(pipeline: str, arguments: dict[str, Any], folder: Path, home: Home,
         cache_root=cache.cache_root,
     )
     cache.install()
-    router = Router(folder / "logs", bars)
+    router = Router(folder / "logs", bars, cache)
     logging.captureWarnings(True)
     try:
         with router, redirect_stdout(router), warnings.catch_warnings():

@@ -33,7 +33,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         self._bars, self._store, self._keys = bars, store, keys
         self._links = dict[str, Attestation]()  # by sha256 of their attestations
         self._sound = set[str]()  # sha256 of attestations that rest on none that is lost
-        self._step = ""
+        self.step = ""  # that is about to start
 
     def install(self) -> None:
         """Become the cache that `kfp.local` uses; call after `kfp.local.init`."""
@@ -42,7 +42,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
 
     def compute_key(self, component_name: str, *args: Any, arguments: dict[str, Any], **kwargs: Any) -> str:
         """Return the key of a task about to start, by the content of its inputs."""
-        self._step = component_name.removeprefix("comp-")
+        self.step = component_name.removeprefix("comp-")
         content = {name: self._content(value) for name, value in arguments.items()}
         key: str = super().compute_key(component_name, *args, arguments=content, **kwargs)
         return key
@@ -58,10 +58,16 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
                 check_product(self._store, digest, link.media_type(name))
             self._check_chain(link)
         except HardcaseError as error:
-            logger.warning("%s: not served from the cache: %s", self._step, error)
+            logger.warning("%s: not served from the cache: %s", self.step, error)
             return None
-        self._bars.show_end(self._step, "succeeded", 0, cached=True)
+        self._bars.show_end(self.step, "succeeded", 0, cached=True)
+        self.step = ""
         return outputs
+
+    def put(self, key: str, outputs: dict[str, Any]) -> None:
+        """Keep the outputs of a step that succeeded."""
+        super().put(key, outputs)
+        self.step = ""
 
     def _check_chain(self, link: Attestation) -> None:
         """Raise unless all attestations that a link rests on can be opened: no version can be made of others."""
@@ -90,8 +96,8 @@ class Router(io.TextIOBase):
     `error` holds `message` and `exit_code` of the last step that failed.
     """
 
-    def __init__(self, logs: Path, bars: Bars) -> None:
-        self._logs, self._bars = logs, bars
+    def __init__(self, logs: Path, bars: Bars, cache: RecordingCache) -> None:
+        self._logs, self._bars, self._cache = logs, bars, cache
         self._step, self._began, self._rest = "", 0.0, ""
         self._files: dict[str, TextIO] = {}
         self.error: dict[str, Any] = {}
@@ -122,7 +128,7 @@ class Router(io.TextIOBase):
                 return
             except (ValueError, TypeError, KeyError):
                 pass  # two writers mixed their lines: it goes to the log as it is
-        name = self._step or "kfp"
+        name = self._step or self._cache.step or "kfp"  # a process may be killed before it says which step it is
         if name not in self._files:
             self._files[name] = (self._logs / f"{name}.log").open("a", encoding="utf-8", buffering=1)
         self._files[name].write(line + "\n")

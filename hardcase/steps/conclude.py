@@ -103,7 +103,8 @@ def _outcome(step: str, records: Mapping[str, StepRecord], done: set[str]) -> St
         return StepOutcome("succeeded", cached=True) if step in done else StepOutcome()
     ended = datetime.fromisoformat(record.ended) if record.ended else datetime.now(UTC)
     seconds = (ended - datetime.fromisoformat(record.started)).total_seconds()
-    return StepOutcome(record.state, round(seconds, 2), record.cached)
+    status = "failed" if record.state == "refused" else record.state  # the error's exit code tells them apart
+    return StepOutcome(status, round(seconds, 2), record.cached)
 
 
 def _decide(

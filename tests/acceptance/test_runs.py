@@ -107,7 +107,7 @@ def test_refused_input_names_step_and_reason_and_is_not_tried_again(
         record = record_of(installation, refused.run_id)
         assert record["error"]["step"] == "validate"
         statuses = {step: each["status"] for step, each in record["steps"].items()}
-        assert statuses["validate"] == "refused" and statuses["sft"] == "not reached"
+        assert statuses["validate"] == "failed" and statuses["sft"] == "not reached"
 
 
 def state_of(installation: Installation, run_id: str, step: str) -> str:

@@ -181,7 +181,7 @@ def test_a_fault_in_the_input_is_told_with_step_and_log_is_not_done_again_and_is
     record = cluster.record("run-1")
     assert record["error"] == {"step": "validate", "message": told["message"], "exit_code": 2}
     statuses = {step: each["status"] for step, each in record["steps"].items()}
-    assert statuses["ingest"] == "succeeded" and statuses["validate"] == "refused"
+    assert statuses["ingest"] == "succeeded" and statuses["validate"] == "failed"
     assert set(list(statuses.values())[3:]) == {"not reached"}
     assert cluster.shown_in_mlflow("hardcase-runs", "run-1")["error"]["exit_code"] == 2
 

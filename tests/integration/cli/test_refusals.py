@@ -42,9 +42,8 @@ def test_source_with_too_many_bad_rows_stops_the_run_and_keeps_the_quarantine(ma
         (["audit", "image-screener", "--store", "s3://bucket/../other"], "s3://bucket/../other"),
         (["audit", "image-screener", "--key", "/no/such.pub"], "/no/such.pub"),
         (["rollback", "image-screener"], "nothing to roll back to"),
-        (["store", "gc"], "--dry-run"),
         (["report", "yesterday"], "yesterday"),
-        (["screen", "--model", ".", "original.jpg"], "1 pictures"),
+        (["screen", "--model", ".", "original.jpg"], "1 images"),
     ],
 )
 def test_mistake_is_named_in_one_line(machine, arguments, named):
