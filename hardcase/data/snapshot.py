@@ -74,14 +74,8 @@ class Snapshot:
         for shard in self._read_shards(split):
             for batch in shard.iter_batches(batch_size=64):
                 for row in batch.to_pylist():
-                    yield Sample(
-                        id=row["id"],
-                        aspect=row["aspect"],
-                        truth=frozenset(row["answer"]),
-                        reasoning=row["reasoning"],
-                        group=row["group"],
-                        images=tuple(image["bytes"] for image in row["images"]),
-                    )
+                    images, truth = tuple(image["bytes"] for image in row["images"]), frozenset(row["answer"])
+                    yield Sample(row["id"], row["aspect"], truth, row["reasoning"], row["group"], images)
 
     def load(self, split: str) -> list[Sample]:
         """Return the samples of `split` with their encoded images, all in memory."""
@@ -100,11 +94,9 @@ class Snapshot:
 
     def read_table(self) -> pa.Table:
         """Return all rows without the bytes of their images."""
-        columns = [name for name, _ in FIELDS] + [
-            f"images.list.element.{field.name}" for field in IMAGE if field.name != "bytes"
-        ]
-        tables = [shard.read(columns=columns) for split in SPLITS for shard in self._read_shards(split)]
-        return pa.concat_tables(tables)
+        described = [f"images.list.element.{field.name}" for field in IMAGE if field.name != "bytes"]
+        columns = [name for name, _ in FIELDS] + described
+        return pa.concat_tables(shard.read(columns=columns) for split in SPLITS for shard in self._read_shards(split))
 
     def _read_shards(self, split: str) -> Iterator[pq.ParquetFile]:
         digests = [shard["sha256"] for shard in self.manifest["shards"] if shard["split"] == split]

@@ -131,9 +131,8 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if not self._shares_rollouts:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **kwargs)  # type: ignore[no-any-return]
         tokens = [torch.as_tensor(ids) for ids in prompt_ids[::num_generations]]
-        padding = self._tokenizer.pad_token_id
         inputs = {
-            "input_ids": pad(tokens, padding_value=padding, padding_side="left"),
+            "input_ids": pad(tokens, padding_value=self._tokenizer.pad_token_id, padding_side="left"),
             "attention_mask": pad([torch.ones_like(ids) for ids in tokens], padding_value=0, padding_side="left"),
             **multimodal_fields,
         }
@@ -147,8 +146,7 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             completions = generate_completions(
                 model, inputs, num_generations, self.max_completion_length, self.temperature
             )
-        ends = torch.as_tensor(self.eos_token_ids, device=completions.device)
-        ended = torch.isin(completions, ends).int()
+        ended = torch.isin(completions, torch.as_tensor(self.eos_token_ids, device=completions.device)).int()
         lengths = torch.where(ended.any(1), ended.argmax(1) + 1, completions.size(1))
         return [ids[:length].tolist() for ids, length in zip(completions, lengths, strict=True)], None
 

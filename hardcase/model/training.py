@@ -133,7 +133,6 @@ def build_common_arguments(config: TrainConfig, seed: int, folder: Path) -> dict
         "gradient_checkpointing": config.gradient_checkpointing,
         "seed": seed,
         "dataloader_num_workers": config.workers,
-        "save_strategy": "steps",
         "save_steps": config.save_steps,
         "save_total_limit": 2,
         "logging_steps": 1,
