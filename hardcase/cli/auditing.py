@@ -1,4 +1,4 @@
-"""What `hardcase audit` and `hardcase rollback` do on a machine: its store, its keys, its MLflow."""
+"""The work of `hardcase audit` and `hardcase rollback` on a machine: its store, its keys, its MLflow."""
 
 import logging
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def audited(spec: str, home: Home, keys: Sequence[Path]) -> Audit:
 
 
 def compared(name: str, first: str, second: str, home: Home, keys: Sequence[Path]) -> dict[str, Any]:
-    """What changed from one version of a model to another, both audited first."""
+    """Return the differences between two versions of a model, both audited first."""
     audits = [audited(f"{name}:{number.lstrip('v:')}", home, keys) for number in (first, second)]
     return compare_versions(open_store(home.store), *audits)
 
@@ -51,18 +51,16 @@ def rebuild(spec: str, home: Home) -> None:
 
 
 def rolled_back(name: str, home: Home, why: str) -> Version:
-    """Let the champion before this one serve again, once it is found whole."""
+    """Make the previous champion champion again, after it was audited."""
     store, keys, name = open_store(home.store, cached=False), home.keyring(), split_spec(name)
 
-    def whole(version: Version) -> None:
-        found = examine(store, f"{name}:{version.number}", keys)
-        if found.first:
-            raise HardcaseError(f"{name}:{version.number} cannot serve again: {found.first.problem}")
+    def verify(version: Version) -> None:
+        if first := examine(store, f"{name}:{version.number}", keys).first:
+            raise HardcaseError(f"{name}:{version.number} cannot serve again: {first.problem}")
 
-    who = name_of_user()
     with showing("rollback"):
         mirror = Mirror(home.tracking_uri)
-        version = roll_back(store, keys, name, who, why, whole)
+        version = roll_back(store, keys, name, name_of_user(), why, verify)
         try:
             mirror.show(partial(read_ledger, store, name, keys), store.uri)
         except UnshownError as error:

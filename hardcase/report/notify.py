@@ -22,11 +22,7 @@ FIELDS = ("run", "state", "step", "message", "log", "link", "report", "logs")  #
 
 
 def notify(ended: Conclusion, environment: Mapping[str, str]) -> list[str]:
-    """Send a notification over every channel that the environment names, and return the channels: `webhook`, `mail`.
-
-    Raises:
-        HardcaseError: a channel failed; the others were tried.
-    """
+    """Notify over every channel named in the environment, and return them; all are tried before an error is raised."""
     sent, failed = [], []
     for channel, variable, send in (("webhook", "HARDCASE_WEBHOOK", _post), ("mail", "HARDCASE_SMTP_HOST", _mail)):
         if not environment.get(variable):

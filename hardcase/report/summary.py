@@ -56,16 +56,9 @@ def summarise_run(
 ) -> dict[str, Any]:
     """Return the record of a run: the request, and what its steps wrote.
 
-    Args:
-        run_id: of the run.
-        asked: `pipeline`, `profile`, `source`, `seed`, `settings`.
-        store: URI of the object store.
-        steps: outcome of each step, in order.
-        artifacts: what the steps wrote, by name.
-        error: `message`, `step` and `exit_code` of what stopped the run.
-        times: when the run started and ended, ISO 8601.
-        attestation: sha256 of the last step's attestation, if that step succeeded; it leads to all others.
-        cancelled: whether a person stopped the run.
+    `asked` holds `pipeline`, `profile`, `source`, `seed` and `settings`. `error` holds `message`, `step` and
+    `exit_code`. `times` are those of start and end, ISO 8601. `attestation` is the sha256 of the last step's, if that
+    step succeeded: it leads to all others. A person stopped a `cancelled` run.
     """
     scores, drift, registered, version = (
         _read(artifacts.get(name)) for name in ("scores", "drift", "registration", "version")

@@ -45,11 +45,7 @@ class Inputs:
 
 
 def check(home: Home) -> None:
-    """Verify that engine and images are ready; remove the containers that a killed launcher left behind in this home.
-
-    Raises:
-        InputError: no engine answers, an image is missing or holds other code than this, or this is root.
-    """
+    """Verify that engine and images are ready; remove containers that a killed launcher left behind in this home."""
     if os.getuid() == 0:
         raise InputError("containers run as you do, and none may run as root: start this as another user")
     try:

@@ -53,14 +53,10 @@ class Outcome:
 def run_pipeline(
     pipeline: str, arguments: Mapping[str, Any], home: Home, inputs: Inputs, containers: bool = False
 ) -> Outcome:
-    """Execute a compiled pipeline once; a home has one run at a time, others wait.
+    """Execute a compiled pipeline, `retraining` or `evaluation`, once; a home has one run at a time, others wait.
 
-    Args:
-        pipeline: `retraining` or `evaluation`.
-        arguments: of the pipeline; its `settings` are keys of the profile.
-        home: where everything is stored.
-        inputs: what the run reads besides its home.
-        containers: run each step in a container of its image, not as a process in this environment.
+    `inputs` is what the run reads besides its home. With `containers` each step runs in a container of its image, not
+    as a process in this environment.
     """
     with home.locked():
         if containers:

@@ -26,11 +26,7 @@ def replay(audit: Audit, home: Home) -> dict[str, dict[str, str]]:
     """Run a version's steps again; return the sha256 `recorded` and `again`, by `step.output`.
 
     The audit found nothing broken. The store of `home` holds the snapshot and is only read: nothing is registered there
-    or taken from its cache.
-
-    Raises:
-        InputError: this is not the code that made the version.
-        HardcaseError: a step failed.
+    or taken from its cache. Other code than that which made the version is refused.
     """
     provenance, version = audit.provenance, audit.version
     if provenance is None or version is None:
@@ -87,12 +83,8 @@ def _copy_inputs(ledger: Ledger, version: Version, provenance: Provenance, store
         key = entry_name(ledger.name, number + 1)
         copy.put_named(key, store.get_named(key) or b"")
     for other in ledger.versions.values():
-        if other.evaluation in (version.reference_evaluation, _evaluation(ledger, version.reference)):
+        if other.evaluation == version.reference_evaluation or str(other.number) == version.reference:
             copy.put_object(store.get_object(other.evaluation))
-
-
-def _evaluation(ledger: Ledger, number: str) -> str:
-    return ledger.versions[int(number)].evaluation if number else ""
 
 
 def _count_entries(ledger: Ledger, version: Version) -> int:

@@ -31,13 +31,9 @@ class Material:
 class Work:
     """What a step works with.
 
-    Attributes:
-        folder: private; the same for the same work, empty the first time, removed after success.
-        materials: what the step reads, by name.
-        store: of the attestations and the products.
-        plan: what `configure` hands to the step.
-        attestation: sha256 of what the step signed, once it is done; what it hands on.
-        cached: whether its result was there before.
+    `folder` is private: the same for the same work, empty the first time, removed after success. `materials` are what
+    the step reads, by name. `plan` is what `configure` hands to the step. `attestation`, the sha256 of what the step
+    signed, is set once it is done. `cached` tells whether its result existed before.
     """
 
     folder: Path
@@ -61,10 +57,6 @@ class Work:
         """Return the path of a product of an earlier step, fetched and verified."""
         material = self.materials[name]
         return fetch_product(self.store, material.digest, material.kind, self.folder / "inputs" / name)
-
-    def output(self, name: str) -> Path:
-        """Return the path at which the step writes one of its products."""
-        return self.outputs / name
 
     @property
     def outputs(self) -> Path:

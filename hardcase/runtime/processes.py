@@ -51,15 +51,9 @@ def in_shards(
 ) -> list[Path]:
     """Call `work(shard="i/n", scratch=..., <written>=..., **arguments)` for each shard, all at once; return the tables.
 
-    A shard that finished before the step was stopped is not run again. Arguments and errors are as of `in_processes`.
-
-    Args:
-        work: a step's `run`.
-        shards: number of shards.
-        nodes: among how many nodes they are divided; 1 is this machine. Each shard has a GPU to itself.
-        scratch: below the step's private folder.
-        written: the argument that takes the path of a shard's table.
-        arguments: the others: paths, `config`, plain values.
+    A shard that finished before the step was stopped is not run again. The shards are divided among `nodes` (1 is this
+    machine), and each has a GPU to itself. `written` names the argument that takes the path of a shard's table. The
+    rest is as of `in_processes`.
     """
     own = list[dict[str, Any]]()
     for number in range(1, shards + 1):

@@ -64,13 +64,10 @@ def running(
 
     Args:
         step: its name.
-        plan: what `configure` hands to the step: `store` and `scratch` (URI and folder), `parameters` (code,
-            configuration, seed: what identifies the work, and is signed).
+        plan: what `configure` hands to the step: `store`, `scratch`, and `parameters`, which identify the work and are
+            signed.
         inputs: by the name of a product, the attestation of the step that wrote it or read it; empty for none.
         sources: digests of what the step reads from outside, by name; the work itself fills them in.
-
-    Raises:
-        SystemExit: the work raised a `HardcaseError`; its exit code.
     """
     run, read, parameters = os.environ.get("HARDCASE_RUN", ""), dict[str, str](), _restore_integers(plan["parameters"])
     plan = {**plan, "parameters": parameters}
@@ -127,8 +124,7 @@ def _restore_integers(value: Any) -> Any:
 def noted(step: str) -> Iterator[StepRecord]:
     """Surround what a process does for a step: its environment, log, errors, and its record, which is yielded.
 
-    Raises:
-        SystemExit: the work raised a `HardcaseError`; its exit code.
+    A `HardcaseError` becomes a `SystemExit` with its exit code.
     """
     load_environment()
     die_with_launcher()

@@ -17,7 +17,7 @@ from hardcase.runtime.running import running
 def execute(plan: Mapping[str, Any], snapshot: str, model: str, sft_model: str = "") -> str:
     """Answer with a model, and with the SFT model if there is one; return the sha256 of the step's attestation."""
     with running("answer", plan, {"snapshot": snapshot, "model": model, "sft_model": sft_model}) as work:
-        work.output("answers").mkdir()
+        (work.outputs / "answers").mkdir()
         for name, role in (("model", "final"), ("sft_model", "sft")):
             if name in work.materials:
                 tables = in_shards(
@@ -32,7 +32,7 @@ def execute(plan: Mapping[str, Any], snapshot: str, model: str, sft_model: str =
                     config=EvaluateConfig.model_validate(work.config),
                     seed=work.seed,
                 )
-                merge_completions(tables, work.output("answers") / f"{role}.parquet")
+                merge_completions(tables, work.outputs / "answers" / f"{role}.parquet")
     return work.attestation
 
 

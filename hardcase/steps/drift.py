@@ -43,7 +43,7 @@ def execute(plan: Mapping[str, Any], evaluation: str) -> str:
         reference = plan["parameters"]["reference"]
         before = fetch_product(work.store, reference, FILE, work.folder / "reference") if reference else None
         config = DriftConfig.model_validate(work.config)
-        run(work.input("evaluation"), before, config, work.output("drift"), work.output("drift_report"))
+        run(work.input("evaluation"), before, config, work.outputs / "drift", work.outputs / "drift_report")
     return work.attestation
 
 

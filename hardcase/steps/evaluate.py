@@ -24,7 +24,7 @@ def execute(plan: Mapping[str, Any], answers: str, metrics: Any, confusion: Any)
         config, folder = EvaluateConfig.model_validate(work.config), work.input("answers")
         final, sft = folder / "final.parquet", folder / "sft.parquet"
         run(work.input("snapshot"), plan["store"], final, sft, config, work.seed, work.outputs)
-        show_scores(metrics, confusion, work.output("scores"), work.output("evaluation"))
+        show_scores(metrics, confusion, work.outputs / "scores", work.outputs / "evaluation")
     return work.attestation
 
 

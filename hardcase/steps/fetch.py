@@ -33,7 +33,7 @@ def execute(model: str, source: str, settings: Mapping[str, Any]) -> Any:
     plan = {**locations, "parameters": {"code": code_digest(), "model": model}}
     with running("fetch", plan, {}, registered) as work:
         emit("START", os.environ.get("HARDCASE_RUN", ""))
-        version = fetch(work.store, keyring(), model, work.output("model"))
+        version = fetch(work.store, keyring(), model, work.outputs / "model")
         name, alias = (split_spec(model), "") if version else (model, "")
         if version:
             registered["statement"] = version.statement
@@ -44,9 +44,9 @@ def execute(model: str, source: str, settings: Mapping[str, Any]) -> Any:
             "name": name,
             "version": version.number if version else None,
             "alias": alias,
-            "digest": version.digest if version else path_digest(work.output("model")),
+            "digest": version.digest if version else path_digest(work.outputs / "model"),
         }
-        write_atomically(work.output("version"), canonical_json(described))
+        write_atomically(work.outputs / "version", canonical_json(described))
         profile = load_evaluation_profile(recorded, {**settings, "source": source})
         per_node = max(int(recorded.get(step, {}).get("processes", 1)) for step in ("sft", "grpo"))
         plans = plan_evaluation(profile, version.evaluation if version else "", locations, per_node)
@@ -54,12 +54,7 @@ def execute(model: str, source: str, settings: Mapping[str, Any]) -> Any:
 
 
 def fetch(store: Store, keys: Keyring, model: str, folder: Path) -> Version | None:
-    """Write a model's files into a folder, every signature and digest verified; return the version, None of a folder.
-
-    Raises:
-        InputError: no such model is registered.
-        HardcaseError: the store no longer holds it unaltered.
-    """
+    """Write a model's files into a folder, all signatures and digests verified; return its version, if any."""
     if Path(model).is_dir():
         refuse_pickles(Path(model))
         shutil.copytree(model, folder, dirs_exist_ok=True)

@@ -27,8 +27,8 @@ def execute(plan: Mapping[str, Any], snapshot: str, sft_model: str, mined: str) 
             model=work.input("sft_model"),
             mined=work.input("mined"),
             seed=work.seed,
-            model_out=work.output("model"),
-            log=work.output("grpo_log"),
+            model_out=work.outputs / "model",
+            log=work.outputs / "grpo_log",
         )
     return work.attestation
 

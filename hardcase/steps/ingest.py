@@ -67,7 +67,7 @@ def execute(plan: Mapping[str, Any]) -> str:
     """Read the plan's source into a snapshot, and return the sha256 of the step's attestation."""
     with running("ingest", plan, {}) as work:
         config, (source, _) = IngestConfig.model_validate(work.config), plan["parameters"]["source"]
-        run(source, plan["store"], config, work.output("snapshot"), work.output("quarantine"), work.folder)
+        run(source, plan["store"], config, work.outputs / "snapshot", work.outputs / "quarantine", work.folder)
     return work.attestation
 
 
@@ -76,10 +76,6 @@ def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantin
 
     The source is `procedural://?samples=…&seed=…`, a folder or a manifest file, on this machine or on S3, or
     `snapshot:` and the id of a snapshot in the store. Images that are drawn or fetched go to `scratch`.
-
-    Raises:
-        InputError: no source, no rows, or too many bad ones.
-        HardcaseError: an image changed while it was read, or a worker died.
     """
     if source.startswith(STORED):
         return _reuse_snapshot(source.removeprefix(STORED), store, snapshot, quarantine)

@@ -15,7 +15,7 @@ def execute(plan: Mapping[str, Any], rollouts: str) -> str:
     """Judge the rollouts of an attestation, and return the sha256 of the step's own."""
     with running("mine", plan, {"snapshot": rollouts, "rollouts": rollouts}) as work:
         config = MineConfig.model_validate(work.config)
-        run(work.input("snapshot"), plan["store"], work.input("rollouts"), config, work.output("mined"))
+        run(work.input("snapshot"), plan["store"], work.input("rollouts"), config, work.outputs / "mined")
     return work.attestation
 
 

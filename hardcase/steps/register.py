@@ -54,22 +54,15 @@ def execute(plan: Mapping[str, Any], model: str, evaluation: str, drift: str) ->
         attestations = sorted({material.attested_by for material in work.materials.values()})
         made = gather_account(attestations, work.plan["parameters"], circumstances(), keyring(), work.store)
         config = RegisterConfig.model_validate(work.config)
-        work.cached = not run(made, keyring(), plan["tracking_uri"], config, work.output("registration"))
+        work.cached = not run(made, keyring(), plan["tracking_uri"], config, work.outputs / "registration")
     return work.attestation
 
 
 def run(made: Account, keys: Keyring, tracking_uri: str, config: RegisterConfig, result: Path) -> bool:
-    """Register a model, and make it the champion if it passes the gate.
+    """Register a model, and make it the champion if it passes the gate; return False if the same work registered it.
 
     `result` is JSON: `verdict`, `reasons`, `name`, `version`, `alias`, `digest`, `against` (the champion, or null),
     `differences` (null where nothing was compared).
-
-    Returns:
-        Whether a version was registered; if not, the same work had registered it before.
-
-    Raises:
-        InputError: an input is not in its format.
-        HardcaseError: something cannot be accounted for, an evaluation is lost, or the registry cannot be read.
     """
     mirror, store = Mirror(tracking_uri), made.store
     scores, drift = read_scores(made.read("scores")), _json(made, "drift")

@@ -28,7 +28,7 @@ def execute(plan: Mapping[str, Any], snapshot: str, model: str) -> str:
             config=MineConfig.model_validate(work.config),
             seed=work.seed,
         )
-        merge_completions(tables, work.output("rollouts"))
+        merge_completions(tables, work.outputs / "rollouts")
     return work.attestation
 
 

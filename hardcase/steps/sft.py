@@ -30,8 +30,8 @@ def execute(plan: Mapping[str, Any], snapshot: str, validation: str) -> str:
             store=plan["store"],
             model=start,
             seed=work.seed,
-            model_out=work.output("sft_model"),
-            log=work.output("sft_log"),
+            model_out=work.outputs / "sft_model",
+            log=work.outputs / "sft_log",
         )
     return work.attestation
 

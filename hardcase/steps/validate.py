@@ -38,19 +38,16 @@ EXAMPLES: Final = 5
 def execute(plan: Mapping[str, Any], snapshot: str) -> str:
     """Validate the snapshot of an attestation, and return the sha256 of the step's own."""
     with running("validate", plan, {"snapshot": snapshot}) as work:
-        config, outputs = ValidateConfig.model_validate(work.config), ("validation", "validation_docs")
-        run(work.input("snapshot"), plan["store"], config, *map(work.output, outputs))
+        config, folder = ValidateConfig.model_validate(work.config), work.outputs
+        run(work.input("snapshot"), plan["store"], config, folder / "validation", folder / "validation_docs")
     return work.attestation
 
 
 def run(snapshot: Path, store: str, config: ValidateConfig, result: Path, docs: Path) -> None:
-    """Validate a snapshot; both outputs are written whatever the result.
+    """Validate a snapshot, and raise an `InputError` if an expectation is not met; both outputs are always written.
 
     `result` is JSON: `{"success", "rows", "expectations": [{"type", "column", "success", "observed", "bounds"}]}`.
     `docs` is the folder of the Data Docs, with `index.html`.
-
-    Raises:
-        InputError: an expectation is not met.
     """
     opened = Snapshot.open(snapshot, store)
     table = opened.read_table() if opened.manifest["shards"] else SCHEMA.empty_table()

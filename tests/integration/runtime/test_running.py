@@ -89,7 +89,7 @@ def test_private_folder_is_the_same_for_the_same_work_until_it_is_done(tmp_path:
 def made(folder: Path, step: str, name: str, content: str = "", **inputs: str) -> str:
     """The attestation of a step that made one file."""
     with running(step, plan(folder), inputs) as work:
-        work.output(name).write_text(content or name)
+        (work.outputs / name).write_text(content or name)
     return work.attestation
 
 
@@ -167,7 +167,7 @@ def test_what_the_user_did_wrong_reaches_the_launcher_with_what_explains_it(
     tmp_path: Path, pods: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left, running("ingest", plan(tmp_path), {}) as work:
-        work.output("quarantine").write_text("row 3")
+        (work.outputs / "quarantine").write_text("row 3")
         raise InputError("row 3: no answer; add one")
     assert left.value.code == 2
     record = read_records(pods, "run-1")["ingest"]
