@@ -10,46 +10,39 @@ from hardcase.store.store import Store, object_name, write_atomically
 
 
 def keep_product(store: Store, path: Path) -> tuple[str, str]:
-    """Store a file or folder.
-
-    Returns:
-        Its sha256 and its media type; a file named `snapshot` is a snapshot's manifest.
-
-    Raises:
-        HardcaseError: the store cannot take it.
-    """
+    """Store a file or folder; return its sha256 and media type. A file named `snapshot` is a snapshot's manifest."""
     if path.is_dir():
         return store.put_folder(path), FOLDER
     return store.put_object(path.read_bytes()), SNAPSHOT if path.name == "snapshot" else FILE
 
 
 def fetch_product(store: Store, digest: str, kind: str, path: Path) -> Path:
-    """Write a stored file or folder to `path`, unless it is there already.
-
-    Raises:
-        HardcaseError: the product is missing or altered, or a folder that holds pickles.
-    """
+    """Write a stored file or folder to `path`, unless it is there already."""
     if path.exists() and path_digest(path) == digest:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind != FOLDER:
         write_atomically(path, store.get_object(digest))
         return path
-    draft = path.with_name(f".{path.name}.draft")
-    for stale in (draft, path):
-        shutil.rmtree(stale, ignore_errors=True)
-    store.get_folder(digest, draft)
-    refuse_pickles(draft)
-    draft.replace(path)
+    shutil.rmtree(path, ignore_errors=True)
+    fetch_folder(store, digest, path)
     return path
 
 
-def check_product(store: Store, digest: str, kind: str) -> None:
-    """Verify that a product and all its members are in the store.
+def fetch_folder(store: Store, digest: str, dest: Path) -> None:
+    """Write a stored folder, which may not hold pickles, as `dest`: all of it or nothing."""
+    draft = dest.with_name(f".{dest.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        store.get_folder(digest, draft)
+        refuse_pickles(draft)
+        draft.replace(dest)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
-    Raises:
-        HardcaseError: a part of it is missing or altered.
-    """
+
+def check_product(store: Store, digest: str, kind: str) -> None:
+    """Verify that a product and all its members are in the store."""
     if kind == FILE:
         store.check_object(digest)
         return

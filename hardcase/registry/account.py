@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hardcase.errors import HardcaseError
+from hardcase.errors import HardcaseError, InputError
 from hardcase.provenance.attestations import Attestation, find_gaps, follow
 from hardcase.provenance.code import LOCK, code_digest, keep_code
 from hardcase.provenance.products import check_product
@@ -21,15 +21,9 @@ NEEDED: Final = ("snapshot", "model", "mined", "evaluation", "scores", "drift")
 
 @dataclass(frozen=True)
 class Account:
-    """Everything that a model was made of and that was made on the way, kept in the store.
+    """Everything that a model was made of and that was made on the way: attestations and configuration by step.
 
-    Attributes:
-        links: by step.
-        objects: by name.
-        plan: of the step `register`.
-        circumstances: of the step `register`: run, git commit, container image.
-        config: by step.
-        store: where they are kept.
+    `plan` holds the parameters of the step `register`, `circumstances` its run, git commit and container image.
     """
 
     links: Mapping[str, Attestation]
@@ -40,74 +34,68 @@ class Account:
     store: Store
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of the object of that name.
-
-        Raises:
-            HardcaseError: it is missing or altered.
-        """
+        """Return the bytes of the object of that name."""
         return self.store.get_object(self.objects[name].digest)
 
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the JSON object of that name; `InputError` if it is something else."""
+        try:
+            content = json.loads(self.read(name))
+        except ValueError as error:
+            raise InputError(f"{name}: not JSON ({error}); run the step that makes it again") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{name}: not a JSON object; run the step that makes it again")
+        return content
+
     def maker(self, product: str) -> Attestation:
-        """Return the link of the step that made a product."""
+        """Return the attestation of the step that made a product."""
         return next(link for link in self.links.values() if product in link.products)
 
     @property
     def model(self) -> str:
-        """Digest of the model's folder."""
+        """Return the digest of the model's folder."""
         return self.objects["model"].digest
 
     @property
     def evaluation(self) -> str:
-        """sha256 of the table it was judged by."""
+        """Return the sha256 of the table that the gate judges."""
         return self.objects["evaluation"].digest
 
     @property
     def reference(self) -> str:
-        """sha256 of the evaluation that drift compared with, or empty."""
+        """Return the sha256 of the evaluation that drift compared with, or an empty text."""
         return str(self.maker("drift").parameters["reference"])
 
     @property
     def source(self) -> str:
-        """URI of the data."""
+        """Return the URI of the data."""
         return str(self.maker("snapshot").parameters["source"][0])
 
     @property
     def seed(self) -> int:
-        """Seed of everything that was drawn."""
+        """Return the seed of everything that was drawn."""
         return int(self.plan["seed"])
 
     @property
     def pinned(self) -> str:
-        """Number of the champion when the run was launched; empty for none."""
+        """Return the number of the champion when the run was launched; empty for none."""
         return str(self.plan["champion"])
 
     def provenance(self, name: str, champion: Version | None, gate: str) -> Provenance:
-        """Return the provenance of the version.
-
-        Args:
-            name: of the registered model.
-            champion: the version that it was judged against.
-            gate: sha256 of the gate's record.
-        """
+        """Return the provenance of a version of the model `name`, with the sha256 of the gate's record."""
         trained = self.maker("model").circumstances
         code = {key: trained[key] for key in ("commit", "clean") if key in trained}
-        reference = [Resource("reference evaluation", self.reference)] if self.reference else []
-        image = [Resource("container image", "", notes={"image": trained["image"]})] if "image" in trained else []
-        beaten = []
+        dependencies = [self.objects[name] for name in ("snapshot", BASE, "code") if name in self.objects]
+        dependencies += [Resource("git commit", "", notes=code), self.objects[LOCK]]
+        if "image" in trained:
+            dependencies.append(Resource("container image", "", notes={"image": trained["image"]}))
         if champion:
-            beaten = [Resource("champion", champion.digest, FOLDER, {"version": f"{name}:{champion.number}"})]
-        dependencies = [
-            self.objects["snapshot"],
-            *([self.objects[BASE]] if BASE in self.objects else []),
-            self.objects["code"],
-            Resource("git commit", "", notes=code),
-            self.objects[LOCK],
-            *image,
-            *beaten,
-            *reference,
-        ]
-        taken = {resource.name for resource in dependencies} | {"model"}
-        byproducts = [resource for name, resource in self.objects.items() if name not in taken]
+            version = {"version": f"{name}:{champion.number}"}
+            dependencies.append(Resource("champion", champion.digest, FOLDER, version))
+        if self.reference:
+            dependencies.append(Resource("reference evaluation", self.reference))
+        used = {resource.name for resource in dependencies} | {"model"}
+        byproducts = [resource for name, resource in self.objects.items() if name not in used]
         run = self.circumstances.get("run", "")
         return Provenance(
             subject=self.model,
@@ -123,14 +111,7 @@ class Account:
 def gather_account(
     attestations: Iterable[str], plan: Mapping[str, Any], circumstances: Mapping[str, str], keys: Keyring, store: Store
 ) -> Account:
-    """Put together what made a model by following the attestations of its steps.
-
-    Args:
-        attestations: sha256 of those of the last steps; all others are found from them.
-        plan: parameters of the step `register`.
-        circumstances: of that step.
-        keys: who is trusted.
-        store: where everything is kept.
+    """Put together what made a model by following the attestations of its last steps.
 
     Raises:
         HardcaseError: something cannot be accounted for; nothing is registered then.

@@ -1,20 +1,22 @@
 """The release dossier of a version: the documents by which people decide on a model.
 
 The model card has Hugging Face's form (front matter with `model-index`), the environment CycloneDX's, the provenance
-in-toto's. The same facts give the same bytes.
+in-toto's. The same account gives the same bytes.
 """
 
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import jinja2
 
+from hardcase.data.cases import count_cases, read_cases
+from hardcase.data.scores import read_scores
 from hardcase.provenance.sbom import sbom
+from hardcase.registry.account import Account
 from hardcase.task.prompt import ASPECT_NAMES
 
 # Rows of a table of scores: label, path of the value, digits.
@@ -38,119 +40,11 @@ SETTINGS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class DossierFacts:
-    """The content of a dossier.
-
-    Attributes:
-        name: name of the registered model.
-        version: number of the version.
-        digest: digest of the model's folder.
-        verdict: `promoted` or `rejected`.
-        reasons: reasons of the gate.
-        differences: differences to the champion; None where nothing was compared.
-        against: number of that champion.
-        scores: `scores.json`.
-        snapshot: the manifest.
-        snapshot_id: sha256 of the manifest.
-        source: URI of the data.
-        config: configuration by step.
-        seed: seed of the run.
-        commit: git commit, or empty.
-        clean: whether the working tree was as committed; None if unknown.
-        code: sha256 of the code.
-        run: id of the run that registered the version.
-        drift: `drift.json`.
-        mined: counts of `hardcase.data.cases.count_cases`.
-        evaluation: `evaluation.parquet`.
-        statement: the signed provenance.
-    """
-
-    name: str
-    version: int
-    digest: str
-    verdict: str
-    reasons: Sequence[str]
-    differences: Mapping[str, Any] | None
-    against: int | None
-    scores: Mapping[str, Any]
-    snapshot: Mapping[str, Any]
-    snapshot_id: str
-    source: str
-    config: Mapping[str, Any]
-    seed: int
-    commit: str
-    clean: bool | None
-    code: str
-    run: str
-    drift: Mapping[str, Any]
-    mined: Mapping[str, int]
-    evaluation: bytes
-    statement: bytes
-
-
-def make_dossier(facts: DossierFacts) -> dict[str, bytes]:
-    """Return the files of a dossier by name."""
-    gate = {
-        "verdict": facts.verdict,
-        "reasons": list(facts.reasons),
-        "against": facts.against,
-        "differences": facts.differences,
-    }
-    return {
-        "README.md": _write_card(facts).encode(),
-        "summary.md": _render("summary.md.j2", facts).encode(),
-        "gate.json": _dump(gate),
-        "scores.json": _dump(facts.scores),
-        "evaluation.parquet": facts.evaluation,
-        "sbom.cdx.json": sbom(),
-        "provenance.dsse.json": facts.statement,
-    }
-
-
-def _write_card(facts: DossierFacts) -> str:
-    from huggingface_hub import ModelCardData  # takes half a second, and only a registration needs it
-
-    data = ModelCardData(
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag="image-text-to-text",
-        base_model=_find_base_model(facts.config),
-        tags=["hardcase", "hcm-grpo", "image-aesthetics", "arxiv:2511.10055"],
-        model_name=facts.name,
-        eval_results=_list_results(facts),
-    )
-    return f"---\n{data.to_yaml(line_break=chr(10))}\n---\n\n{_render('card.md.j2', facts)}"
-
-
-def _find_base_model(config: Mapping[str, Any]) -> str | None:
-    """Return the hub's name of the initial checkpoint; None for a folder and for a model built from nothing."""
-    checkpoint = config.get("model", {}).get("checkpoint") or ""
-    return checkpoint if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", checkpoint, re.ASCII) else None
-
-
-def _list_results(facts: DossierFacts) -> list[Any] | None:
-    from huggingface_hub import EvalResult
-
-    paths: dict[str, tuple[str, ...]] = {"overall partial credit": ("overall",), "exact match": ("exact_match",)}
-    paths |= {f"partial credit, {name}": ("by_aspect", aspect) for aspect, name in ASPECT_NAMES.items()}
-    values = {name: _look_up(facts.scores, ("final", *path)) for name, path in paths.items()}
-    results = [
-        EvalResult(
-            task_type="image-text-to-text",
-            dataset_type="hardcase-snapshot",
-            dataset_name=f"{facts.source}, evaluation split",
-            dataset_revision=facts.snapshot_id,
-            metric_type=name,
-            metric_value=round(value, 4),
-        )
-        for name, value in values.items()
-        if _is_number(value)
-    ]
-    return results or None
-
-
-def _render(template: str, facts: DossierFacts) -> str:
+def make_dossier(
+    account: Account, name: str, number: int, gate: Mapping[str, Any], statement: bytes
+) -> dict[str, bytes]:
+    """Return the files of a version's dossier by name: of the gate's record, the signed provenance and the account."""
+    scores, drift = read_scores(account.read("scores")), account.read_json("drift")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # noqa: S701 — Markdown; text from data is escaped by the filter `plain`
@@ -160,17 +54,72 @@ def _render(template: str, facts: DossierFacts) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["plain"] = _escape
-    return environment.get_template(template).render(
-        facts=facts,
-        scores=_tabulate_scores(facts.scores),
-        changes=_tabulate_changes(facts.differences) if facts.differences else None,
-        settings=_list_settings(facts.config),
-        alarms=[test["name"] for test in facts.drift.get("tests", []) if test["drifted"]],
+    environment.globals |= {
+        "account": account,
+        "name": name,
+        "number": number,
+        "gate": gate,
+        "scores": scores,
+        "snapshot": account.read_json("snapshot"),
+        "mined": count_cases(read_cases(account.read("mined"))),
+        "drift": drift,
+        "trained": account.maker("model").circumstances,
+        "score_table": _tabulate_scores(scores),
+        "changes": _tabulate_changes(gate["differences"]) if gate["differences"] else None,
+        "settings": _list_settings(account.config),
+        "alarms": [test["name"] for test in drift.get("tests", []) if test["drifted"]],
+    }
+    card = f"---\n{_describe_model(account, name, scores)}\n---\n\n{environment.get_template('card.md.j2').render()}"
+    return {
+        "README.md": card.encode(),
+        "summary.md": environment.get_template("summary.md.j2").render().encode(),
+        "gate.json": _dump(gate),
+        "scores.json": _dump(scores),
+        "evaluation.parquet": account.read("evaluation"),
+        "sbom.cdx.json": sbom(),
+        "provenance.dsse.json": statement,
+    }
+
+
+def _describe_model(account: Account, name: str, scores: Mapping[str, Any]) -> str:
+    """Return the front matter of the model card."""
+    from huggingface_hub import EvalResult, ModelCardData  # takes half a second, and only a registration needs it
+
+    paths: dict[str, tuple[str, ...]] = {"overall partial credit": ("overall",), "exact match": ("exact_match",)}
+    paths |= {f"partial credit, {label}": ("by_aspect", aspect) for aspect, label in ASPECT_NAMES.items()}
+    values = {metric: _look_up(scores, ("final", *path)) for metric, path in paths.items()}
+    results = [
+        EvalResult(
+            task_type="image-text-to-text",
+            dataset_type="hardcase-snapshot",
+            dataset_name=f"{account.source}, evaluation split",
+            dataset_revision=account.objects["snapshot"].digest,
+            metric_type=metric,
+            metric_value=round(value, 4),
+        )
+        for metric, value in values.items()
+        if _is_number(value)
+    ]
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        base_model=_find_base_model(account.config),
+        tags=["hardcase", "hcm-grpo", "image-aesthetics", "arxiv:2511.10055"],
+        model_name=name,
+        eval_results=results or None,
     )
+    return str(data.to_yaml(line_break="\n"))
+
+
+def _find_base_model(config: Mapping[str, Any]) -> str | None:
+    """Return the hub's name of the initial checkpoint; None for a folder and for a model built from nothing."""
+    checkpoint = config.get("model", {}).get("checkpoint") or ""
+    return checkpoint if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", checkpoint, re.ASCII) else None
 
 
 def _tabulate_scores(scores: Mapping[str, Any]) -> list[list[str]]:
-    """Return the table of scores: a row for each score, columns for chance, SFT and the model."""
+    """Return a row for each score, with columns for chance, SFT and the model."""
     columns = {key: scores[key] for key in COLUMNS if scores.get(key)}
     rows = [["", *(COLUMNS[key] for key in columns)]]
     for name, keys, digits in ROWS:
@@ -195,7 +144,6 @@ def _look_up(tree: Any, keys: Sequence[str]) -> Any:
 
 
 def _format_interval(value: Any, bounds: Any, form: str) -> str:
-    """Format a value with its interval."""
     if not _is_number(value):
         return "–"
     numbers = [format(bound, form) for bound in bounds or () if _is_number(bound)]

@@ -10,7 +10,6 @@ The format version of an entry is the one in its predicate type. Format 1 says `
 import datetime
 import json
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from hardcase.config import RegisterConfig
-from hardcase.data.weights import refuse_pickles
 from hardcase.errors import InputError
 from hardcase.formats import check_type
+from hardcase.provenance.products import fetch_folder
 from hardcase.provenance.signing import STATEMENT, DistrustError, Keyring
 from hardcase.store.digest import bytes_digest
 from hardcase.store.store import Store
@@ -49,23 +48,7 @@ def read_verdict(verdict: Any) -> Any:
 
 
 class Version(_Record):
-    """A registered version: one judgement of one model, never rewritten.
-
-    Attributes:
-        number: counts from 1.
-        digest: digest of the model's folder.
-        evaluation: sha256 of the table that the gate judged.
-        fingerprint: digest of source, configuration, seed and code.
-        pinned: number of the champion when the run was launched; empty for none.
-        reference: number of the champion that the gate compared with; empty for none.
-        reference_evaluation: sha256 of the evaluation that drift compared with; empty for none.
-        verdict: verdict of the gate.
-        reasons: reasons of the gate.
-        gate: sha256 of the gate's record.
-        statement: sha256 of the signed provenance.
-        dossier: digest of the folder of the release dossier.
-        run: id of the run that registered it; empty in entries of 0.1.0.
-    """
+    """A registered version: one judgement of one model, never rewritten. docs/reference/formats.md says its fields."""
 
     number: int
     digest: str
@@ -83,16 +66,7 @@ class Version(_Record):
 
 
 class Move(_Record):
-    """A move of an alias.
-
-    Attributes:
-        alias: alias that moved.
-        version: number of the version that it names now.
-        who: user or service that moved it.
-        when: UTC, to the second.
-        why: reasons of the gate, or the user's words.
-        made: new version of a registration; None for a rollback.
-    """
+    """A move of an alias to a version: the one that the move registers (`made`), or an earlier one by a rollback."""
 
     alias: Alias
     version: int
@@ -104,13 +78,7 @@ class Move(_Record):
 
 @dataclass(frozen=True)
 class Ledger:
-    """All entries up to some moment.
-
-    Attributes:
-        name: name of the registered model.
-        moves: moves in order.
-        digests: sha256 of each stored entry.
-    """
+    """All entries up to some moment: the moves in order, and the sha256 of each stored entry."""
 
     name: str
     moves: Sequence[Move] = ()
@@ -118,12 +86,12 @@ class Ledger:
 
     @cached_property
     def versions(self) -> dict[int, Version]:
-        """Versions by number."""
+        """Return the versions by number."""
         return {move.made.number: move.made for move in self.moves if move.made}
 
     @cached_property
     def champions(self) -> list[Version]:
-        """The champion, last, after the earlier champions that rollbacks would restore in reverse order."""
+        """Return the champion, last, after the earlier champions that rollbacks would restore in reverse order."""
         reign: list[int] = []
         for move in self.moves:
             if move.alias == CHAMPION:
@@ -133,22 +101,18 @@ class Ledger:
 
     @property
     def champion(self) -> Version | None:
-        """The version that the alias `champion` names."""
+        """Return the version that the alias `champion` names."""
         return self.champions[-1] if self.champions else None
 
     @property
     def aliases(self) -> dict[str, int]:
-        """Numbers of the versions that the aliases name."""
+        """Return the numbers of the versions that the aliases name."""
         challengers = [move.version for move in self.moves if move.alias == CHALLENGER]
         numbers: dict[str, int] = {CHAMPION: self.champion.number} if self.champion else {}
         return numbers | ({CHALLENGER: challengers[-1]} if challengers else {})
 
     def find(self, spec: str) -> Version:
-        """Return the version that `NAME` (its champion), `NAME@ALIAS` or `NAME:VERSION` names.
-
-        Raises:
-            InputError: the ledger has no such version.
-        """
+        """Return the version that `NAME` (its champion), `NAME@ALIAS` or `NAME:VERSION` names; `InputError` if none."""
         parts = SPEC.fullmatch(spec)
         if parts is None or parts["name"] != self.name:
             raise InputError(f"model {spec!r}: not a version of {self.name}")
@@ -189,11 +153,7 @@ class Ledger:
 
 
 def split_spec(spec: str) -> str:
-    """Return the name in `NAME`, `NAME@ALIAS` or `NAME:VERSION`.
-
-    Raises:
-        InputError: the text has another form.
-    """
+    """Return the name in `NAME`, `NAME@ALIAS` or `NAME:VERSION`; `InputError` if the text has another form."""
     if (parts := SPEC.fullmatch(spec)) is None:
         raise InputError(f"model {spec!r}: no such folder; name a folder, NAME, NAME@ALIAS or NAME:VERSION")
     return parts["name"]
@@ -223,8 +183,7 @@ def read_ledger(store: Store, name: str, keys: Keyring) -> Ledger:
     names = store.list_names(folder)
     with ThreadPoolExecutor(8) as pool:
         envelopes = list(pool.map(store.get_named, names))
-    moves: list[Move] = []
-    digests: list[str] = []
+    moves, digests = list[Move](), list[str]()
     for number, (entry, envelope) in enumerate(zip(names, envelopes, strict=True), start=1):
         if entry != entry_name(name, number):
             raise DistrustError(f"{entry_name(name, number)}: missing, while {entry} exists; bring back the original")
@@ -239,11 +198,7 @@ def read_ledger(store: Store, name: str, keys: Keyring) -> Ledger:
 
 
 def append(store: Store, keys: Keyring, ledger: Ledger, move: Move) -> bool:
-    """Write the next entry.
-
-    Returns:
-        False if another process wrote an entry of that number first; read the ledger again before another attempt.
-    """
+    """Write the next entry; False if another process wrote one of that number first: read again, then try again."""
     sequence = len(ledger.moves) + 1
     version = move.made or ledger.versions[move.version]
     statement = {
@@ -261,11 +216,7 @@ def append(store: Store, keys: Keyring, ledger: Ledger, move: Move) -> bool:
 
 
 def publish_dossier(store: Store, name: str, version: Version) -> list[str]:
-    """Copy a version's dossier to its readable name, `models/<name>/<version>/`; existing files stay.
-
-    Returns:
-        Names of the files in the store.
-    """
+    """Copy a version's dossier to `models/<name>/<version>/`, where existing files stay, and return the names there."""
     files = json.loads(store.get_object(version.dossier))
     for file, digest in files.items():
         store.put_named(dossier_name(name, version.number, file), store.get_object(digest))
@@ -273,24 +224,11 @@ def publish_dossier(store: Store, name: str, version: Version) -> list[str]:
 
 
 def dossier_name(name: str, version: int, file: str) -> str:
-    """Return the name of a dossier's file in the store."""
     return f"{MODELS}/{name}/{version}/{file}"
 
 
 def roll_back(store: Store, keys: Keyring, name: str, who: str, why: str, verify: Callable[[Version], None]) -> Version:
-    """Move the alias `champion` back to the previous champion.
-
-    Args:
-        store: store of the ledger.
-        keys: keyring that signs.
-        name: name of the model.
-        who: user who rolls back.
-        why: the user's words.
-        verify: called with the previous champion; raises if it is not intact.
-
-    Raises:
-        InputError: there is no previous champion.
-    """
+    """Move the alias `champion` back to the previous champion, which `verify` finds intact or raises."""
     while True:
         ledger = read_ledger(store, name, keys)
         if len(ledger.champions) < 2:
@@ -320,14 +258,7 @@ def fetch_model(store: Store, keys: Keyring, spec: str, dest: Path) -> None:
     statement = keys.open_envelope(store.get_object(version.statement), f"statement {version.statement}")
     if statement["subject"][0]["digest"]["sha256"] != version.digest:
         raise DistrustError(f"statement {version.statement}: of another model than {spec}; bring back the original")
-    draft = dest.with_name(f".{dest.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        store.get_folder(version.digest, draft)
-        refuse_pickles(draft)
-        draft.replace(dest)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    fetch_folder(store, version.digest, dest)
 
 
 def find_version(store: Store, keys: Keyring, spec: str) -> Version:
@@ -350,12 +281,10 @@ def find_version(store: Store, keys: Keyring, spec: str) -> Version:
 
 
 def now_utc() -> str:
-    """Return the time, to the second."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def entry_name(name: str, sequence: int) -> str:
-    """Return the name of an entry in the store."""
     return f"{MODELS}/{name}/ledger/{sequence:06}.dsse.json"
 
 

@@ -54,21 +54,12 @@ class UnshownError(HardcaseError):
 
 @dataclass(frozen=True)
 class Shown:
-    """State of a model in MLflow.
+    """State of a model in MLflow."""
 
-    Attributes:
-        name: name of the model.
-        names: names of all models that begin with it.
-        tags: tags of the model; None if there is no such model.
-        aliases: version numbers by alias.
-        versions: source and tags of each version, by number.
-    """
-
-    name: str
-    names: set[str] = field(default_factory=set)
-    tags: Mapping[str, str] | None = None
+    names: set[str] = field(default_factory=set)  # of all models that begin with its name
+    tags: Mapping[str, str] | None = None  # None if there is no such model
     aliases: Mapping[str, int] = field(default_factory=dict)
-    versions: Mapping[int, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    versions: Mapping[int, tuple[str, dict[str, str]]] = field(default_factory=dict)  # source and tags by number
 
     def foreign(self, ledger: Ledger) -> list[int]:
         """Return the versions that are not this ledger's or contradict it; tags of users do not count."""
@@ -76,15 +67,7 @@ class Shown:
 
 
 class Mirror:
-    """MLflow's database, created on the first write, or its server.
-
-    Args:
-        tracking_uri: `sqlite:///` and an absolute path, or `http://…`, `https://…`. MLflow's own variables hold the
-            credentials for a server (`MLFLOW_TRACKING_TOKEN`, or `…_USERNAME` and `…_PASSWORD`).
-
-    Raises:
-        InputError: the URI names another kind of registry.
-    """
+    """MLflow's database, created on the first write, or its server, whose credentials MLflow's own variables hold."""
 
     def __init__(self, tracking_uri: str) -> None:
         self.uri = tracking_uri
@@ -104,10 +87,6 @@ class Mirror:
         """Write to MLflow what the ledger says.
 
         Versions in MLflow that are not the ledger's (of another store, or made by hand) stay under another name.
-
-        Args:
-            read: returns the current ledger of one model.
-            store: URI of the store, for the model's description.
 
         Raises:
             UnshownError: MLflow cannot be read or written.
@@ -166,10 +145,9 @@ class Mirror:
             client = self._client
             models = {model.name: model for model in client.search_registered_models(f"name LIKE '{name}%'", 1000)}
             if name not in models:
-                return Shown(name, set(models))
+                return Shown(set(models))
             versions = client.search_model_versions(f"name='{name}'", max_results=10_000)
         return Shown(
-            name,
             set(models),
             models[name].tags,
             {alias: int(number) for alias, number in models[name].aliases.items()},
@@ -178,40 +156,39 @@ class Mirror:
 
     def _complete(self, ledger: Ledger, shown: Shown, store: str) -> bool:
         """Write what is missing and return whether anything was."""
-        name, client, changed = ledger.name, self._client, False
+        name, client = ledger.name, self._client
         gaps = shown.versions and max(shown.versions) > len(shown.versions)  # of deleted ones: never numbered again
         if gaps or shown.foreign(ledger):
             other = next(free for n in range(1, 10**6) if (free := f"{name}.{n}") not in shown.names)
             client.rename_registered_model(name, other)
             logger.warning("registry %s: its %s is not the store's; renamed to %s", self.uri, name, other)
-            shown = Shown(name)
+            shown = Shown()
         if shown.tags is None:
             about = f"Mirror of the signed ledger in {store}; `hardcase audit {name}` verifies it."
             client.create_registered_model(name, description=about)
-        for number in range(len(shown.versions) + 1, len(ledger.versions) + 1):
-            changed = True
+        unnumbered = range(len(shown.versions) + 1, len(ledger.versions) + 1)
+        for number in unnumbered:
             # Empty, since another writer may take the number first; then it waits for the ledger's next version.
             if int(client.create_model_version(name, source=_source(ledger)).version) != number:
                 return True
-        for number, version in ledger.versions.items():
-            _, tags = shown.versions.get(number, ("", {}))
-            for key, tag in _tags(version).items():
-                if key not in tags:
-                    changed = True
-                    client.set_model_version_tag(name, str(number), key, tag)
-        for alias in (CHAMPION, CHALLENGER):
-            number = ledger.aliases.get(alias, 0)
-            if number == shown.aliases.get(alias, 0):
-                continue
-            changed = True
-            if number:
-                client.set_registered_model_alias(name, alias, str(number))
+        untagged = [
+            (str(number), key, tag)
+            for number, version in ledger.versions.items()
+            for key, tag in _tags(version).items()
+            if number not in shown.versions or key not in shown.versions[number][1]
+        ]
+        for label, key, tag in untagged:
+            client.set_model_version_tag(name, label, key, tag)
+        moved = [alias for alias in (CHAMPION, CHALLENGER) if ledger.aliases.get(alias) != shown.aliases.get(alias)]
+        for alias in moved:
+            if alias in ledger.aliases:
+                client.set_registered_model_alias(name, alias, str(ledger.aliases[alias]))
             else:
                 client.delete_registered_model_alias(name, alias)
-        if (shown.tags or {}).get(SHOWN) != ledger.digests[-1]:
-            changed = True
+        behind = (shown.tags or {}).get(SHOWN) != ledger.digests[-1]
+        if behind:
             client.set_registered_model_tag(name, SHOWN, ledger.digests[-1])
-        return changed
+        return bool(unnumbered or untagged or moved or behind)
 
     @cached_property
     def _client(self) -> "MlflowClient":

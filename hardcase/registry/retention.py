@@ -18,13 +18,7 @@ from hardcase.store.store import Store, object_name
 
 @dataclass(frozen=True)
 class UnreferencedObject:
-    """A stored object that nothing references.
-
-    Attributes:
-        name: in the store.
-        size: bytes.
-        written: UTC.
-    """
+    """A stored object that nothing references, with its size in bytes."""
 
     name: str
     size: int
@@ -33,11 +27,6 @@ class UnreferencedObject:
 
 def list_unreferenced(store: Store, keys: Keyring, older_than: timedelta) -> list[UnreferencedObject]:
     """List the objects that no version and no recorded run references, the largest first.
-
-    Args:
-        store: opened without a cache.
-        keys: trusted keys.
-        older_than: younger objects are not listed.
 
     Raises:
         HardcaseError: a ledger, statement, run record or listing cannot be read, so nothing can be judged.

@@ -30,19 +30,9 @@ State = Literal["running", "succeeded", "failed", "refused"]
 
 @dataclass
 class StepRecord:
-    """Record of one attempt of a step.
+    """Record of one attempt of a step. docs/reference/formats.md says its fields.
 
-    Attributes:
-        step: name of the step.
-        state: `refused` means that the input or the configuration is at fault; no other attempt can succeed.
-        message: reason of a failure.
-        log: last lines of the log of a failed attempt.
-        started: UTC, ISO 8601.
-        ended: UTC, ISO 8601; empty while it runs.
-        attestation: sha256 of the signed attestation of a successful attempt.
-        materials: sha256 of the attestations of the steps that wrote its materials.
-        left: sha256 of the files that explain a refusal, by name: quarantine, failed expectations.
-        cached: whether its result was there before.
+    `refused` means that the input or the configuration is at fault, so no other attempt can succeed.
     """
 
     step: str
@@ -58,11 +48,7 @@ class StepRecord:
 
 
 def write_record(store: Store, run: str, record: StepRecord) -> None:
-    """Write a record of a step under its next number.
-
-    Raises:
-        HardcaseError: the store cannot take it.
-    """
+    """Write a record of a step under its next number."""
     data = canonical_json({"format": STEP_FORMAT, **asdict(record)})
     for number in count(1):
         if store.put_named(f"{RECORDS}/{run}/{record.step}.{number}.json", data):
@@ -70,12 +56,7 @@ def write_record(store: Store, run: str, record: StepRecord) -> None:
 
 
 def read_records(store: Store, run: str) -> dict[str, StepRecord]:
-    """Return the last record of each step of a run, by step, in the order in which the steps began.
-
-    Raises:
-        HardcaseError: an object is not the record of a step.
-        NewerFormatError: a newer hardcase wrote it.
-    """
+    """Return the last record of each step of a run, by step, in the order in which the steps began."""
     last: dict[str, tuple[int, str]] = {}
     for name in store.list_names(f"{RECORDS}/{run}"):
         step, number, _ = name.rpartition("/")[2].rsplit(".", 2)
@@ -85,11 +66,7 @@ def read_records(store: Store, run: str) -> dict[str, StepRecord]:
 
 
 def write_run(store: Store, run: str, summary: Mapping[str, Any]) -> None:
-    """Write a record of a run under its next number; a run that Kubeflow retried ends more than once.
-
-    Raises:
-        HardcaseError: the store cannot take it.
-    """
+    """Write a record of a run under its next number; a run that Kubeflow retried ends more than once."""
     data = json.dumps(summary).encode()  # not canonical, which would sort the steps
     for number in count(1):
         if store.put_named(f"{RUNS}/{run}{f'.{number}' if number > 1 else ''}.json", data):
@@ -97,12 +74,7 @@ def write_run(store: Store, run: str, summary: Mapping[str, Any]) -> None:
 
 
 def read_run(store: Store, run: str) -> dict[str, Any] | None:
-    """Return the last record of a run, or None where there is none yet.
-
-    Raises:
-        HardcaseError: the object is not the record of a run.
-        NewerFormatError: a newer hardcase wrote it.
-    """
+    """Return the last record of a run, or None where there is none yet."""
     names = [name for name in store.list_names(RUNS) if _run_of(name)[0] == run]
     return read_run_record(store, max(names, key=_run_of)) if names else None
 
@@ -134,12 +106,7 @@ def list_runs(store: Store) -> list[dict[str, Any]]:
 
 
 def read_run_record(store: Store, name: str) -> dict[str, Any]:
-    """Return the record of a run, by its name in the store.
-
-    Raises:
-        HardcaseError: the object is not the record of a run.
-        NewerFormatError: a newer hardcase wrote it.
-    """
+    """Return the record of a run, by its name in the store."""
     try:
         content = json.loads(store.get_named(name) or b"")
         check_format(content.get("format", 1), RUN_FORMAT, name)

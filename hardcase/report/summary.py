@@ -107,7 +107,7 @@ def show_record(record: Mapping[str, Any], tracking_uri: str) -> None:
     metrics = {name: scores["final"][name] for name in TOTALS} if "final" in scores else {}
     metrics |= {"drifted": float(record["drift"]["drifted"])} if record["drift"] else {}
     tags = {"status": record["status"], "pipeline": record["pipeline"], "profile": str(record["profile"])}
-    show_run(tracking_uri, EXPERIMENT, record["run_id"], record["run_id"], result, tags, metrics)
+    show_run(tracking_uri, EXPERIMENT, record["run_id"], result, tags, metrics)
 
 
 def _read(path: Path | None) -> dict[str, Any]:

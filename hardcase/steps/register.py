@@ -17,13 +17,12 @@ from typing import Any
 import pyarrow as pa
 
 from hardcase.config import RegisterConfig
-from hardcase.data.cases import count_cases, read_cases
 from hardcase.data.evaluations import read_evaluation
 from hardcase.data.scores import read_scores
-from hardcase.errors import HardcaseError, InputError
+from hardcase.errors import HardcaseError
 from hardcase.provenance.signing import Keyring
 from hardcase.registry.account import Account, gather_account
-from hardcase.registry.dossier import DossierFacts, make_dossier
+from hardcase.registry.dossier import make_dossier
 from hardcase.registry.ledger import (
     CHALLENGER,
     CHAMPION,
@@ -65,7 +64,7 @@ def run(made: Account, keys: Keyring, tracking_uri: str, config: RegisterConfig,
     `differences` (null where nothing was compared).
     """
     mirror, store = Mirror(tracking_uri), made.store
-    scores, drift = read_scores(made.read("scores")), _json(made, "drift")
+    scores, drift = read_scores(made.read("scores")), made.read_json("drift")
     table = read_evaluation(made.read("evaluation"), "evaluation of this run")
     new = False
     while True:
@@ -146,33 +145,10 @@ def _version(made: Account, decision: Decision, champion: Version | None, ledger
     """Store the judgement, the signed statement and the dossier, and return the version that they make."""
     store, number = made.store, len(ledger.versions) + 1
     against = champion.number if champion else None
-    judgement = {**asdict(decision), "against": against}
-    gate = canonical_json(judgement)
-    provenance = made.provenance(ledger.name, champion, store.put_object(gate))
+    gate = {**asdict(decision), "against": against}
+    provenance = made.provenance(ledger.name, champion, store.put_object(canonical_json(gate)))
     statement = keys.sign(provenance.statement(json.loads(store.get_object(made.model))))
-    trained = made.maker("model").circumstances
-    files = make_dossier(
-        DossierFacts(
-            name=ledger.name,
-            version=number,
-            digest=made.model,
-            **judgement,
-            scores=read_scores(made.read("scores")),
-            snapshot=_json(made, "snapshot"),
-            snapshot_id=made.objects["snapshot"].digest,
-            source=made.source,
-            config=made.config,
-            seed=made.seed,
-            commit=trained.get("commit", ""),
-            clean={"yes": True, "no": False}.get(trained.get("clean", "")),
-            code=made.plan["code"],
-            run=provenance.run,
-            drift=_json(made, "drift"),
-            mined=count_cases(read_cases(made.read("mined"))),
-            evaluation=made.read("evaluation"),
-            statement=statement,
-        )
-    )
+    files = make_dossier(made, ledger.name, number, gate, statement)
     listing = {name: store.put_object(data) for name, data in files.items()}
     return Version(
         number=number,
@@ -189,13 +165,3 @@ def _version(made: Account, decision: Decision, champion: Version | None, ledger
         dossier=store.put_object(canonical_json(listing)),
         run=provenance.run,
     )
-
-
-def _json(made: Account, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(made.read(name))
-    except ValueError as error:
-        raise InputError(f"{name}: not JSON ({error}); run the step that makes it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{name}: not a JSON object; run the step that makes it again")
-    return content

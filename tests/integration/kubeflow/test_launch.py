@@ -285,7 +285,7 @@ def test_gate_that_rejected_the_model_is_exit_code_3(kubeflow, launch, tmp_path,
         write_run(open_store(store), "run-0", outcome(verdict))
     else:
         for run_id in ("run-9", "run-0"):
-            show_run(registry, EXPERIMENT, run_id, run_id, outcome(verdict) if run_id == "run-0" else {}, {}, {})
+            show_run(registry, EXPERIMENT, run_id, outcome(verdict) if run_id == "run-0" else {}, {}, {})
     ending(kubeflow, "SUCCEEDED")
     done = launch("--json", "--store", store, "--mlflow", registry)
     assert done.exit_code == code, done.output
@@ -308,7 +308,7 @@ def test_version_of_another_run_says_nothing_of_this_one(kubeflow, launch, tmp_p
     client = MlflowClient(registry)
     client.create_registered_model("image-screener")
     client.create_model_version("image-screener", source="file:///model", tags={"verdict": "rejected"})
-    show_run(registry, EXPERIMENT, "run-9", "run-9", outcome("rejected"), {}, {})
+    show_run(registry, EXPERIMENT, "run-9", outcome("rejected"), {}, {})
     ending(kubeflow, "SUCCEEDED", created_at="2020-01-01T00:00:00Z", finished_at="2040-01-01T00:00:00Z")
     done = launch("--json", "--mlflow", registry)
     told = json.loads(done.stdout)

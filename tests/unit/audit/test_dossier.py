@@ -1,7 +1,8 @@
-"""The dossier is readable, says what was measured, and is the same for the same facts."""
+"""The dossier is readable, says what was measured, and is the same for the same account."""
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from hardcase.registry.dossier import DossierFacts, _escape, make_dossier
+from hardcase.data.cases import MinedCase, write_cases
+from hardcase.provenance.attestations import Attestation
+from hardcase.provenance.statement import Resource
+from hardcase.registry.account import Account
+from hardcase.registry.dossier import _escape, make_dossier
+from hardcase.store.digest import bytes_digest
+from hardcase.store.store import open_store
 
 SCORE = {
     "overall": 70.25,
@@ -18,31 +25,11 @@ SCORE = {
     "by_aspect": {"physical_shadow": 64.0},
     "intervals": {"overall": [68.0, 72.5], "exact_match": [0.55, 0.65], "by_aspect": {"physical_shadow": [60.0, 68.0]}},
 }
-FACTS = DossierFacts(
-    name="image-screener",
-    version=3,
-    digest="d" * 64,
-    verdict="promoted",
-    reasons=["overall +2.0 against champion image-screener:2"],
-    differences=None,
-    against=2,
-    scores={"samples": 400, "groups": 100, "chance": SCORE, "sft": SCORE, "final": SCORE},
-    snapshot={"splits": {"train": 1200, "eval": 400}},
-    snapshot_id="5" * 64,
-    source="s3://bucket/samples",
-    config={"model": {"checkpoint": "OpenGVLab/InternVL3-2B-hf"}, "sft": {"steps": 100.0}, "grpo": {"reward": "exact"}},
-    seed=7,
-    commit="abc",
-    clean=False,
-    code="c" * 64,
-    run="run-1",
-    drift={"tests": [{"name": "partial credit", "drifted": True}, {"name": "exact match", "drifted": False}]},
-    mined={"total": 1200, "always_solved": 700, "hard": 200, "suspects": 100},
-    evaluation=b"PAR1",
-    statement=b"{}",
-)
-
-
+SCORES = {"samples": 400, "groups": 100, "chance": SCORE, "sft": SCORE, "final": SCORE}
+SNAPSHOT = {"splits": {"train": 1200, "eval": 400}}
+DRIFT = {"tests": [{"name": "partial credit", "drifted": True}, {"name": "exact match", "drifted": False}]}
+CONFIG = {"model": {"checkpoint": "OpenGVLab/InternVL3-2B-hf"}, "sft": {"steps": 100.0}, "grpo": {"reward": "exact"}}
+MODEL, CODE = "d" * 64, "c" * 64
 DIFFERENCE = {"value": 2.0, "low": -1.04, "high": 5.0}
 COMPARED = {
     "overall": DIFFERENCE,
@@ -54,16 +41,53 @@ COMPARED = {
 }
 
 
-def card(**changes: Any) -> ModelCard:
-    return ModelCard(make_dossier(replace(FACTS, **changes))["README.md"].decode())
+Dossier = Callable[..., dict[str, bytes]]
+Card = Callable[..., ModelCard]
 
 
-def test_card_is_one_that_hugging_face_reads() -> None:
+@pytest.fixture
+def dossier(tmp_path: Path) -> Dossier:
+    """Makes the dossier of a version whose products are in a store."""
+    store = open_store(str(tmp_path / "store"))
+
+    def make(
+        number: int = 3,
+        source: str = "s3://bucket/samples",
+        config: Any = CONFIG,
+        scores: Any = SCORES,
+        drift: Any = DRIFT,
+        snapshot: Any = SNAPSHOT,
+        **gate: Any,
+    ) -> dict[str, bytes]:
+        write_cases([MinedCase("a", ["A"], 1.0, 1.0, hard=False, suspect=False)], tmp_path / "mined")
+        contents = {name: json.dumps(value).encode() for name, value in (("scores", scores), ("drift", drift))}
+        contents |= {"snapshot": json.dumps(snapshot).encode(), "evaluation": b"PAR1"}
+        contents["mined"] = (tmp_path / "mined").read_bytes()
+        digests = {"model": MODEL} | {name: store.put_object(content) for name, content in contents.items()}
+        links = {
+            "ingest": Attestation("ingest", {}, {"snapshot": digests["snapshot"]}, {"source": [source, ""]}, {}),
+            "grpo": Attestation("grpo", {}, {"model": MODEL}, {}, {"commit": "abc", "clean": "no"}),
+        }
+        objects = {name: Resource(name, digest) for name, digest in digests.items()}
+        account = Account(links, objects, {"seed": 7, "code": CODE}, {"run": "run-1"}, config, store)
+        reasons = ["overall +2.0 against champion image-screener:2"]
+        judged = {"verdict": "promoted", "reasons": reasons, "against": 2, "differences": None, **gate}
+        return make_dossier(account, "image-screener", number, judged, b"{}")
+
+    return make
+
+
+@pytest.fixture
+def card(dossier: Dossier) -> Card:
+    return lambda **changes: ModelCard(dossier(**changes)["README.md"].decode())
+
+
+def test_card_is_one_that_hugging_face_reads(card: Card) -> None:
     read = card()
     assert (read.data.license, read.data.base_model) == ("apache-2.0", "OpenGVLab/InternVL3-2B-hf")
     values = {result.metric_type: result.metric_value for result in read.data.eval_results}
     assert values["overall partial credit"] == 70.25
-    assert read.data.eval_results[0].dataset_revision == FACTS.snapshot_id
+    assert read.data.eval_results[0].dataset_revision == bytes_digest(json.dumps(SNAPSHOT).encode())
     for said in (
         "70.2 [68.0, 72.5]",
         "| sft.steps | 100 |",
@@ -76,7 +100,7 @@ def test_card_is_one_that_hugging_face_reads() -> None:
         assert said in read.text
 
 
-def test_card_of_a_model_from_nothing_names_no_base_and_says_that_scenes_are_drawn() -> None:
+def test_card_of_a_model_from_nothing_names_no_base_and_says_that_scenes_are_drawn(card: Card) -> None:
     read = card(config={"model": {"tiny": {}}}, source="procedural://?samples=9")
     assert read.data.base_model is None
     assert "These are drawn scenes" in read.text
@@ -84,12 +108,12 @@ def test_card_of_a_model_from_nothing_names_no_base_and_says_that_scenes_are_dra
 
 
 @pytest.mark.parametrize("folder", ["/home/models/base", "./base", "../base", "base", "a/b/c", "~/base", "s3://b/base"])
-def test_checkpoint_in_a_folder_is_no_base_model_of_the_hub(folder: str) -> None:
+def test_checkpoint_in_a_folder_is_no_base_model_of_the_hub(folder: str, card: Card) -> None:
     assert card(config={"model": {"checkpoint": folder}}).data.base_model is None
 
 
-def test_files_are_those_that_the_docs_promise_and_pass_on_what_was_measured_and_signed() -> None:
-    files = make_dossier(FACTS)
+def test_files_are_those_that_the_docs_promise_and_pass_on_what_was_measured_and_signed(dossier: Dossier) -> None:
+    files = dossier()
     assert list(files) == [
         "README.md",
         "summary.md",
@@ -99,22 +123,22 @@ def test_files_are_those_that_the_docs_promise_and_pass_on_what_was_measured_and
         "sbom.cdx.json",
         "provenance.dsse.json",
     ]
-    assert (files["evaluation.parquet"], files["provenance.dsse.json"]) == (FACTS.evaluation, FACTS.statement)
-    assert json.loads(files["gate.json"])["reasons"] == FACTS.reasons
+    assert (files["evaluation.parquet"], files["provenance.dsse.json"]) == (b"PAR1", b"{}")
+    assert json.loads(files["gate.json"])["reasons"] == ["overall +2.0 against champion image-screener:2"]
 
 
-def test_settings_of_adapters_are_told_one_by_one() -> None:
+def test_settings_of_adapters_are_told_one_by_one(card: Card) -> None:
     text = card(config={"sft": {"lora": {"rank": 16}, "learning_rate": float("nan")}}).text
     assert "| sft.lora.rank | 16 |" in text
     assert "| sft.learning_rate | – |" in text
 
 
-def test_keys_of_the_source_that_were_ignored_are_named() -> None:
-    assert "ignored: a|b, *c*." in _shown(card(snapshot={**FACTS.snapshot, "unknown_keys": ["a|b", "*c*"]}).text)
+def test_keys_of_the_source_that_were_ignored_are_named(card: Card) -> None:
+    assert "ignored: a|b, *c*." in _shown(card(snapshot={**SNAPSHOT, "unknown_keys": ["a|b", "*c*"]}).text)
 
 
-def test_summary_says_what_changed_against_the_champion() -> None:
-    text = make_dossier(replace(FACTS, differences=COMPARED))["summary.md"].decode()
+def test_summary_says_what_changed_against_the_champion(dossier: Dossier) -> None:
+    text = dossier(differences=COMPARED)["summary.md"].decode()
     for said in (
         "Version 3 minus version 2, the champion of that moment, on 390 samples that both answered",
         "| overall (0–100) | +2.0 [-1.0, +5.0] |",
@@ -123,31 +147,31 @@ def test_summary_says_what_changed_against_the_champion() -> None:
         "hardcase audit image-screener --diff 2 3",
     ):
         assert said in text
-    apart = make_dossier(replace(FACTS, differences={**COMPARED, "paired": False}))["summary.md"].decode()
+    apart = dossier(differences={**COMPARED, "paired": False})["summary.md"].decode()
     assert "on 390 samples (each answered its own)" in apart
 
 
-def test_summary_of_a_first_version_does_not_claim_that_anything_was_compared() -> None:
-    text = make_dossier(replace(FACTS, version=1, against=None, drift={"tests": []}))["summary.md"].decode()
+def test_summary_of_a_first_version_does_not_claim_that_anything_was_compared(dossier: Dossier) -> None:
+    text = dossier(number=1, against=None, drift={"tests": []})["summary.md"].decode()
     assert "There was no champion to compare with." in text
     assert "Drift was not tested" in text
     assert "--diff" not in text
 
 
-def test_summary_says_what_was_decided_why_and_on_what() -> None:
-    text = make_dossier(FACTS)["summary.md"].decode()
+def test_summary_says_what_was_decided_why_and_on_what(dossier: Dossier) -> None:
+    text = dossier()["summary.md"].decode()
     for said in ("version 3: promoted", "overall +2.0", "version 2, the champion", "Drift alarms: partial credit."):
         assert said in text
-    for digest in (FACTS.digest, FACTS.snapshot_id, FACTS.code):
+    for digest in (MODEL, bytes_digest(json.dumps(SNAPSHOT).encode()), CODE):
         assert digest in text
     assert "with changes that were not committed" in text
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), None])
-def test_scores_that_are_no_numbers_are_shown_as_missing(bad: float | None) -> None:
+def test_scores_that_are_no_numbers_are_shown_as_missing(bad: float | None, dossier: Dossier) -> None:
     nothing = {"overall": bad, "exact_match": bad, "by_aspect": {"physical_shadow": bad}, "intervals": None}
     found = {"overall": {"value": bad, "low": bad, "high": bad}, "by_aspect": {}, "paired": True, "samples": 4}
-    files = make_dossier(replace(FACTS, scores={"sft": None, "final": nothing}, differences=found, verdict="rejected"))
+    files = dossier(scores={"sft": None, "final": nothing}, differences=found, verdict="rejected")
     assert json.loads(files["scores.json"])["final"]["overall"] is None
     assert json.loads(files["gate.json"])["differences"]["overall"]["value"] is None
     for name in ("README.md", "summary.md"):
@@ -158,22 +182,18 @@ def test_scores_that_are_no_numbers_are_shown_as_missing(bad: float | None) -> N
 @pytest.mark.parametrize(
     "text", ["a | b", "[x](http://y)", "<script>", "# head", "two\nlines", "`code`", 'q: "x"\n---\n']
 )
-def test_text_from_data_stays_text(text: str) -> None:
+def test_text_from_data_stays_text(text: str, card: Card, dossier: Dossier) -> None:
     read = card(source=text, reasons=[text])
     assert len(read.data.eval_results) == 3
     assert read.data.license == "apache-2.0"
-    table = [
-        line
-        for line in make_dossier(replace(FACTS, source=text))["summary.md"].decode().splitlines()
-        if "| data |" in line
-    ]
+    table = [line for line in dossier(source=text)["summary.md"].decode().splitlines() if "| data |" in line]
     assert len(table) == 1
     assert table[0].replace("\\|", "").count("|") == 3
     assert "<script>" not in read.text.replace("\\<script\\>", "")
 
 
-def test_same_facts_give_the_same_bytes() -> None:
-    assert make_dossier(FACTS) == make_dossier(replace(FACTS))
+def test_same_account_gives_the_same_bytes(dossier: Dossier) -> None:
+    assert dossier() == dossier()
 
 
 def _shown(text: str) -> str:
