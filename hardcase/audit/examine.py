@@ -5,6 +5,7 @@ from a cache. An object counts only if a trusted key signed it, or if a signed r
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,8 +24,8 @@ from hardcase.provenance.statement import (
     SNAPSHOT,
     Provenance,
     Resource,
+    fetch_provenance,
     list_members,
-    read_provenance,
 )
 from hardcase.registry.account import BASE, NEEDED
 from hardcase.registry.ledger import (
@@ -51,20 +52,12 @@ T = TypeVar("T")
 
 @dataclass
 class Finding:
-    """A node of the tree of an audit.
-
-    Attributes:
-        what: description.
-        place: name in the store; empty where it has none.
-        problem: what is wrong; empty if nothing is.
-        newer: whether the problem is a format that this hardcase does not know.
-        parts: findings below it.
-    """
+    """A node of the tree of an audit: what was examined, its name in the store, what is wrong, and its parts."""
 
     what: str
     place: str = ""
     problem: str = ""
-    newer: bool = False
+    newer: bool = False  # whether the problem is a format that this hardcase does not know
     parts: list["Finding"] = field(default_factory=list)
 
     def add(self, what: str, place: str = "", problem: str = "") -> "Finding":
@@ -80,32 +73,24 @@ class Finding:
 
     @property
     def broken(self) -> list["Finding"]:
-        """Findings that have a problem, in order; those of a newer format come last."""
+        """Return the findings that have a problem, in order; those of a newer format come last."""
         return sorted((finding for finding in self.walk() if finding.problem), key=lambda finding: finding.newer)
 
 
 @dataclass
 class Audit:
-    """Result of an audit.
-
-    Attributes:
-        tree: all findings.
-        ledger: ledger of the model.
-        version: audited version; None where the ledger itself is broken.
-        provenance: provenance of the version; None where the statement is broken.
-        links: attestations of its steps, by name.
-    """
+    """Result of an audit: all findings, and what could be read."""
 
     tree: Finding
     ledger: Ledger
-    version: Version | None = None
-    provenance: Provenance | None = None
-    links: Mapping[str, Attestation] = field(default_factory=dict)
+    version: Version | None = None  # None where the ledger itself is broken
+    provenance: Provenance | None = None  # None where the statement is broken
+    links: Mapping[str, Attestation] = field(default_factory=dict)  # by step
 
     @property
     def first(self) -> Finding | None:
-        """The first finding with a problem; one of a newer format only if there is no damage."""
-        return self.tree.broken[0] if self.tree.broken else None
+        """Return the first finding with a problem; one of a newer format only if there is no damage."""
+        return next(iter(self.tree.broken), None)
 
 
 def examine(store: Store, spec: str, keys: Keyring, compare: Callable[[Ledger], Sequence[str]] = lambda _: ()) -> Audit:
@@ -185,11 +170,8 @@ def _add_rewritten(entries: Finding, name: str, store: Store) -> None:
 
 
 def _add_statement(audit: Audit, version: Version, store: Store, keys: Keyring) -> None:
-    name = object_name(version.statement)
-    statement = audit.tree.add("statement", name)
-    provenance = _attempt(
-        statement, lambda: read_provenance(keys.open_envelope(store.get_object(version.statement), name), name)
-    )
+    statement = audit.tree.add("statement", object_name(version.statement))
+    provenance = _attempt(statement, partial(fetch_provenance, store, keys, version.statement))
     if provenance is None:
         return
     audit.provenance = provenance
@@ -197,44 +179,31 @@ def _add_statement(audit: Audit, version: Version, store: Store, keys: Keyring) 
         if resource.notes and not resource.digest:
             notes = ", ".join(f"{key} {value}" for key, value in resource.notes.items())
             statement.add(f"{resource.name}: {notes}")
-    objects = _Objects(store)
-    for resource in provenance.resources:
-        objects.add(audit.tree.add(resource.name, object_name(resource.digest)), resource.digest, resource.kind)
-    dossier = audit.tree.add("dossier", object_name(version.dossier))
-    objects.add(dossier, version.dossier, FOLDER)
-    _add_published(audit.ledger.name, version, dossier, store)
-    objects.rehash()
+    objects = defaultdict[str, list[Finding]](list)
+    for resource in [*provenance.resources, Resource("dossier", version.dossier, FOLDER)]:
+        finding = audit.tree.add(resource.name, object_name(resource.digest))
+        if resource.kind not in (FOLDER, SNAPSHOT):
+            objects[resource.digest].append(finding)
+            continue
+        members = _attempt(finding, partial(list_members, store, resource.digest, resource.kind))
+        for member, digest in (members or {}).items():
+            objects[digest].append(finding.add(member, object_name(digest)))
+    _add_published(audit.ledger.name, version, audit.tree.parts[-1], store)
+    _rehash(objects, store)
     _add_chain(audit, provenance, version, store, keys)
 
 
-class _Objects:
-    """Objects to rehash: listings immediately, since they name others, and the rest together."""
+def _rehash(objects: Mapping[str, Sequence[Finding]], store: Store) -> None:
+    def rehash(digest: str) -> None:
+        try:
+            store.get_object(digest)
+        except HardcaseError as error:
+            for finding in objects[digest]:
+                finding.problem = finding.problem or str(error)
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._waiting: dict[str, list[Finding]] = {}
-
-    def add(self, finding: Finding, digest: str, kind: str) -> None:
-        if kind not in (FOLDER, SNAPSHOT):
-            self._waiting.setdefault(digest, []).append(finding)
-            return
-        members = _attempt(finding, lambda: list_members(self._store.get_object(digest), kind, finding.place))
-        for name, member in (members or {}).items():
-            self._waiting.setdefault(member, []).append(finding.add(name, object_name(member)))
-
-    def rehash(self) -> None:
-        def problem(digest: str) -> str:
-            try:
-                self._store.get_object(digest)
-            except HardcaseError as error:
-                return str(error)
-            return ""
-
-        with ThreadPoolExecutor(READERS) as pool:
-            problems = track(pool.map(problem, self._waiting), "rehashing", len(self._waiting))
-            for findings, text in zip(self._waiting.values(), problems, strict=True):
-                for finding in findings:
-                    finding.problem = finding.problem or text
+    with ThreadPoolExecutor(READERS) as pool:
+        for _ in track(pool.map(rehash, objects), "rehashing", len(objects)):
+            pass
 
 
 def _add_published(name: str, version: Version, dossier: Finding, store: Store) -> None:
@@ -267,10 +236,8 @@ def _add_chain(audit: Audit, provenance: Provenance, version: Version, store: St
             link = _attempt(finding, partial(fetch_attestation, store, keys, resource.digest))
             if link is not None:
                 links[link.step] = link
-                finding.what = (
-                    f"{link.step} in run {link.run}: {', '.join(link.materials) or 'the source'} → "
-                    + ", ".join(link.products)
-                )
+                read, wrote = ", ".join(link.materials) or "the source", ", ".join(link.products)
+                finding.what = f"{link.step} in run {link.run}: {read} → {wrote}"
     audit.links = links
     if chain.broken:
         return

@@ -22,28 +22,17 @@ FORMAT: Final = 1
 
 @dataclass(frozen=True)
 class Attestation:
-    """Attestation of one step of one run.
-
-    Attributes:
-        step: name of the step.
-        materials: sha256 of what it read, by name.
-        products: sha256 of what it wrote, by name.
-        parameters: inputs that are not files: configuration, seed, code.
-        circumstances: run, git commit, whether the tree was clean, container image.
-        media_types: media types of materials and products, by name; a file where none is given.
-        attested_by: sha256 of the attestation of the step that wrote a material, by the material's name.
-    """
+    """Attestation of one step of one run: sha256 of what it read and wrote, by name, and what it ran with."""
 
     step: str
     materials: Mapping[str, str]
     products: Mapping[str, str]
-    parameters: Mapping[str, Any]
-    circumstances: Mapping[str, Any]
-    media_types: Mapping[str, str] = field(default_factory=dict)
-    attested_by: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Any]  # inputs that are not files: configuration, seed, code
+    circumstances: Mapping[str, Any]  # run, git commit, whether the tree was clean, container image
+    media_types: Mapping[str, str] = field(default_factory=dict)  # a file where none is given
+    attested_by: Mapping[str, str] = field(default_factory=dict)  # attestation that a material comes from
 
     def sign(self, keys: Keyring) -> bytes:
-        """Return a signed envelope of the attestation."""
         return keys.sign(
             {
                 "_type": STATEMENT,
@@ -68,32 +57,26 @@ class Attestation:
         ]
 
     def media_type(self, name: str) -> str:
-        """Return the media type of a material or product."""
         return self.media_types.get(name, FILE)
 
     @property
     def content(self) -> str:
-        """Digest of materials and products: equal for equal work, independent of actor and time."""
+        """Return the digest of materials and products: equal for equal work, independent of actor and time."""
         return bytes_digest(canonical_json({"materials": dict(self.materials), "products": dict(self.products)}))
 
     @property
     def section(self) -> str:
-        """Section of the configuration that the step ran with."""
+        """Return the name of the section of the configuration that the step ran with."""
         return str(self.parameters.get("section", self.step))
 
     @property
     def run(self) -> str:
-        """Id of the run."""
+        """Return the id of the run."""
         return str(self.circumstances.get("run", ""))
 
 
 def open_attestation(envelope: bytes, keys: Keyring, what: str) -> Attestation:
-    """Return the attestation in a signed envelope.
-
-    Raises:
-        DistrustError: the envelope holds something else, or no trusted key signed it.
-        NewerFormatError: a newer hardcase wrote it.
-    """
+    """Return the attestation in a signed envelope; `DistrustError` unless it is one, by a trusted key."""
     statement = keys.open_envelope(envelope, what)
     try:
         if statement["predicateType"] != LINK:
@@ -118,25 +101,12 @@ def open_attestation(envelope: bytes, keys: Keyring, what: str) -> Attestation:
 
 
 def fetch_attestation(store: Store, keys: Keyring, digest: str) -> Attestation:
-    """Return a stored attestation, by the sha256 of its envelope.
-
-    Raises:
-        HardcaseError: it is missing, altered, or not signed by a trusted key.
-    """
+    """Return a stored attestation, by the sha256 of its envelope."""
     return open_attestation(store.get_object(digest), keys, object_name(digest))
 
 
 def follow(store: Store, keys: Keyring, attestations: Iterable[str]) -> dict[str, Attestation]:
-    """Return these attestations and all that they rest on, by sha256, each after those it names.
-
-    Args:
-        store: object store that holds them.
-        keys: trusted keys.
-        attestations: sha256 of envelopes.
-
-    Raises:
-        HardcaseError: an attestation is missing, altered, or not signed by a trusted key.
-    """
+    """Return these attestations and all that they rest on, by sha256, each after those it names."""
     links, waiting = dict[str, Attestation](), deque(attestations)
     while waiting:
         digest = waiting.popleft()
@@ -147,12 +117,7 @@ def follow(store: Store, keys: Keyring, attestations: Iterable[str]) -> dict[str
 
 
 def find_gaps(links: Sequence[Attestation], sources: Iterable[str] = ()) -> list[str]:
-    """Return, as sentences, what keeps attestations from forming one closed chain.
-
-    Args:
-        links: one per step.
-        sources: sha256 of what may come from outside the run.
-    """
+    """Return, as sentences, what keeps attestations from forming one closed chain; `sources` may come from outside."""
     known = {digest for link in links for digest in link.products.values()} | set(sources)
     sentences = [
         f"{link.step} read {name} {digest[:12]}, which no step of the chain wrote"

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from threading import Thread
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hardcase.errors import HardcaseError
@@ -52,26 +53,18 @@ def emit(
     state: State,
     run: str,
     step: str | None = None,
-    inputs: Mapping[str, str] | None = None,
-    outputs: Mapping[str, str] | None = None,
+    inputs: Mapping[str, str] = MappingProxyType({}),
+    outputs: Mapping[str, str] = MappingProxyType({}),
     error: str = "",
-    namespace: str = NAMESPACE,
 ) -> None:
     """Send an event of a step or of a whole run; log one warning per run and process if that fails.
 
-    Args:
-        state: state that the step or run entered.
-        run: id of the run.
-        step: name of the step; None for the whole run.
-        inputs: sha256 of what was read, by name.
-        outputs: sha256 of what was written, by name.
-        error: reason of a failure.
-        namespace: OpenLineage's namespace of the datasets: `file`, `s3://bucket`.
+    `inputs` and `outputs` hold the sha256 of what was read and written, by name; empty for a source without one.
     """
     if not run or run in _given_up or _disabled() or not _configured():
         return
     try:
-        _send(_client(run), _event(state, run, step, inputs or {}, outputs or {}, error, namespace))
+        _send(_client(run), _event(state, run, step, inputs, outputs, error))
     except Exception as failure:  # of any transport, or of its configuration
         _given_up.add(run)
         reason = re.sub(r"//[^/@\s]*@", "//", " ".join(str(failure).split()))[:200]  # an URL may hold a password
@@ -96,58 +89,39 @@ def _configured() -> bool:
 
 
 def _event(
-    state: State,
-    run: str,
-    step: str | None,
-    inputs: Mapping[str, str],
-    outputs: Mapping[str, str],
-    error: str,
-    namespace: str,
+    state: State, run: str, step: str | None, inputs: Mapping[str, str], outputs: Mapping[str, str], error: str
 ) -> "RunEvent":
     from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
+    from openlineage.client.generated import error_message_run, parent_run
+    from openlineage.client.generated.dataset_version_dataset import DatasetVersionDatasetFacet
 
+    def describe(digest: str) -> dict[str, Any]:
+        return {"version": DatasetVersionDatasetFacet(datasetVersion=digest)} if digest else {}
+
+    facets: dict[str, Any] = {}
+    if step:
+        parent, pipeline = run_id(run, None), dict[str, Any](namespace=NAMESPACE, name=PIPELINE)
+        facets["parent"] = parent_run.ParentRunFacet(
+            run=parent_run.Run(parent),
+            job=parent_run.Job(**pipeline),
+            root=parent_run.Root(run=parent_run.RootRun(parent), job=parent_run.RootJob(**pipeline)),
+        )
+    if error:
+        facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(message=error, programmingLanguage="python")
     return RunEvent(
         eventTime=datetime.now(UTC).isoformat(),
         producer=PRODUCER,
         eventType=RunState[state],
-        run=Run(runId=run_id(run, step), facets=_run_facets(run, step, error)),
+        run=Run(runId=run_id(run, step), facets=facets),
         job=Job(namespace=NAMESPACE, name=_job(step)),
-        inputs=[InputDataset(namespace, name, facets=_facets(digest)) for name, digest in inputs.items()],
-        outputs=[OutputDataset(namespace, name, facets=_facets(digest)) for name, digest in outputs.items()],
+        inputs=[InputDataset(NAMESPACE, name, facets=describe(digest)) for name, digest in inputs.items()],
+        outputs=[OutputDataset(NAMESPACE, name, facets=describe(digest)) for name, digest in outputs.items()],
     )
-
-
-def _run_facets(run: str, step: str | None, error: str) -> dict[str, Any]:
-    from openlineage.client.generated import error_message_run, parent_run
-
-    facets: dict[str, Any] = {}
-    if step:
-        parent = run_id(run, None)
-        facets["parent"] = parent_run.ParentRunFacet(
-            run=parent_run.Run(runId=parent),
-            job=parent_run.Job(namespace=NAMESPACE, name=PIPELINE),
-            root=parent_run.Root(
-                run=parent_run.RootRun(runId=parent), job=parent_run.RootJob(namespace=NAMESPACE, name=PIPELINE)
-            ),
-        )
-    if error:
-        facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(message=error, programmingLanguage="python")
-    return facets
-
-
-def _facets(digest: str) -> dict[str, Any]:
-    from openlineage.client.generated.dataset_version_dataset import DatasetVersionDatasetFacet
-
-    return {"version": DatasetVersionDatasetFacet(datasetVersion=digest)} if digest else {}
 
 
 @lru_cache(maxsize=1)  # by run: a process may launch several, each with a file of its own
 def _client(_run: str) -> "OpenLineageClient":
-    """Return the library's client as the environment configures it.
-
-    Raises:
-        HardcaseError: the environment names no transport; the library would print events to the console.
-    """
+    """Return the library's client as the environment configures it; it may not print events to the console."""
     from openlineage.client import OpenLineageClient
     from openlineage.client.facet_v2 import set_producer
     from openlineage.client.transport.http import HttpTransport
@@ -170,12 +144,7 @@ def _not_of_sender(record: logging.LogRecord) -> bool:
 
 
 def _send(client: "OpenLineageClient", event: "RunEvent") -> None:
-    """Send an event within `PATIENCE`; no transport limits all that it does.
-
-    Raises:
-        TimeoutError: it took longer.
-        Exception: whatever the transport raises.
-    """
+    """Send an event within `PATIENCE`; no transport limits all that it does."""
     sent: Future[None] = Future()
 
     def send() -> None:

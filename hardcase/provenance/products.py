@@ -6,7 +6,7 @@ from pathlib import Path
 from hardcase.data.weights import refuse_pickles
 from hardcase.provenance.statement import FILE, FOLDER, SNAPSHOT, list_members
 from hardcase.store.digest import path_digest
-from hardcase.store.store import Store, object_name, write_atomically
+from hardcase.store.store import Store, write_atomically
 
 
 def keep_product(store: Store, path: Path) -> tuple[str, str]:
@@ -46,5 +46,5 @@ def check_product(store: Store, digest: str, kind: str) -> None:
     if kind == FILE:
         store.check_object(digest)
         return
-    for part in list_members(store.get_object(digest), kind, object_name(digest)).values():
+    for part in list_members(store, digest, kind).values():
         store.check_object(part)

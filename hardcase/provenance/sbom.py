@@ -27,10 +27,8 @@ def sbom() -> bytes:
 def bill(metadata: Iterable[PackageMetadata], root: str = "hardcase", system: Iterable["Component"] = ()) -> bytes:
     """Return a bill of materials; the same packages give the same bytes.
 
-    Args:
-        metadata: metadata of Python packages, in the order of the import path.
-        root: name of the application; its own metadata may be among them.
-        system: components that are not Python packages.
+    `metadata` comes in the order of the import path and may include the application's own, named `root`; `system` are
+    components that are not Python packages.
     """
     from cyclonedx.contrib.license.factories import LicenseFactory
     from cyclonedx.model.bom import Bom

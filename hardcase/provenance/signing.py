@@ -89,7 +89,6 @@ class Keyring:
         return statement
 
     def publish(self, store: Store) -> None:
-        """Store the signer's public key."""
         key = self._signer().public_key
         store.put_named(f"{KEYS}/{key.keyid}.pub", _pem(key))
 
@@ -157,11 +156,7 @@ def read_public_keys(paths: Iterable[Path]) -> dict[str, Key]:
 
 
 def read_stored_keys(store: Store) -> dict[str, Key]:
-    """Read the public keys in a store, by id.
-
-    Raises:
-        DistrustError: an object is not a public key, or not the key of its name.
-    """
+    """Read the public keys in a store, by id; `DistrustError` if one is not the key of its name."""
     keys: dict[str, Key] = {}
     for name in store.list_names(KEYS):
         try:
@@ -175,11 +170,7 @@ def read_stored_keys(store: Store) -> dict[str, Key]:
 
 
 def parse_public_key(pem: bytes) -> Key:
-    """Return the public key in PEM bytes.
-
-    Raises:
-        ValueError: they are not a public key.
-    """
+    """Return the public key in PEM bytes; `ValueError` if there is none."""
     try:
         return SSlibKey.from_crypto(load_pem_public_key(pem))
     except UnsupportedAlgorithm as error:

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from hardcase.errors import HardcaseError
 from hardcase.formats import SNAPSHOT_FORMAT, check_format, check_type
-from hardcase.provenance.signing import STATEMENT, DistrustError
-from hardcase.store.store import object_name
+from hardcase.provenance.signing import STATEMENT, DistrustError, Keyring
+from hardcase.store.store import Store, object_name
 
 SLSA: Final = "https://slsa.dev/provenance/v1"
 BUILD: Final = "urn:hardcase:retraining:"
@@ -28,49 +28,28 @@ SUBJECT: Final = "model"
 
 @dataclass(frozen=True)
 class Resource:
-    """A dependency or byproduct of a version.
-
-    Attributes:
-        name: its role, such as `snapshot`.
-        digest: sha256 of the object in the store; empty for what the store does not hold.
-        kind: media type.
-        notes: annotations.
-    """
+    """A dependency or byproduct of a version, named for its role, such as `snapshot`."""
 
     name: str
-    digest: str
+    digest: str  # empty for what the store does not hold
     kind: str = FILE
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Content of a version's statement.
+    """Content of a version's statement."""
 
-    Attributes:
-        subject: digest of the model's folder.
-        parameters: `config` (by step), `source`, `seed`.
-        internal: `fingerprint`, `reference` (sha256 of the evaluation that drift compared with).
-        dependencies: inputs, by name.
-        byproducts: intermediate results, by name.
-        run: id of the run that registered the version.
-        parents: earlier runs whose steps it reused.
-    """
-
-    subject: str
-    parameters: Mapping[str, Any]
-    internal: Mapping[str, Any]
+    subject: str  # digest of the model's folder
+    parameters: Mapping[str, Any]  # `config` by step, `source`, `seed`
+    internal: Mapping[str, Any]  # `fingerprint`, `reference`: sha256 of the evaluation that drift compared with
     dependencies: Mapping[str, Resource]
     byproducts: Mapping[str, Resource]
-    run: str
-    parents: tuple[str, ...] = ()
+    run: str  # the one that registered the version
+    parents: tuple[str, ...] = ()  # earlier runs whose steps it reused
 
     def statement(self, files: Mapping[str, str]) -> dict[str, Any]:
-        """Return the in-toto statement.
-
-        Args:
-            files: sha256 of each of the model's files, by name.
-        """
+        """Return the in-toto statement, which also names the model's `files` and their sha256."""
         subjects = {SUBJECT: self.subject, **{f"{SUBJECT}/{name}": digest for name, digest in files.items()}}
         return {
             "_type": STATEMENT,
@@ -96,24 +75,18 @@ class Provenance:
 
     @property
     def resources(self) -> list[Resource]:
-        """All resources that the store holds, the model first."""
+        """Return all resources that the store holds, the model first."""
         model = Resource(SUBJECT, self.subject, FOLDER)
         resources = [model, *self.dependencies.values(), *self.byproducts.values()]
         return [resource for resource in resources if resource.digest]
 
 
 def index_resources(resources: Iterable[Resource]) -> dict[str, Resource]:
-    """Return resources by name."""
     return {resource.name: resource for resource in resources}
 
 
 def read_provenance(statement: Mapping[str, Any], what: str) -> Provenance:
-    """Return the content of a version's statement.
-
-    Raises:
-        DistrustError: it is another kind of statement.
-        NewerFormatError: a newer hardcase wrote it.
-    """
+    """Return the content of a version's statement; `DistrustError` if it is of another kind."""
     try:
         definition, details = statement["predicate"]["buildDefinition"], statement["predicate"]["runDetails"]
         check_type(definition["buildType"], BUILD, FORMAT, what)
@@ -134,26 +107,23 @@ def read_provenance(statement: Mapping[str, Any], what: str) -> Provenance:
         raise DistrustError(f"{what}: signed, but not the provenance of a model; bring back the original") from error
 
 
-def list_members(content: bytes, kind: str, name: str) -> dict[str, str]:
-    """Return the sha256 of the members of a folder or snapshot, by name.
+def fetch_provenance(store: Store, keys: Keyring, digest: str) -> Provenance:
+    """Return the content of a stored statement, by the sha256 of its envelope."""
+    name = object_name(digest)
+    return read_provenance(keys.open_envelope(store.get_object(digest), name), name)
 
-    Args:
-        content: listing of the folder, or manifest of the snapshot.
-        kind: media type.
-        name: name of the object in messages.
 
-    Raises:
-        HardcaseError: the content is not such a listing.
-        NewerFormatError: a newer hardcase wrote the manifest.
-    """
+def list_members(store: Store, digest: str, kind: str) -> dict[str, str]:
+    """Return the sha256 of the members of a folder or snapshot by name, from its listing or manifest in a store."""
+    content, name = store.get_object(digest), object_name(digest)
     try:
         listing = json.loads(content)
         if kind == SNAPSHOT:
             check_format(listing.get("schema", 1), SNAPSHOT_FORMAT, name)
             shards = enumerate(listing["shards"])
             listing = {f"shard {number} ({shard['split']})": shard["sha256"] for number, shard in shards}
-        for digest in listing.values():
-            object_name(digest)  # raises if it is not a sha256
+        for member in listing.values():
+            object_name(member)  # raises if it is not a sha256
         return dict(listing)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HardcaseError(f"{name}: not a listing; bring back the original") from error

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from hardcase.provenance.attestations import fetch_attestation
 from hardcase.provenance.signing import Keyring
-from hardcase.provenance.statement import FOLDER, SNAPSHOT, Resource, list_members, read_provenance
-from hardcase.registry.ledger import Version, list_models, read_ledger
+from hardcase.provenance.statement import FOLDER, SNAPSHOT, Resource, fetch_provenance, list_members
+from hardcase.registry.ledger import list_models, read_ledger
 from hardcase.registry.runs import RUNS, read_run_record
 from hardcase.store.store import Store, object_name
 
@@ -44,7 +44,9 @@ def list_unreferenced(store: Store, keys: Keyring, older_than: timedelta) -> lis
 def _referenced(store: Store, keys: Keyring) -> Iterator[str]:
     for name in list_models(store):
         for version in read_ledger(store, name, keys).versions.values():
-            yield from _of_version(store, keys, version)
+            yield version.statement
+            resources = fetch_provenance(store, keys, version.statement).resources
+            yield from _with_members(store, [*resources, Resource("dossier", version.dossier, FOLDER)])
     for name in store.list_names(RUNS):
         run = read_run_record(store, name)
         if run.get("report"):
@@ -56,16 +58,8 @@ def _referenced(store: Store, keys: Keyring) -> Iterator[str]:
             yield from _with_members(store, [Resource("snapshot", snapshot, SNAPSHOT)])
 
 
-def _of_version(store: Store, keys: Keyring, version: Version) -> Iterator[str]:
-    name = object_name(version.statement)
-    provenance = read_provenance(keys.open_envelope(store.get_object(version.statement), name), name)
-    yield version.statement
-    yield from _with_members(store, [*provenance.resources, Resource("dossier", version.dossier, FOLDER)])
-
-
 def _with_members(store: Store, resources: Iterable[Resource]) -> Iterator[str]:
     for resource in resources:
         yield resource.digest
         if resource.kind in (FOLDER, SNAPSHOT):
-            name = object_name(resource.digest)
-            yield from list_members(store.get_object(resource.digest), resource.kind, name).values()
+            yield from list_members(store, resource.digest, resource.kind).values()

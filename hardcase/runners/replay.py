@@ -16,7 +16,7 @@ from hardcase.registry.ledger import Ledger, Version, entry_name
 from hardcase.runners.containers import Inputs
 from hardcase.runners.home import Home
 from hardcase.runners.local import environment, run_pipeline
-from hardcase.store.store import Store, object_name, open_store
+from hardcase.store.store import Store, open_store
 
 # Products that need not be the same bytes: pages that carry a time, and what was refused of another source.
 IGNORED: Final = ("quarantine", "validation_docs", "drift_report", "registration")
@@ -73,9 +73,7 @@ def _run(ledger: Ledger, version: Version, provenance: Provenance, home: Home, s
 def _copy_inputs(ledger: Ledger, version: Version, provenance: Provenance, store: Store, copy: Store) -> None:
     """Copy to another store what no step writes: the snapshot, keys, and the ledger at the launch."""
     snapshot = provenance.dependencies["snapshot"].digest
-    manifest = store.get_object(snapshot)
-    copy.put_object(manifest)
-    for data in store.get_objects(list(list_members(manifest, SNAPSHOT, object_name(snapshot)).values())):
+    for data in store.get_objects([snapshot, *list_members(store, snapshot, SNAPSHOT).values()]):
         copy.put_object(data)
     for key in store.list_names(KEYS):
         copy.put_named(key, store.get_named(key) or b"")

@@ -175,7 +175,7 @@ def test_server_is_told_what_openlineage_asks_for(server: type[_Server], monkeyp
     monkeypatch.setenv("OPENLINEAGE_API_KEY", "k")
     emit("START", "run-1", "mine", inputs={"ingest.snapshot": A})
     emit("COMPLETE", "run-1", "mine", inputs={"ingest.snapshot": A}, outputs={"mine.mined": "b" * 64})
-    emit("FAIL", "run-1", error="mine: out of memory", inputs={"photos": ""}, namespace="s3://bucket")
+    emit("FAIL", "run-1", error="mine: out of memory", inputs={"photos": ""})
     start, complete, fail = server.events
     assert [event["eventType"] for event in server.events] == ["START", "COMPLETE", "FAIL"]
     assert start["run"]["runId"] == complete["run"]["runId"] == run_id("run-1", "mine")
@@ -188,7 +188,7 @@ def test_server_is_told_what_openlineage_asks_for(server: type[_Server], monkeyp
     assert "parent" not in fail["run"]["facets"]
     assert fail["job"]["name"] == "retraining"
     (photos,) = fail["inputs"]
-    assert (photos["namespace"], photos["name"], photos["facets"]) == ("s3://bucket", "photos", {})
+    assert (photos["namespace"], photos["name"], photos["facets"]) == ("hardcase", "photos", {})
     (read,), (made,) = complete["inputs"], complete["outputs"]
     assert start["inputs"] == [read]
     assert (read["name"], read["facets"]["version"]["datasetVersion"]) == ("ingest.snapshot", A)

@@ -1,5 +1,7 @@
 """The statement is SLSA's, and comes back as it was put together."""
 
+from pathlib import Path
+
 import pytest
 from google.protobuf.json_format import ParseDict
 from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
@@ -17,6 +19,7 @@ from hardcase.provenance.statement import (
     list_members,
     read_provenance,
 )
+from hardcase.store.store import open_store
 
 MADE = Provenance(
     subject="a" * 64,
@@ -57,11 +60,12 @@ def test_other_statements_are_refused(change: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\x80\x04K\x01.", b'{"shards": [1]}'])
-def test_listing_that_is_none_is_refused(content: bytes) -> None:
-    with pytest.raises(HardcaseError, match="objects/x: not a listing"):
-        list_members(content, SNAPSHOT, "objects/x")
+def test_listing_that_is_none_is_refused(content: bytes, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    with pytest.raises(HardcaseError, match=r"objects/\S+: not a listing"):
+        list_members(store, store.put_object(content), SNAPSHOT)
     with pytest.raises(HardcaseError, match="no sha256"):
-        list_members(b'{"model.safetensors": "../../etc/passwd"}', FOLDER, "objects/x")
+        list_members(store, store.put_object(b'{"model.safetensors": "../../etc/passwd"}'), FOLDER)
 
 
 def test_statement_of_a_newer_hardcase_asks_for_an_upgrade_and_more_keys_of_this_format_are_kept() -> None:
@@ -74,6 +78,7 @@ def test_statement_of_a_newer_hardcase_asks_for_an_upgrade_and_more_keys_of_this
         read_provenance(statement, "it")
 
 
-def test_manifest_of_a_newer_hardcase_lists_nothing() -> None:
-    with pytest.raises(NewerFormatError, match="objects/x: written by a newer hardcase"):
-        list_members(b'{"schema": 2, "shards": []}', SNAPSHOT, "objects/x")
+def test_manifest_of_a_newer_hardcase_lists_nothing(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    with pytest.raises(NewerFormatError, match=r"objects/\S+: written by a newer hardcase"):
+        list_members(store, store.put_object(b'{"schema": 2, "shards": []}'), SNAPSHOT)
