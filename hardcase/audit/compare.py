@@ -4,8 +4,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import pyarrow as pa
-
 from hardcase.audit.examine import Audit
 from hardcase.data.scores import read_scores
 from hardcase.data.snapshot import Snapshot
@@ -14,8 +12,6 @@ from hardcase.provenance.sbom import packages
 from hardcase.provenance.statement import Provenance
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import Store
-
-Changes = dict[str, Any]
 
 
 def compare_versions(store: Store, before: Audit, after: Audit) -> dict[str, Any]:
@@ -71,16 +67,12 @@ def _facts(provenance: Provenance) -> dict[str, Any]:
 def _rows(store: Store, provenance: Provenance) -> dict[str, str]:
     """Return the digest of each row's content, by id and aspect."""
     digest = provenance.dependencies["snapshot"].digest
-    table: pa.Table = Snapshot(digest, json.loads(store.get_object(digest)), store).read_table()
-    rows = table.select(["id", "aspect", "answer", "reasoning", "split", "images"]).to_pylist()
-    return {
-        f"{row['id']} ({row['aspect']})": bytes_digest(
-            canonical_json(
-                {**row, "answer": sorted(row["answer"]), "images": [image["sha256"] for image in row["images"]]}
-            )
-        )
-        for row in rows
-    }
+    table = Snapshot(digest, json.loads(store.get_object(digest)), store).read_table()
+    digests = {}
+    for row in table.select(["id", "aspect", "answer", "reasoning", "split", "images"]).to_pylist():
+        content = {**row, "answer": sorted(row["answer"]), "images": [image["sha256"] for image in row["images"]]}
+        digests[f"{row['id']} ({row['aspect']})"] = bytes_digest(canonical_json(content))
+    return digests
 
 
 def _listing(store: Store, provenance: Provenance) -> dict[str, str]:
@@ -109,6 +101,6 @@ def _split(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, lis
     }
 
 
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Changes:
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     keys = sorted({*before, *after})
     return {key: [before.get(key), after.get(key)] for key in keys if before.get(key) != after.get(key)}

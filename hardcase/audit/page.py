@@ -9,7 +9,7 @@ import jinja2
 from hardcase.audit.examine import Audit
 from hardcase.provenance.statement import Provenance
 
-GOOD, BAD, PALE = "#1b7f4b", "#c22f2f", "#eef3f8"
+GOOD, BAD, PALE, DARK = "#1b7f4b", "#c22f2f", "#eef3f8", "#46607a"
 
 
 def render_page(audit: Audit) -> str:
@@ -38,24 +38,11 @@ def _draw(audit: Audit) -> str:
         figure = Figure(figsize=(16, 5), layout="constrained")
         axes = figure.subplots()
         axes.set_axis_off()
-        nx.draw_networkx_edges(
-            graph,
-            positions,
-            ax=axes,
-            edge_color="#9aa7b4",
-            arrowsize=9,
-            node_size=1500,
-            connectionstyle="arc3,rad=0.05",
-        )
+        arrows = {"edge_color": "#9aa7b4", "arrowsize": 9, "node_size": 1500, "connectionstyle": "arc3,rad=0.05"}
+        nx.draw_networkx_edges(graph, positions, ax=axes, **arrows)
         for node, (x, y) in positions.items():
-            style = graph.nodes[node]
-            box = {
-                "boxstyle": "round,pad=0.4",
-                "facecolor": style["fill"],
-                "edgecolor": style["edge"],
-                "linewidth": 1.3,
-            }
-            axes.text(x, y, style["label"], ha="center", va="center", bbox=box)
+            box = {"boxstyle": "round,pad=0.4", "linewidth": 1.3, **graph.nodes[node]}
+            axes.text(x, y, box.pop("label"), ha="center", va="center", bbox=box)
         axes.margins(0.04, 0.15)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -86,19 +73,20 @@ def _graph(audit: Audit, provenance: Provenance) -> Any:
     def add_artifact(name: str, digest: str) -> str:
         names = [resource.name for resource in resources if resource.digest == digest]
         label = name if name in names or not names else names[0]
-        edge = BAD if label in broken else GOOD
-        graph.add_node(label, label=f"{label}\n{digest[:12]}", fill="white", edge=edge)
+        colour = BAD if label in broken else GOOD
+        graph.add_node(label, label=f"{label}\n{digest[:12]}", facecolor="white", edgecolor=colour)
         return label
 
     for step, link in audit.links.items():
-        graph.add_node(f"step {step}", label=step, fill=PALE, edge="#46607a")
+        graph.add_node(f"step {step}", label=step, facecolor=PALE, edgecolor=DARK)
         for name, digest in link.materials.items():
             graph.add_edge(add_artifact(name, digest), f"step {step}")
         for name, digest in link.products.items():
             if any(resource.digest == digest for resource in resources):
                 graph.add_edge(f"step {step}", add_artifact(name, digest))
     source = provenance.parameters["source"]
-    graph.add_node("source", label=f"source\n{_short(source)}", fill="white", edge="#46607a")
+    short = source if len(source) <= 22 else source[:21] + "…"
+    graph.add_node("source", label=f"source\n{short}", facecolor="white", edgecolor=DARK)
     makers = {name: f"step {step}" for step, link in audit.links.items() for name in link.products}
     for name, product in (("source", "snapshot"), ("code", "model"), ("reference evaluation", "drift")):
         if product in makers and (name in graph or name in provenance.dependencies):
@@ -106,16 +94,10 @@ def _graph(audit: Audit, provenance: Provenance) -> Any:
             graph.add_edge(node, makers[product])
     if champion := provenance.dependencies.get("champion"):
         add_artifact("champion", champion.digest)
-    gate = provenance.byproducts["gate"]
     verdict = audit.version.verdict if audit.version else ""
-    graph.add_node(
-        "gate", label=f"gate: {verdict}\n{gate.digest[:12]}", fill=PALE, edge=BAD if "gate" in broken else GOOD
-    )
+    label = f"gate: {verdict}\n{provenance.byproducts['gate'].digest[:12]}"
+    graph.add_node("gate", label=label, facecolor=PALE, edgecolor=BAD if "gate" in broken else GOOD)
     for name in ("model", "evaluation", "scores", "drift", "champion"):
         if name in graph:
             graph.add_edge(name, "gate")
     return graph
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 22 else text[:21] + "…"

@@ -29,16 +29,9 @@ def compare_scores(
     Intervals of separate samples are combined by the method of variance estimates recovery (Zou and Donner, *Statistics
     in Medicine* 27, 2008).
 
-    Args:
-        before: rows with `aspect`, `group`, `dpa` and `exact`.
-        after: rows with the same aspects; where `paired`, the same samples in the same order.
-        paired: whether both hold the same samples.
-        levels: coverages of the intervals.
-        resamples: bootstrap resamples over groups.
-        seed: of the bootstrap.
-
-    Returns:
-        The differences at each level, in the shape of `hardcase.task.score.paired_difference`.
+    Both hold rows with `aspect`, `group`, `dpa` and `exact` of the same aspects; where `paired`, of the same samples in
+    the same order. The result has the shape of `hardcase.task.score.paired_difference` for each of `levels`, which are
+    coverages of the intervals.
     """
     first, second = (np.array([[row["dpa"], row["exact"]] for row in rows], np.float64).T for rows in (before, after))
     sides = [(after, second - first)] if paired else [(before, first), (after, second)]
@@ -61,16 +54,12 @@ def _subtract(first: Interval | None, second: Interval | None) -> Interval | Non
 
 
 class PooledEvaluations:
-    """Two evaluations as one table, to compare means of columns.
+    """Two evaluations as one table (`rows`), to compare means of columns with `freedom` degrees of freedom.
 
     Both may hold the same samples, so errors are those of a difference between two tables clustered by group over both
     (Liang and Zeger, *Biometrika* 73, 1986): right for separate, shared and partly shared samples alike, and sharper
     where they are shared. Fewer than `FEWEST_GROUPS` groups do not show the spread between groups; samples count singly
     then.
-
-    Attributes:
-        rows: of both.
-        freedom: degrees of freedom of the t statistics.
     """
 
     def __init__(self, before: pd.DataFrame, after: pd.DataFrame) -> None:

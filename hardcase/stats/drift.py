@@ -28,38 +28,19 @@ BUDGET: Final = {
 
 @dataclass(frozen=True, slots=True)
 class DriftTest:
-    """The result of one test.
+    """Result of one test; of categories, the values are those of the one that changed most, with its share."""
 
-    Attributes:
-        name: a key of `BUDGET`.
-        drifted: `p_value` is within `threshold` and the change is large enough to matter.
-        statistic: the change from reference to current in standard errors.
-        p_value: one-sided for scores (a fall) and invalid answers (a rise); else two-sided, over all categories.
-        threshold: its share of the budget.
-        reference: the value there; for categories the one that changed most, with its share.
-        current: the same of the current table.
-    """
-
-    name: str
-    drifted: bool
-    statistic: float
-    p_value: float
-    threshold: float
+    name: str  # a key of `BUDGET`
+    drifted: bool  # `p_value` is within `threshold`, and the change is large enough to matter
+    statistic: float  # the change from reference to current in standard errors
+    p_value: float  # one-sided for scores (a fall) and invalid answers (a rise); else two-sided, over all categories
+    threshold: float  # its share of the budget
     reference: float | str
     current: float | str
 
 
 def decide(reference: pd.DataFrame, current: pd.DataFrame, config: DriftConfig) -> list[DriftTest]:
-    """Compare two evaluations.
-
-    Args:
-        reference: one row a sample, with the columns of `hardcase.data.evaluations.read_flat_evaluation`.
-        current: the same of the model that is judged.
-        config: the budget, and how large a change must be to matter.
-
-    Returns:
-        The result of each test, in the order of `BUDGET`.
-    """
+    """Compare two evaluations, read by `hardcase.data.evaluations.read_flat_evaluation`, by each test of `BUDGET`."""
     pooled = PooledEvaluations(reference, current)
     rows = pooled.rows
 

@@ -23,13 +23,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Decision:
-    """The gate's verdict.
+    """The gate's verdict, with sentences against a rejected model or for a promoted one.
 
-    Attributes:
-        verdict: `rejected` if there is any reason against the model.
-        reasons: sentences, against a rejected model or for a promoted one.
-        differences: new minus champion in the shape of `paired_difference`, with `paired`, `samples` and `groups`; None
-            if nothing was compared.
+    `differences` are new minus champion in the shape of `paired_difference`, with `paired`, `samples` and `groups`.
     """
 
     verdict: Literal["promoted", "rejected"]
@@ -46,20 +42,7 @@ def decide(
     seed: int,
     against: str = "",
 ) -> Decision:
-    """Judge a model by its evaluation.
-
-    Args:
-        scores: of the model (`scores.json`).
-        evaluation: its table, one row a sample.
-        champion: the champion's table, or None if there is none.
-        drift: the result of drift (`drift.json`), against the champion if there is one.
-        config: of the gate.
-        seed: of the bootstrap.
-        against: the champion's name in the reasons.
-
-    Raises:
-        HardcaseError: the champion's table holds values that are not finite, or unknown aspects.
-    """
+    """Judge a model by `scores.json`, `drift.json` and its evaluation beside the champion's, which `against` names."""
     rows = evaluation.select(COLUMNS).to_pylist()
     if flaws := [*_not_finite(scores), *_not_scored(rows, config.min_rows)]:
         return Decision("rejected", flaws)
