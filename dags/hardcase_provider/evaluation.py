@@ -19,13 +19,7 @@ PACKAGE: Final = os.environ.get("HARDCASE_EVALUATION_PACKAGE", "")
 
 
 def plan_evaluation(params: Mapping[str, Any], model: str, source: str) -> str:
-    """Leave to the tasks of `run_evaluation` what they are to do; return the name of the one to continue with.
-
-    Args:
-        params: of the DAG's run, with `engine` and `settings`.
-        model: `NAME@ALIAS` or `NAME:VERSION`.
-        source: of samples with answers.
-    """
+    """Leave to the tasks of `run_evaluation` what they are to do; return the name of the one to continue with."""
     from hardcase_provider.hooks import KubeflowHook, choose_engine
     from hardcase_provider.planning import fingerprint, source_digest
     from hardcase_provider.registry import resolve_version
@@ -50,11 +44,7 @@ def plan_evaluation(params: Mapping[str, Any], model: str, source: str) -> str:
 
 
 def run_evaluation(plan: Any) -> Any:
-    """Return the result of the tasks that do what was planned.
-
-    Args:
-        plan: the task of the branch.
-    """
+    """Return the result of the tasks that do what was planned."""
     runs = [
         KubeflowRunOperator(
             task_id="kubeflow_run",

@@ -81,8 +81,6 @@ class KubeflowHook(BaseHook):
     """Kubeflow Pipelines.
 
     Args:
-        connection_id: a connection of type `kubeflow`.
-        address: where it is, instead of a connection.
         experiment: name of the experiment that runs belong to, instead of the connection's.
     """
 
@@ -143,12 +141,6 @@ class KubeflowHook(BaseHook):
         self, key: str, version: Mapping[str, Any], parameters: Mapping[str, Any], account: str = ""
     ) -> tuple[dict[str, Any], bool]:
         """Start one run for one idempotency key, or find it.
-
-        Args:
-            key: says what is to be done: two keys, two runs.
-            version: of the pipeline.
-            parameters: of the pipeline.
-            account: service account of the run's pods; Kubeflow's default if empty.
 
         Returns:
             the run, and whether this call started it.

@@ -54,15 +54,8 @@ class KubeflowRunOperator(BaseOperator):
     """Launch one run for one key, wait without holding a worker, and fail as it fails.
 
     Args:
-        key: name of the run; see `KubeflowHook.launch`.
-        pipeline: name of the pipeline.
-        parameters: of the pipeline.
         package: compiled pipeline, a file; uploaded when it changed. Without one, the newest version there is run.
-        connection_id: of type `kubeflow`.
         account: service account of the run's pods. Airflow masks every field whose name has `service_account` in it.
-        poll: seconds between looks.
-        limit: how long the run may take; then it is stopped.
-        patience: how long Kubeflow may be silent.
     """
 
     template_fields: Sequence[str] = ("key", "pipeline", "parameters", "package", "connection_id", "account")
@@ -129,9 +122,6 @@ class KubeflowRunOperator(BaseOperator):
         """Take up the task when the trigger has fired.
 
         Args:
-            context: of the task.
-            run_id: Kubeflow's.
-            event: of the trigger.
             adopted: Unix time at which the run was found active; 0 if this task started it.
         """
         hook = KubeflowHook(self.connection_id)
@@ -185,9 +175,7 @@ class LocalRunOperator(BaseOperator):
     a result.
 
     Args:
-        arguments: after `hardcase`; `--json` is added.
         program: the executable; `$HARDCASE_BIN`, the repository's, or that of the path by default.
-        folder: where it is started; the repository by default.
     """
 
     template_fields: Sequence[str] = ("arguments", "program", "folder")

@@ -27,7 +27,6 @@ def source_digest(source: str | None, engine: str) -> str | None:
 
     Args:
         source: as `hardcase run --source` takes it, or None for the profile's own.
-        engine: that will read it.
 
     Returns:
         A digest; the source itself where that identifies the data; None where neither is known.

@@ -29,10 +29,6 @@ class KubeflowRunTrigger(BaseTrigger):
     """Fires when a run has ended, is gone, or has taken too long.
 
     Args:
-        connection_id: of type `kubeflow`.
-        run_id: Kubeflow's.
-        poll: seconds between looks.
-        end_by: Unix time after which it is not waited for.
         patience: seconds without a usable answer after which Kubeflow counts as gone.
         steps: of the pipeline, as `hardcase.kubeflow.runs.list_steps` returns them.
     """

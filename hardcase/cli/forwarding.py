@@ -19,13 +19,7 @@ SECONDS_TO_FORWARD: Final = 30
 
 
 class Forwarding:
-    """A `kubectl port-forward` of ours on loopback, started again on the same port when it ends.
-
-    Args:
-        context: of kubectl; its current one if empty.
-        namespace: in which Kubeflow is.
-        log: file for its output.
-    """
+    """A `kubectl port-forward` of ours on loopback, started again on the same port when it ends."""
 
     def __init__(self, context: str, namespace: str, log: Path) -> None:
         self._where = [*(["--context", context] if context else []), "--namespace", namespace]
@@ -82,12 +76,7 @@ class Forwarding:
 
 @contextmanager
 def forward(context: str = "", namespace: str = "kubeflow") -> Iterator[Forwarding]:
-    """Forward a port of loopback to Kubeflow in a cluster, as long as the context lasts.
-
-    Args:
-        context: of kubectl; its current one if empty.
-        namespace: in which Kubeflow is.
-    """
+    """Forward a port of loopback to Kubeflow in a cluster, as long as the context lasts."""
     with tempfile.TemporaryDirectory() as folder:
         forwarding = Forwarding(context, namespace, Path(folder) / "log")
         try:

@@ -69,27 +69,16 @@ def translated() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Reach:
-    """How Kubeflow is reached: the options of the command line.
+    """How Kubeflow is reached: the options of the command line."""
 
-    Attributes:
-        host: URL of the API.
-        port_forward: reach it by kubectl.
-        context: of kubectl.
-        in_cluster: this is a pod: use its service and token.
-        token_file: holds the bearer token; else `HARDCASE_KFP_TOKEN` has it, or there is none.
-        ca: certificates to trust.
-        ui: base of links.
-        namespace: of the user; empty for an installation for one user.
-    """
-
-    host: str = ""
-    port_forward: bool = False
-    context: str = ""
-    in_cluster: bool = False
-    token_file: Path | None = None
-    ca: Path | None = None
-    ui: str = ""
-    namespace: str = ""
+    host: str = ""  # URL of the API
+    port_forward: bool = False  # reach it by kubectl
+    context: str = ""  # of kubectl
+    in_cluster: bool = False  # this is a pod: use its service and token
+    token_file: Path | None = None  # holds the bearer token; else `HARDCASE_KFP_TOKEN` has it, or there is none
+    ca: Path | None = None  # certificates to trust
+    ui: str = ""  # base of links
+    namespace: str = ""  # of the user; empty for an installation for one user
 
     def find_address(self, host: str = "", **more: Any) -> Address:
         """Return the address of the API.
@@ -144,16 +133,7 @@ def parse_cron(text: str) -> str:
 def build_order(
     pipeline: str, images: Sequence[str], given: Sequence[str], *, key: str = "", schedule: str = "", **more: Any
 ) -> tuple[Package, Order]:
-    """Return the package and the order that the command line describes.
-
-    Args:
-        pipeline: name or file of the compiled pipeline.
-        images: of the form `IMAGE=REFERENCE`.
-        given: parameters of the form `name=value`.
-        key: name of the run or the schedule; made up if empty.
-        schedule: cron; empty for now.
-        more: what else `Order` takes.
-    """
+    """Return the package and the order that the command line describes."""
     package = replace_images(load_package(pipeline), images)
     made_up = package.name if schedule else f"{package.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     cron = parse_cron(schedule) if schedule else ""
@@ -221,14 +201,6 @@ def watch_run(
     poll: float = 5,
 ) -> dict[str, Any]:
     """Follow a run until it ends, or we must leave it.
-
-    Args:
-        run_id: of the run.
-        client: of the Kubeflow where it is.
-        again: options by which it is reached again.
-        store: where its steps leave records.
-        mlflow: URL of MLflow, which has the records of runs.
-        poll: seconds between looks.
 
     Returns:
         What `Account.conclude` returns, or only `error` if the run was left before its end.

@@ -24,21 +24,13 @@ IMAGE_VARIABLE: Final = "HARDCASE_IMAGE"
 
 @dataclass(frozen=True)
 class Package:
-    """A compiled pipeline.
+    """A compiled pipeline."""
 
-    Attributes:
-        name: of the pipeline in Kubeflow.
-        content: the YAML.
-        inputs: of the pipeline's parameters, by name, as the spec defines them.
-        images: of each executor.
-        description: what it does and what its parameters mean.
-    """
-
-    name: str
-    content: bytes
-    inputs: Mapping[str, Mapping[str, Any]]
-    images: Mapping[str, str]
-    description: str = ""
+    name: str  # of the pipeline in Kubeflow
+    content: bytes  # the YAML
+    inputs: Mapping[str, Mapping[str, Any]]  # of the pipeline's parameters, by name, as the spec defines them
+    images: Mapping[str, str]  # of each executor
+    description: str = ""  # what it does and what its parameters mean
 
     @property
     def version(self) -> str:
@@ -111,7 +103,6 @@ def replace_images(package: Package, replacements: Sequence[str]) -> Package:
     The signed record of a step names that image (`HARDCASE_IMAGE`), so it is said only where a digest proves it.
 
     Args:
-        package: the compiled pipeline.
         replacements: of the form `IMAGE=REFERENCE`, IMAGE one that the pipeline names.
 
     Raises:
@@ -140,10 +131,6 @@ def replace_images(package: Package, replacements: Sequence[str]) -> Package:
 
 def parse_parameters(package: Package, given: Sequence[str]) -> dict[str, Any]:
     """Return the values of a launch, typed as the pipeline defines them.
-
-    Args:
-        package: the compiled pipeline.
-        given: of the form `name=value`.
 
     Raises:
         InputError: one is not of that form, or given twice.

@@ -46,19 +46,12 @@ EXIT_CODES: Final = {"rejected": 3, "refused": 2, "cancelled": 1, "failed": 1}
 
 @dataclass
 class Account:
-    """What is known of a run, from Kubeflow, the store and MLflow.
+    """What is known of a run, from Kubeflow, the store and MLflow."""
 
-    Attributes:
-        client: of the Kubeflow where the run is.
-        store: where its steps leave records; None if it is not known.
-        mlflow: URL of MLflow; empty if it is not known.
-        notes: what cannot be known, and how it could.
-    """
-
-    client: Client
-    store: Store | None = None
-    mlflow: str = ""
-    notes: list[str] = field(default_factory=list)
+    client: Client  # of the Kubeflow where the run is
+    store: Store | None = None  # where its steps leave records; None if it is not known
+    mlflow: str = ""  # URL of MLflow; empty if it is not known
+    notes: list[str] = field(default_factory=list)  # what cannot be known, and how it could
     _names: Mapping[str, bool] = field(default_factory=dict)
     _records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _cancelled: bool = False
@@ -112,11 +105,6 @@ class Account:
 def read_record(run_id: str, store: Store | None, mlflow: str) -> dict[str, Any] | None:
     """Return the record of a run that has ended, from the store or else from MLflow; None if neither has it.
 
-    Args:
-        run_id: Kubeflow's id of the run.
-        store: in which the run is recorded.
-        mlflow: URL of MLflow; not asked if empty.
-
     Raises:
         HardcaseError: the store or MLflow cannot be read.
     """
@@ -140,11 +128,7 @@ def _read_tag(run_id: str, mlflow: str) -> dict[str, Any] | None:
 
 
 class Board:
-    """Shows the steps on standard error: a table that moves on a terminal, a line for each change elsewhere.
-
-    Args:
-        look: returns the steps of a run.
-    """
+    """Shows the steps on standard error: a table that moves on a terminal, a line for each change elsewhere."""
 
     def __init__(self, look: Callable[[Mapping[str, Any]], list[Step]]) -> None:
         self._look = look

@@ -57,26 +57,18 @@ class Address:
     """Where Kubeflow is and how it is spoken to.
 
     Attributes:
-        url: of the API, without `/apis`.
-        ui: where a person sees a run; the API's URL if empty.
-        namespace: of the user; empty for an installation for one user.
         token: returns the bearer token; called at each request, because a token in a file is rotated.
-        ca: file of certificates to trust; the system's if empty.
-        timeout: of one request, in seconds.
-        pause: before the second attempt, in seconds; doubled for each attempt after.
-        connection_attempts: how often a refused connection is tried. It carried out nothing.
-        before: called before each attempt.
     """
 
-    url: str
-    ui: str = ""
-    namespace: str = ""
+    url: str  # of the API, without `/apis`
+    ui: str = ""  # where a person sees a run; the API's URL if empty
+    namespace: str = ""  # of the user; empty for an installation for one user
     token: Callable[[], str] | None = field(default=None, repr=False)
-    ca: str = ""
-    timeout: float = 30
-    pause: float = 1
-    connection_attempts: int = 3
-    before: Callable[[], None] | None = field(default=None, repr=False)
+    ca: str = ""  # file of certificates to trust; the system's if empty
+    timeout: float = 30  # of one request, in seconds
+    pause: float = 1  # before the second attempt, in seconds; doubled for each attempt after
+    connection_attempts: int = 3  # how often a refused connection is tried. It carried out nothing
+    before: Callable[[], None] | None = field(default=None, repr=False)  # called before each attempt
 
     def link(self, run_id: str, kind: str = "runs") -> str:
         """Return the UI URL of a run, or of a `recurringrun`."""
@@ -112,12 +104,7 @@ def find_address(
     """Return the address that a command line or a connection describes.
 
     Args:
-        host: URL of the API; `https` unless it says otherwise.
-        ui: base of links to the UI, if that is elsewhere.
-        token: bearer token; wins over the file.
-        token_file: holds the bearer token.
         in_cluster: this is a pod, so services of the cluster may be sent a token by plain http.
-        more: other attributes of `Address`.
 
     Raises:
         Refused: the host is no URL, or a token would be sent by plain http.

@@ -13,11 +13,7 @@ from hardcase.kubeflow.requests import Answer, Flow, Look, Missed, Request, Resu
 
 
 class Client:
-    """Kubeflow, waited for.
-
-    Args:
-        address: of the API.
-    """
+    """Kubeflow, waited for."""
 
     def __init__(self, address: Address) -> None:
         self.address = address

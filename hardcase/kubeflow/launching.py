@@ -36,40 +36,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is to be launched.
+    """What is to be launched."""
 
-    Attributes:
-        key: name of the run, or of the schedule: two keys, two runs.
-        parameters: of the pipeline, typed.
-        experiment: name of the one that the run belongs to; Kubeflow's default if empty.
-        service_account: of the run's pods; Kubeflow's default if empty.
-        cron: when it is to run again and again, six fields; once, now, if empty.
-        concurrency: how many runs of the schedule may be active at once.
-    """
-
-    key: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    experiment: str = ""
-    service_account: str = ""
-    cron: str = ""
-    concurrency: int = 1
+    key: str  # name of the run, or of the schedule: two keys, two runs
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # of the pipeline, typed
+    experiment: str = ""  # name of the one that the run belongs to; Kubeflow's default if empty
+    service_account: str = ""  # of the run's pods; Kubeflow's default if empty
+    cron: str = ""  # when it is to run again and again, six fields; once, now, if empty
+    concurrency: int = 1  # how many runs of the schedule may be active at once
 
 
 @dataclass(frozen=True)
 class Launched:
-    """What came of an order.
+    """What came of an order."""
 
-    Attributes:
-        thing: the run, or the recurring run of a schedule.
-        created: whether this launch created it, or changed the schedule.
-        version: of the pipeline.
-        uploaded: whether this launch uploaded the version.
-    """
-
-    thing: Thing
-    created: bool
-    version: Mapping[str, Any] = field(default_factory=dict)
-    uploaded: bool = False
+    thing: Thing  # the run, or the recurring run of a schedule
+    created: bool  # whether this launch created it, or changed the schedule
+    version: Mapping[str, Any] = field(default_factory=dict)  # of the pipeline
+    uploaded: bool = False  # whether this launch uploaded the version
 
 
 def name_version(pipeline: str, content: bytes) -> str:
@@ -98,11 +82,8 @@ def upload(name: str, content: bytes, address: Address, description: str = "") -
     """Return the version of a pipeline that holds this content, and whether this call uploaded it.
 
     Args:
-        name: of the pipeline, which is created if there is none.
         content: compiled pipeline. The caller checks that it is one: the API server reads a file that is no YAML for
             ever (kubeflow/pipelines 2.17.0, backend/src/apiserver/template/template.go:75).
-        address: of the API.
-        description: of the pipeline and the version.
     """
     body = {"display_name": name, "name": name, "description": description, "namespace": address.namespace}
     pipeline, _ = yield from find_or_create(
@@ -150,13 +131,7 @@ def find_steps(run: Mapping[str, Any], address: Address) -> Flow[dict[str, bool]
 
 
 def launch(order: Order, version: Mapping[str, Any], address: Address) -> Flow[Launched]:
-    """Start what is ordered, or find it, however often it is asked for.
-
-    Args:
-        order: what is to be launched.
-        version: of the pipeline.
-        address: of the API.
-    """
+    """Start what is ordered, or find it, however often it is asked for."""
     experiment = {"display_name": order.experiment, "namespace": address.namespace}
     experiment_id = ""
     if order.experiment:
@@ -332,11 +307,6 @@ def list_inputs(version: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
 
 def check_parameters(pipeline: str, inputs: Mapping[str, Mapping[str, Any]], parameters: Mapping[str, Any]) -> None:
     """Compare parameters with those that a pipeline takes.
-
-    Args:
-        pipeline: its name.
-        inputs: what it takes, as `list_inputs` returns it.
-        parameters: what it is given.
 
     Raises:
         Refused: a parameter that it does not know, one it needs and is not given, or a value it does not take.

@@ -39,21 +39,13 @@ ABOUT: Final = {401: "token", 404: "host"}
 
 @dataclass(frozen=True)
 class Request:
-    """One request.
+    """One request."""
 
-    Attributes:
-        method: of HTTP.
-        path: below `/apis/v2beta1/`.
-        query: without what is empty.
-        body: sent as JSON, without what is empty.
-        files: sent as a form.
-    """
-
-    method: str
-    path: str
-    query: Mapping[str, Any] = field(default_factory=dict)
-    body: Mapping[str, Any] | None = None
-    files: Mapping[str, tuple[str, bytes, str]] | None = None
+    method: str  # of HTTP
+    path: str  # below `/apis/v2beta1/`
+    query: Mapping[str, Any] = field(default_factory=dict)  # without what is empty
+    body: Mapping[str, Any] | None = None  # sent as JSON, without what is empty
+    files: Mapping[str, tuple[str, bytes, str]] | None = None  # sent as a form
 
     @property
     def repeatable(self) -> bool:

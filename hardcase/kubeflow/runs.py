@@ -32,17 +32,14 @@ class Step:
     """A step of a run.
 
     Attributes:
-        name: of the step.
         state: `pending` until its own process works, `running`, `retrying`, `succeeded`, `cached`, `failed`, `refused`
             (its input or configuration), `cancelled`, `not reached`, or `unknown`, where no source says it.
-        seconds: of its work, until now.
-        message: why it failed, in its own words; empty if it left none.
     """
 
-    name: str
+    name: str  # of the step
     state: str
-    seconds: float = 0
-    message: str = ""
+    seconds: float = 0  # of its work, until now
+    message: str = ""  # why it failed, in its own words; empty if it left none
 
 
 def inner_spec(spec: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -53,9 +50,6 @@ def inner_spec(spec: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def list_steps(spec: Mapping[str, Any]) -> dict[str, bool]:
     """Return the steps of a pipeline in the order in which they run, including those of nested pipelines.
-
-    Args:
-        spec: as it was compiled, or as Kubeflow shows it in a version.
 
     Returns:
         Of each step whether it runs however the others end, as an exit handler does.
@@ -104,10 +98,8 @@ def list_progress(
     """Return the steps of a run in order: those that began, and once it has ended all of them.
 
     Args:
-        run: as Kubeflow shows it.
         names: of its steps in order, and whether one runs however the others end.
         records: last record of each step (`hardcase.registry.runs`); none if they are not known.
-        now: seconds since 1970.
         cancelled: whether the run is known to have been terminated, whatever its history says.
     """
     over = run.get("state") in ENDED
@@ -150,9 +142,6 @@ def _find_state(node: Node, run: Run, passed: bool, recorded: bool) -> str:
     """Return the state of a step without a record: served from the cache, not yet at work, or what Kubeflow says.
 
     Args:
-        node: of the step; empty if there is none.
-        run: to which it belongs.
-        passed: whether the run continued behind it.
         recorded: whether it would have left a record: other steps did, and it may come from the cache.
     """
     state, over = node.get("state"), run.get("state") in ENDED
@@ -169,11 +158,6 @@ def find_failure(run: Run, steps: Sequence[Step], namespace: str) -> dict[str, A
     """Return the `step` at which a run failed, a `message`, and whether the step `refused` its input.
 
     The message is the step's own, else Kubeflow's, else the command that shows the logs.
-
-    Args:
-        run: as Kubeflow shows it.
-        steps: of the run.
-        namespace: of the user; empty for an installation for one user.
     """
     for state in ("refused", "failed"):
         for step in steps:
@@ -215,10 +199,6 @@ def summarise_run(
     """Return a run in brief, as JSON small enough for Airflow's XCom.
 
     Args:
-        run: as Kubeflow shows it.
-        steps: of the run.
-        link: to the run in the UI.
-        namespace: of the user; empty for an installation for one user.
         cancelled: whether the run is known to have been terminated, whatever its history says.
     """
     moment = cancelled_at(run) or (str(run.get("finished_at")) if cancelled else "")
@@ -238,7 +218,6 @@ def explain_end(summary: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[
     know the gate.
 
     Args:
-        summary: of `summarise_run`.
         record: of the run, written by its step `conclude`; empty if it is not known.
 
     Returns:

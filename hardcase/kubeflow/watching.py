@@ -17,10 +17,6 @@ def watch(
     """Return a run once it has ended; yield what each look showed.
 
     Args:
-        run_id: of the run.
-        address: of the API.
-        poll: seconds between looks.
-        patience: seconds that Kubeflow may be silent.
         unattended: no user is there to fix anything. A refusal is waited out too, since a token may be in the middle
             of its rotation, and the run counts as gone at the third 404, since one may be a proxy's.
 

@@ -63,7 +63,6 @@ def running(
     """Surround a step's work, and attest it; every file in `work.outputs` afterwards is a product.
 
     Args:
-        step: its name.
         plan: what `configure` hands to the step: `store`, `scratch`, and `parameters`, which identify the work and are
             signed.
         inputs: by the name of a product, the attestation of the step that wrote it or read it; empty for none.
