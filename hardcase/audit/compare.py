@@ -17,6 +17,11 @@ from hardcase.store.store import Store
 def compare_versions(store: Store, before: Audit, after: Audit) -> dict[str, Any]:
     """Compare two versions.
 
+    Args:
+        store: store of both.
+        before: audit of the earlier version.
+        after: audit of the later version.
+
     Returns:
         `facts` (model, commit, seed, source, base model), `config`, `packages`, `scores`: by key, before and after,
         where they differ; `data`: ids of rows `added`, `removed`, `changed` (same id and aspect, other images,

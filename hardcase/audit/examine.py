@@ -97,6 +97,9 @@ def examine(store: Store, spec: str, keys: Keyring, compare: Callable[[Ledger], 
     """Audit a version.
 
     Args:
+        store: opened without a cache.
+        spec: `NAME`, `NAME@ALIAS` or `NAME:VERSION`.
+        keys: trusted keys.
         compare: returns, as sentences, how another registry differs from the ledger.
 
     Raises:

@@ -35,10 +35,15 @@ class DistrustError(HardcaseError):
 
 @dataclass(frozen=True)
 class Keyring:
-    """The key that a process signs with, and the keys that it trusts."""
+    """The key that a process signs with, and the keys that it trusts.
 
-    trusted: Mapping[str, Key]  # public keys by id
-    signer: Signer | None = None  # None for a process that only verifies
+    Attributes:
+        trusted: public keys by id.
+        signer: None for a process that only verifies.
+    """
+
+    trusted: Mapping[str, Key]
+    signer: Signer | None = None
 
     def sign(self, statement: Mapping[str, Any]) -> bytes:
         """Return the statement in a signed envelope, as canonical JSON.
@@ -55,6 +60,10 @@ class Keyring:
 
     def open_envelope(self, envelope: bytes, what: str) -> dict[str, Any]:
         """Return the statement in an envelope after verifying its signature.
+
+        Args:
+            envelope: JSON.
+            what: name of the envelope in messages.
 
         Raises:
             DistrustError: it is not an envelope, or no trusted key signed it.
@@ -126,6 +135,9 @@ def open_keyring(signing: str, trusted: Iterable[Path]) -> Keyring:
 
 def read_public_keys(paths: Iterable[Path]) -> dict[str, Key]:
     """Read public keys, by id.
+
+    Args:
+        paths: files in PEM, and folders of `*.pub`.
 
     Raises:
         InputError: a file is not a public key.

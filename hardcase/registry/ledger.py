@@ -167,6 +167,11 @@ def list_models(store: Store) -> list[str]:
 def read_ledger(store: Store, name: str, keys: Keyring) -> Ledger:
     """Read and verify the ledger of a model; it is empty if there is none.
 
+    Args:
+        store: store of the ledger.
+        name: name of the model.
+        keys: trusted keys.
+
     Raises:
         InputError: a model cannot have that name.
         DistrustError: an entry is missing, altered, out of place, or not signed by a trusted key.
@@ -239,6 +244,12 @@ def roll_back(store: Store, keys: Keyring, name: str, who: str, why: str, verify
 def fetch_model(store: Store, keys: Keyring, spec: str, dest: Path) -> None:
     """Write a registered model's files as the folder `dest`, every signature and digest verified.
 
+    Args:
+        store: store of the model.
+        keys: trusted keys.
+        spec: `NAME`, `NAME@ALIAS` or `NAME:VERSION`.
+        dest: an empty folder, or a path that does not exist yet.
+
     Raises:
         InputError: no such model is registered.
         HardcaseError: the stored model or its record is damaged.
@@ -252,6 +263,11 @@ def fetch_model(store: Store, keys: Keyring, spec: str, dest: Path) -> None:
 
 def find_version(store: Store, keys: Keyring, spec: str) -> Version:
     """Return the version that a text names.
+
+    Args:
+        store: store of the ledger.
+        keys: trusted keys.
+        spec: `NAME` (its champion), `NAME@ALIAS` or `NAME:VERSION`.
 
     Raises:
         InputError: no such model is registered.

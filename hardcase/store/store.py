@@ -200,6 +200,7 @@ def open_store(uri: str, *, cached: bool = True) -> Store:
     """Open the store at `uri`.
 
     Args:
+        uri: of the store.
         cached: read objects from this machine's cache where it has them, or always from the store itself.
 
     Raises:
