@@ -78,11 +78,7 @@ def choose_engine(wanted: str) -> str:
 
 
 class KubeflowHook(BaseHook):
-    """Kubeflow Pipelines.
-
-    Args:
-        experiment: name of the experiment that runs belong to, instead of the connection's.
-    """
+    """Kubeflow Pipelines."""
 
     conn_name_attr = "connection_id"
     default_conn_name = DEFAULT_CONNECTION

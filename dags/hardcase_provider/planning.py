@@ -25,9 +25,6 @@ def source_digest(source: str | None, engine: str) -> str | None:
 
     The program `hardcase` computes it, where there is one; else, on S3, Airflow's Amazon provider.
 
-    Args:
-        source: as `hardcase run --source` takes it, or None for the profile's own.
-
     Returns:
         A digest; the source itself where that identifies the data; None where neither is known.
 

@@ -26,12 +26,7 @@ STOPPING: Final[set["asyncio.Task[None]"]] = set()
 
 
 class KubeflowRunTrigger(BaseTrigger):
-    """Fires when a run has ended, is gone, or has taken too long.
-
-    Args:
-        patience: seconds without a usable answer after which Kubeflow counts as gone.
-        steps: of the pipeline, as `hardcase.kubeflow.runs.list_steps` returns them.
-    """
+    """Fires when a run has ended, is gone, or has taken too long."""
 
     def __init__(
         self,

@@ -102,9 +102,6 @@ def replace_images(package: Package, replacements: Sequence[str]) -> Package:
 
     The signed record of a step names that image (`HARDCASE_IMAGE`), so it is said only where a digest proves it.
 
-    Args:
-        replacements: of the form `IMAGE=REFERENCE`, IMAGE one that the pipeline names.
-
     Raises:
         InputError: not of that form, not an image of the pipeline, or not a reference.
     """

@@ -103,9 +103,6 @@ def find_address(
 ) -> Address:
     """Return the address that a command line or a connection describes.
 
-    Args:
-        in_cluster: this is a pod, so services of the cluster may be sent a token by plain http.
-
     Raises:
         Refused: the host is no URL, or a token would be sent by plain http.
     """

@@ -95,13 +95,7 @@ def list_progress(
     now: float,
     cancelled: bool = False,
 ) -> list[Step]:
-    """Return the steps of a run in order: those that began, and once it has ended all of them.
-
-    Args:
-        names: of its steps in order, and whether one runs however the others end.
-        records: last record of each step (`hardcase.registry.runs`); none if they are not known.
-        cancelled: whether the run is known to have been terminated, whatever its history says.
-    """
+    """Return the steps of a run in order: those that began, and once it has ended all of them."""
     over = run.get("state") in ENDED
     cancelled = cancelled or bool(cancelled_at(run))
     # A group that is tried again creates its nodes again: the last one to start counts.
@@ -139,11 +133,7 @@ def _read_record(record: Mapping[str, Any], node: Node, over: bool, now: float, 
 
 
 def _find_state(node: Node, run: Run, passed: bool, recorded: bool) -> str:
-    """Return the state of a step without a record: served from the cache, not yet at work, or what Kubeflow says.
-
-    Args:
-        recorded: whether it would have left a record: other steps did, and it may come from the cache.
-    """
+    """Return the state of a step without a record: served from the cache, not yet at work, or what Kubeflow says."""
     state, over = node.get("state"), run.get("state") in ENDED
     if state == "SUCCEEDED" or (passed and (recorded or not node or state in AT_WORK)):
         return "cached" if recorded else "succeeded"
@@ -196,11 +186,7 @@ def describe_progress(run: Run, steps: Sequence[Step], namespace: str, now: floa
 def summarise_run(
     run: Run, steps: Sequence[Step], *, link: str, namespace: str = "", cancelled: bool = False
 ) -> dict[str, Any]:
-    """Return a run in brief, as JSON small enough for Airflow's XCom.
-
-    Args:
-        cancelled: whether the run is known to have been terminated, whatever its history says.
-    """
+    """Return a run in brief, as JSON small enough for Airflow's XCom."""
     moment = cancelled_at(run) or (str(run.get("finished_at")) if cancelled else "")
     return {
         **{name: run.get(name) for name in ("run_id", "display_name", "state", "created_at", "finished_at")},
@@ -216,9 +202,6 @@ def explain_end(summary: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[
 
     The record of the run decides where it has an answer, because Kubeflow calls a terminated run failed and does not
     know the gate.
-
-    Args:
-        record: of the run, written by its step `conclude`; empty if it is not known.
 
     Returns:
         `succeeded`, `rejected` (by the gate), `cancelled`, `refused` (its input or configuration) or `failed`.

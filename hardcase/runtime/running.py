@@ -65,8 +65,6 @@ def running(
     Args:
         plan: what `configure` hands to the step: `store`, `scratch`, and `parameters`, which identify the work and are
             signed.
-        inputs: by the name of a product, the attestation of the step that wrote it or read it; empty for none.
-        sources: digests of what the step reads from outside, by name; the work itself fills them in.
     """
     run, read, parameters = os.environ.get("HARDCASE_RUN", ""), dict[str, str](), _restore_integers(plan["parameters"])
     plan = {**plan, "parameters": parameters}

@@ -105,7 +105,7 @@ def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantin
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
         raise InputError(
             f"source {source}: {len(bad)} of {total} rows are bad ({counts}); at most ingest.max_bad_share "
-            f"{config.max_bad_share:g} may be, and one must be left; see {quarantine}, mend them or raise the share"
+            f"{config.max_bad_share:g} may be, and one must be left; see {quarantine}, fix them or raise the share"
         )
     accepted = [(*rows[number], assignment) for number, assignment in sorted(assignments.items())]
     opened_store = open_store(store)
@@ -175,8 +175,8 @@ def _inspect_rows(source: Source) -> Iterator[tuple[Row | BadRow, list[ImageStat
                 yield from zip(chunk, pool.map(inspect, chunk, chunksize=32), strict=True)
             except (BrokenProcessPool, MemoryError) as error:
                 raise HardcaseError(
-                    f"source {source.manifest}: a process reading the pictures of rows {chunk[0].row} to "
-                    f"{chunk[-1].row} died, most likely for want of memory; make room, or take large pictures out"
+                    f"source {source.manifest}: a process reading the images of rows {chunk[0].row} to "
+                    f"{chunk[-1].row} died, most likely for want of memory; make room, or take large images out"
                 ) from error
             done += len(chunk)
             report("reading rows", done, done)

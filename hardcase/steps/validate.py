@@ -54,7 +54,7 @@ def run(snapshot: Path, store: str, config: ValidateConfig, result: Path, docs: 
     checked = _validate(flatten(table), config)
     expectations = [_expectation(result) for result in checked.results]
     failures = [
-        _failure(expectation, result.expectation_config.meta["mend"])
+        _failure(expectation, result.expectation_config.meta["fix"])
         for expectation, result in zip(expectations, checked.results, strict=True)
         if not result.success
     ]
@@ -126,7 +126,7 @@ def _suite(config: ValidateConfig) -> list[Any]:
     from great_expectations import expectations
 
     gx: Any = expectations
-    rows: dict[str, Any] = {"meta": {"mend": "mend these rows in the source and ingest again"}}
+    rows: dict[str, Any] = {"meta": {"fix": "fix these rows in the source and ingest again"}}
 
     def between(column: str, low: float | None, high: float | None) -> Any:
         return gx.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high, **rows)
@@ -134,11 +134,11 @@ def _suite(config: ValidateConfig) -> list[Any]:
     def share(column: str, kind: str) -> Any:
         low, high = f"min_{kind}_share", f"max_{kind}_share"
         bounds = {"min_value": getattr(config, low), "max_value": getattr(config, high)}
-        meta = {"mend": f"balance the source, or set validate.{low} and validate.{high}"}
+        meta = {"fix": f"balance the source, or set validate.{low} and validate.{high}"}
         return gx.ExpectColumnMeanToBeBetween(column=column, **bounds, meta=meta)
 
-    def none_of(column: str, mend: str) -> Any:
-        return gx.ExpectColumnValuesToBeNull(column=column, meta={"mend": mend})
+    def none_of(column: str, fix: str) -> Any:
+        return gx.ExpectColumnValuesToBeNull(column=column, meta={"fix": fix})
 
     fields = [name for name, _ in FIELDS]
     named = "the first are named here"
@@ -166,7 +166,7 @@ def _suite(config: ValidateConfig) -> list[Any]:
             gx.ExpectColumnSumToBeBetween(
                 column=f"rows_{split}",
                 min_value=getattr(config, f"min_{split}_rows"),
-                meta={"mend": f"hand in more {split} rows, or set validate.min_{split}_rows"},
+                meta={"fix": f"hand in more {split} rows, or set validate.min_{split}_rows"},
             )
             for split in SPLITS
         ),
@@ -176,12 +176,12 @@ def _suite(config: ValidateConfig) -> list[Any]:
         gx.ExpectColumnMeanToBeBetween(
             column="blank_share",
             max_value=config.max_blank_share,
-            meta={"mend": "replace blank pictures in the source, or set validate.max_blank_share"},
+            meta={"fix": "replace blank images in the source, or set validate.max_blank_share"},
         ),
         none_of("leaking_group", f"give every row of a group one split in the source ({named})"),
-        none_of("leaking_original", f"give rows of one original picture one group and split in the source ({named})"),
+        none_of("leaking_original", f"give rows of one original image one group and split in the source ({named})"),
         none_of("repeated_candidate", f"replace candidates that are one file twice in the source (ids: {named})"),
-        none_of("repeated_sample", f"keep one of the rows with the same pictures and aspect (ids: {named})"),
+        none_of("repeated_sample", f"keep one of the rows with the same images and aspect (ids: {named})"),
     ]
 
 
@@ -237,7 +237,7 @@ def _shorten(text: str) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def _failure(failed: dict[str, Any], mend: str) -> str:
+def _failure(failed: dict[str, Any], fix: str) -> str:
     bounds = ", ".join(f"{key} {value}" for key, value in (failed["bounds"] or {}).items())
     asked = f" ({bounds})" if bounds else ""
-    return f"{failed['column']}: {failed['type']}{asked}, observed {failed['observed']}; {mend}"
+    return f"{failed['column']}: {failed['type']}{asked}, observed {failed['observed']}; {fix}"
