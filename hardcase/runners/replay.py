@@ -62,7 +62,7 @@ def _run(ledger: Ledger, version: Version, provenance: Provenance, home: Home, s
     profile.write_text(yaml.safe_dump({**config, "source": source}), encoding="utf-8")
     arguments = {"profile": str(profile), "source": source, "seed": provenance.parameters["seed"], "settings": {}}
     apart = {**home.signing_environment(), "MLFLOW_TRACKING_URI": f"sqlite:///{scratch.root / 'mlflow.db'}"}
-    with environment({**apart, "HARDCASE_WEBHOOK": "", "HARDCASE_SMTP_HOST": ""}):  # a replay notifies nobody
+    with environment({**apart, "HARDCASE_WEBHOOK": "", "HARDCASE_SMTP_HOST": ""}):  # a replay notifies no user
         outcome = run_pipeline("retraining", arguments, scratch, Inputs((str(profile), checkpoint)))
     if error := outcome.record["error"]:
         raise HardcaseError(f"replay: {error['step']} failed: {error['message']}")
