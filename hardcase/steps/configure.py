@@ -56,18 +56,21 @@ def execute(profile: str, source: str, seed: int, settings: Mapping[str, Any]) -
 
     `profile` is a name or path, an empty `source` the profile's own, `settings` are keys of the profile to change.
     """
-    with noted("configure"):
+    with noted("configure") as record:
         emit("START", os.environ.get("HARDCASE_RUN", ""))
         chosen = load_profile(profile, {**settings, "seed": int(seed), **({"source": source} if source else {})})
         locations = read_locations()
-        return RetrainingPlan(**plan_retraining(chosen, pin_run(chosen, locations["store"]), locations))
+        pinned = pin_run(chosen, locations["store"])
+        record.cached = pinned.pop("registered")
+        return RetrainingPlan(**plan_retraining(chosen, pinned, locations))
 
 
 def pin_run(profile: Profile, store: str) -> dict[str, Any]:
     """Return what a run is made of and compared with at its launch.
 
     The values are `source` (URI and digest), `fingerprint` (sha256 of source, configuration, seed and code), `champion`
-    (number of the version to beat) and `reference` (sha256 of the evaluation that drift compares with); empty for none.
+    (number of the version to beat), `reference` (sha256 of the evaluation that drift compares with); empty for none;
+    and `registered`, whether a version was made of the same before.
     """
     config = _dump(profile)
     home = os.environ.get("HARDCASE_HOME")  # a folder that does not count as the source's, if it is inside it
@@ -75,8 +78,10 @@ def pin_run(profile: Profile, store: str) -> dict[str, Any]:
     sections = {name: value for name, value in config.items() if name not in ("seed", "source", "cluster")}
     identity = {"source": source, "config": sections, "seed": profile.seed, "code": code_digest()}
     fingerprint = bytes_digest(canonical_json(identity))
-    champion, reference = read_ledger(open_store(store), profile.registration.name, keyring()).pin(fingerprint)
-    return {"source": source, "fingerprint": fingerprint, "champion": champion, "reference": reference}
+    ledger = read_ledger(open_store(store), profile.registration.name, keyring())
+    champion, reference = ledger.pin(fingerprint)
+    pinned = {"source": source, "fingerprint": fingerprint, "champion": champion, "reference": reference}
+    return {**pinned, "registered": any(version.fingerprint == fingerprint for version in ledger.versions.values())}
 
 
 def plan_retraining(profile: Profile, pinned: Mapping[str, Any], locations: Mapping[str, str]) -> dict[str, Any]:

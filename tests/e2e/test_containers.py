@@ -16,7 +16,6 @@ from hardcase.runners.local import Outcome, run_pipeline
 from tests.support.engine import Engine
 
 STEPS = list_steps("retraining")
-UNCACHED = {"configure", "register"}
 IMAGE = "hardcase/python-light:0.1.0"
 
 

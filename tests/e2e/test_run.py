@@ -14,7 +14,6 @@ import pytest
 from hardcase.compiled import list_steps
 from hardcase.store.store import object_name
 
-UNCACHED = ["configure", "register"]  # they ask what the registry says today
 STEPS = list_steps("retraining")
 
 
@@ -47,7 +46,7 @@ def test_summary_has_the_shape_that_users_read(machine, first):
 
 def test_rerun_does_nothing_twice(machine, first):
     again = machine.run()
-    assert [name for name, step in again["steps"].items() if not step["cached"]] == ["configure"]
+    assert [name for name, step in again["steps"].items() if not step["cached"]] == []
     assert again["model"] == first["model"]
     assert again["gate"] == first["gate"]
     assert again["run_id"] != first["run_id"]
@@ -64,7 +63,7 @@ def test_what_was_altered_is_made_anew_and_only_that(machine, first, what):
     anew = [name for name, step in again["steps"].items() if not step["cached"]]
     # Attestations name each other: what rests on one that is lost cannot be accounted for.
     rest = ["grpo", "answer", "evaluate", "drift"] if what == "attestation" else []
-    assert anew == ["configure", "mine", *rest]
+    assert anew == ["mine", *rest]
     assert again["model"] == first["model"]
 
 
@@ -100,7 +99,7 @@ def test_killed_while_training_goes_on_and_ends_with_the_same_model(machine, fir
     _kill_at_first_checkpoint(machine, "grpo")
     last = machine.run()
     assert last["model"] == first["model"]
-    assert [name for name, step in last["steps"].items() if not step["cached"]] == ["configure", "grpo"]
+    assert [name for name, step in last["steps"].items() if not step["cached"]] == ["grpo"]
     assert list(machine.home.glob("scratch/*")) == []
 
 

@@ -22,7 +22,7 @@ def test_the_whole_pipeline_keeps_its_objects_on_s3(machine: Machine, tmp_path: 
     summary = machine.run("--store", "s3://artifacts/hardcase", "--set", "register.retention_days=2")
     client = boto3.client("s3")
     names = {entry["Key"] for entry in client.list_objects_v2(Bucket="artifacts")["Contents"]}
-    assert {name.split("/")[1] for name in names} == {"objects", "models", "keys", "runs"}
+    assert {name.split("/")[1] for name in names} == {"objects", "models", "keys", "notes", "runs"}
     digest = summary["model"]["digest"]
     assert f"hardcase/objects/{digest[:2]}/{digest}" in names
     key = f"hardcase/objects/{summary['snapshot'][:2]}/{summary['snapshot']}"
