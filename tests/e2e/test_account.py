@@ -214,10 +214,10 @@ def asked_of(cycles: dict[str, "Future[Account]"], tmp_path_factory: pytest.Temp
             open_keyring(signing, [])  # as they do where such a key is named
         with recording("KEY") as (address, seen["run-exporter"]), credentials(address):
             store = open_store("s3://hardcase-prod/main")
-            assert list(exporter().scores(store))
-            states: dict[str, str] = {}
-            exporter().record_states(store, [summary["run_id"]], states)
-            assert set(states) == {summary["run_id"]}
+            assert list(exporter().list_scores(store))
+            reader = exporter().Exporter({"HARDCASE_STORE": "s3://hardcase-prod/main"})
+            reader._read_records([summary["run_id"]])
+            assert set(reader.states) == {summary["run_id"]}
         with recording("KEY") as (address, seen["mlflow"]), credentials(address):
             files = S3ArtifactRepository("s3://hardcase-prod/mlflow/1/run/artifacts")
             (sample := machine.home / "sample.txt").write_text("a model")

@@ -45,7 +45,7 @@ def start(root, *command):
     """Run a command in a pod of the training image, built in an empty folder; what it prints goes to `stdout`."""
     variables = environment("train") | {"HARDCASE_HOME": "/tmp/home", "PYTHONPATH": str(ROOT)}
     variables["PATH"] = variables["PATH"].replace(PYTHON, sys.prefix)
-    pod = [sys.executable, ROOT / "tests" / "infra" / "strict_pod.py", root, *command]
+    pod = [sys.executable, ROOT / "tests" / "support" / "strict_pod.py", root, *command]
     return subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", *pod],
         env=variables,

@@ -203,4 +203,4 @@ def test_make_hands_each_option_on_and_asks_for_a_host() -> None:
     for said in ('HOST="https://kubeflow.example"', 'PINS="a=b c=d"', 'MODE="single"', 'STORE=""'):
         assert f"ACCEPTANCE_{said}" in told
     done = subprocess.run([*make, "HOST="], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "say HOST=URL" in done.stderr
+    assert done.returncode == 2 and "name HOST=URL" in done.stderr
