@@ -8,7 +8,6 @@ The launcher writes one request a line to the warm process and reads what the st
 step's exit code.
 """
 
-import contextlib
 import importlib
 import json
 import os
@@ -16,8 +15,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -70,7 +70,7 @@ def fork_steps() -> Iterator[SubprocessRunner]:
         yield SubprocessRunner(use_venv=False)
     finally:
         subprocess_task_handler.run_local_subprocess = upstream
-        with contextlib.suppress(BrokenPipeError):
+        with suppress(BrokenPipeError):
             warm.communicate()  # closes its input, at which it ends
 
 
@@ -110,8 +110,6 @@ def _execute(source: str, arguments: list[str], environment: dict[str, str]) -> 
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         sys.stdout.flush()
