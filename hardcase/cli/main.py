@@ -141,11 +141,11 @@ def ingest(
         chosen, _ = read_profile(profile, source, None, [])
         home = Home.here(store)
         with home.locked():
-            folder, result = ingested(chosen.source, chosen.ingest, home, Path(profile).stem)
+            folder, result = ingest_source(chosen.source, chosen.ingest, home, Path(profile).stem)
     output({**result, "quarantine": str(folder / "quarantine.parquet")}, as_json, show.ingested)
 
 
-def ingested(source: str, config: IngestConfig, home: Home, profile: str) -> tuple[Path, dict[str, Any]]:
+def ingest_source(source: str, config: IngestConfig, home: Home, profile: str) -> tuple[Path, dict[str, Any]]:
     """Run the step `ingest` alone, in a run folder of its own: `manifest.json` and `quarantine.parquet`."""
     from hardcase.runners.display import showing
     from hardcase.steps.ingest import run as ingest_step

@@ -38,7 +38,7 @@ with running("work", plan, {}) as work, ProcessPoolExecutor(1) as pool:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    for name in ("HARDCASE_LAUNCHER_PID", "HARDCASE_RUN", "HARDCASE_RUN_DIR", "HARDCASE_STORE"):
+    for name in ("HARDCASE_LAUNCHER_PID", "HARDCASE_RUN", "HARDCASE_STORE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(around, "TERMINATION_MESSAGE", Path("/nowhere"))
     keys = tmp_path_factory.mktemp("keys")
