@@ -4,12 +4,20 @@ The method is HCM-GRPO (*Image Aesthetic Reasoning via HCM-GRPO*, arXiv 2511.100
 chains of thought, then GRPO with a partial-credit reward and mining of the hard cases.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+__version__: str
 
-try:
-    __version__ = version("hardcase")
-except PackageNotFoundError:  # a checkout that is not installed
-    import tomllib
 
-    __version__ = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]["version"]
+def __getattr__(name: str) -> str:
+    """Return the version, read when it is requested: `__main__` isolates imports before it imports more."""
+    if name != "__version__":
+        raise AttributeError(f"module 'hardcase' has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("hardcase")
+    except PackageNotFoundError:  # a checkout that is not installed
+        import tomllib
+        from pathlib import Path
+
+        project = Path(__file__).parents[1] / "pyproject.toml"
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])

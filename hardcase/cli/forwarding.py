@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from hardcase.kubeflow.address import Absent
-from hardcase.runtime.running import die_with_parent
+from hardcase.lifetime import die_with_parent, temporary_folder
 
 # The UI's server passes the API's requests on, so the links work too.
 SERVICE: Final = "svc/ml-pipeline-ui"
@@ -77,8 +76,8 @@ class Forwarding:
 @contextmanager
 def forward(context: str = "", namespace: str = "kubeflow") -> Iterator[Forwarding]:
     """Forward a port of loopback to Kubeflow in a cluster, as long as the context lasts."""
-    with tempfile.TemporaryDirectory() as folder:
-        forwarding = Forwarding(context, namespace, Path(folder) / "log")
+    with temporary_folder() as folder:
+        forwarding = Forwarding(context, namespace, folder / "log")
         try:
             forwarding.keep()
             yield forwarding

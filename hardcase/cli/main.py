@@ -5,7 +5,6 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
@@ -25,6 +24,7 @@ from hardcase.compiled import FOLDER
 from hardcase.config import IngestConfig, Profile, load_evaluation_profile, load_profile
 from hardcase.data.listing import source_digest
 from hardcase.errors import InputError
+from hardcase.lifetime import exit_on_sigterm, temporary_folder, tie_children
 from hardcase.provenance.code import ROOT
 from hardcase.registry.ledger import split_spec
 from hardcase.registry.runs import list_runs, write_run
@@ -69,6 +69,8 @@ def main() -> None:
     """Entry point."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     os.environ.update(QUIET)
+    exit_on_sigterm()
+    tie_children()
     app()
 
 
@@ -148,15 +150,15 @@ def ingest(
 def ingest_source(source: str, config: IngestConfig, home: Home, profile: str) -> tuple[Path, dict[str, Any]]:
     """Run the step `ingest` alone, in a run folder of its own: `manifest.json` and `quarantine.parquet`."""
     from hardcase.runners.display import showing
+    from hardcase.runtime.running import private_folder
     from hardcase.steps.ingest import run as ingest_step
     from hardcase.store.digest import bytes_digest
 
     identity = f"{source}\n{source_digest(source, home.root)}\n{config.model_dump_json()}"
-    folder = home.new_run(bytes_digest(identity.encode()), newest=False)
-    with showing("ingest"), tempfile.TemporaryDirectory(dir=folder) as scratch:
-        done = ingest_step(
-            source, home.store, config, folder / "manifest.json", folder / "quarantine.parquet", Path(scratch)
-        )
+    digest = bytes_digest(identity.encode())
+    folder = home.new_run(digest, newest=False)
+    with showing("ingest"), private_folder(home.root / "scratch" / f"ingest-{digest[:16]}") as scratch:
+        done = ingest_step(source, home.store, config, folder / "manifest.json", folder / "quarantine.parquet", scratch)
     result = {"snapshot": done.snapshot_id, "accepted": done.accepted, "quarantined": dict(done.quarantined)}
     summary = {"run_id": folder.name, "profile": profile, "status": "ingested", **result}
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
@@ -245,7 +247,7 @@ def screen(
     as_json: AsJson = False,
 ) -> None:
     """Say which of four generated images show a flaw, aspect by aspect."""
-    with reported(as_json), tempfile.TemporaryDirectory() as scratch:
+    with reported(as_json), temporary_folder() as scratch:
         if len(images) != 5:
             raise InputError(f"{len(images)} images given; name the original and four candidates")
         for path in images:
@@ -256,10 +258,10 @@ def screen(
 
         home = Home.of_latest(store)
         opened, keys = open_store(home.store), home.verifier()
-        version = fetch(opened, keys, model, Path(scratch) / "model")
+        version = fetch(opened, keys, model, scratch / "model")
         recorded = read_configuration(opened, keys, version) if version else {}
         config = load_evaluation_profile(recorded, {"source": "", **parse_settings(settings or [])}).evaluate
-        answers = screen_images(Path(scratch) / "model", [path.read_bytes() for path in images], config)
+        answers = screen_images(scratch / "model", [path.read_bytes() for path in images], config)
     output(answers, as_json, show.screened)
 
 
@@ -375,7 +377,8 @@ def compile_pipelines(
         if not (ROOT / "pipelines" / "compile.py").is_file():
             raise InputError(f"compile: this is no checkout; the compiled pipelines are in {FOLDER}")
         command = [sys.executable, "-m", "pipelines.compile", *(["--check"] if check else [])]
-        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
             raise InputError("compile: the committed pipelines differ from their source; run `hardcase compile`")
 
 

@@ -13,7 +13,6 @@ looks again until nothing is missing; the next one completes what an interrupted
 MLflow takes seconds to import and is imported only where there is something to mirror or to compare.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from hardcase.errors import HardcaseError, InputError
+from hardcase.lifetime import hold_lock
 from hardcase.registry.ledger import CHALLENGER, CHAMPION, Ledger, Version, read_verdict
 
 if TYPE_CHECKING:
@@ -216,8 +216,8 @@ class Mirror:
         if self.database is None or self.database.is_file():
             return
         self.database.parent.mkdir(parents=True, exist_ok=True)
-        with self.database.with_name(f".{self.database.name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        (lock := self.database.with_name(f".{self.database.name}.lock")).touch()
+        with hold_lock(lock):
             if self.database.is_file():
                 return
             draft = self.database.with_name(f".{self.database.name}.draft")

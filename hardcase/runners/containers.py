@@ -32,7 +32,7 @@ LABEL = "hardcase.home"
 PASSED = ("AWS_", "DO_NOT_TRACK", "HARDCASE_", "HF_", "MLFLOW_", "OMP_", "OPENLINEAGE_", "TOKENIZERS_")
 # The launcher's number means nothing to a container, and the image knows its own commit.
 WITHHELD = ("HARDCASE_LAUNCHER_PID", "HARDCASE_COMMIT", "HARDCASE_CLEAN")
-DIGEST = ("python3", "-c", "from hardcase.provenance.code import code_digest; print(code_digest())")
+DIGEST = ("python3", "-P", "-c", "from hardcase.provenance.code import code_digest; print(code_digest())")
 FAILURES = (DockerException, RequestException)
 
 

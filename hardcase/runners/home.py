@@ -1,18 +1,18 @@
 """`$HARDCASE_HOME`: the folder of the store, the runs, the cache and the registry of one machine."""
 
-import fcntl
 import getpass
 import json
 import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hardcase.errors import InputError
+from hardcase.lifetime import hold_lock, remove_abandoned
 from hardcase.provenance.signing import (
     SIGNING_FILE,
     Keyring,
@@ -120,12 +120,14 @@ class Home:
     def locked(self) -> Iterator[None]:
         """Wait until no other run works in this home, and keep others out."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("w") as file:
+        (lock := self.root / "lock").touch()
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.enter_context(hold_lock(lock, blocking=False))
             except BlockingIOError:
                 logger.warning("another run works in %s; waiting for it to end", self.root)
-                fcntl.flock(file, fcntl.LOCK_EX)
+                held.enter_context(hold_lock(lock))
+            remove_abandoned(self.root)
             yield
 
     def new_run(self, fingerprint: str, newest: bool = True) -> Path:

@@ -95,7 +95,7 @@ def _execute(pipeline: str, arguments: dict[str, Any], folder: Path, home: Home,
             run_local_pipeline(ParseDict(spec, PipelineSpec()), arguments)
     except RuntimeError:  # all that kfp.local says of a failed task
         logger.debug("the pipeline failed", exc_info=True)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter of SIGTERM
         router.fail("cancelled")
         _conclude(pipeline, arguments, folder, home, "RUNNING")
         raise

@@ -1,6 +1,5 @@
 """Replay a version: the same pipeline again, from the recorded snapshot and configuration, in a store of its own."""
 
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -8,6 +7,7 @@ import yaml
 
 from hardcase.audit.examine import Audit
 from hardcase.errors import HardcaseError, InputError
+from hardcase.lifetime import temporary_folder
 from hardcase.provenance.attestations import Attestation, follow
 from hardcase.provenance.code import code_digest
 from hardcase.provenance.signing import KEYS
@@ -38,8 +38,8 @@ def replay(audit: Audit, home: Home) -> dict[str, dict[str, str]]:
             f"({code_digest()[:12]}); check that commit out, and replay with it"
         )
     home.root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.root, prefix="replay-") as folder:
-        links = _run(audit.ledger, version, provenance, home, Home(Path(folder)))
+    with temporary_folder(home.root) as folder:
+        links = _run(audit.ledger, version, provenance, home, Home(folder))
     new = {(step, product): digest for step, link in links.items() for product, digest in link.products.items()}
     return {
         f"{step}.{product}": {"recorded": digest, "again": new.get((step, product), "missing")}

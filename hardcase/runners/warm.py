@@ -14,16 +14,14 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Final
 
 from kfp.local import SubprocessRunner, subprocess_task_handler
 
-from hardcase.runtime.running import die_with_parent
+from hardcase.lifetime import die_with_parent, temporary_folder
 
 ENDED_MARK: Final = "::ended:: "
 # Imported inside functions, so that importing a step's module does not import them.
@@ -54,14 +52,17 @@ def fork_steps() -> Iterator[SubprocessRunner]:
         try:
             warm.stdin.write(json.dumps(request) + "\n")
             warm.stdin.flush()
+            for line in warm.stdout:
+                before, mark, code = line.partition(ENDED_MARK)
+                if mark:
+                    print(before, end="")
+                    return int(code)
+                print(line, end="")
         except BrokenPipeError:
             return 1
-        for line in warm.stdout:
-            before, mark, code = line.partition(ENDED_MARK)
-            if mark:
-                print(before, end="")
-                return int(code)
-            print(line, end="")
+        except (KeyboardInterrupt, SystemExit):  # the step dies with the warm process
+            warm.kill()
+            raise
         return 1
 
     upstream = subprocess_task_handler.run_local_subprocess
@@ -101,8 +102,8 @@ def _execute(source: str, arguments: list[str], environment: dict[str, str]) -> 
         os.environ.update(environment)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "ephemeral_component.py")
+        with temporary_folder() as folder:
+            path = folder / "ephemeral_component.py"
             path.write_text(source, encoding="utf-8")
             sys.argv = [str(path), "--component_module_path", str(path), *arguments]
             executor_main()

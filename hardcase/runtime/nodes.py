@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from hardcase.errors import InputError
-from hardcase.runtime.running import die_with_parent
+from hardcase.lifetime import die_with_parent
 
 LAST_LINES: Final = 20
 SECONDS_BETWEEN: Final = 0.5

@@ -9,7 +9,6 @@ import importlib
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -22,12 +21,13 @@ from pydantic_core import to_jsonable_python
 
 from hardcase.config import PROFILES, TrainConfig
 from hardcase.errors import HardcaseError, build_error
+from hardcase.lifetime import die_with_launcher, die_with_parent, exit_on_sigterm
 from hardcase.runtime.nodes import LOOPBACK, train_on_nodes
-from hardcase.runtime.running import die_with_launcher, die_with_parent, set_up_logging
+from hardcase.runtime.running import set_up_logging
 from hardcase.store.digest import bytes_digest
 
 DONE, FAILED = "done", "failed.json"
-COMMAND: Final = (sys.executable, "-m", "hardcase.runtime.processes")
+COMMAND: Final = (sys.executable, "-P", "-m", "hardcase.runtime.processes")  # -P: not from the working directory
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 logger = logging.getLogger(__name__)
 
@@ -104,11 +104,11 @@ def _absolute(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _share(path: Path, rank: int, nodes: int, machines: list[str], environment: dict[str, str]) -> int:
     """Run a node's share of a job's processes, and return the exit code of the first that failed."""
-    job = json.loads(path.read_text(encoding="utf-8"))
+    job, environment = json.loads(path.read_text(encoding="utf-8")), {**environment, "PYTHONSAFEPATH": "1"}
     if job["shards"]:
         return _side_by_side(path, range(len(job["shards"]))[rank::nodes], environment)
     config = job["arguments"]["config"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *machines]
+    command = [*COMMAND[:3], "accelerate.commands.launch", *machines]
     command += [f"--num_processes={config['nodes'] * config['processes']}"]
     command += [f"--mixed_precision={'bf16' if config['bf16'] else 'no'}"]
     if config["zero"]:
@@ -116,7 +116,7 @@ def _share(path: Path, rank: int, nodes: int, machines: list[str], environment: 
         command.append("--deepspeed_multinode_launcher=standard")
     else:
         command.append("--multi_gpu")  # accelerate counts this machine's GPUs, and where it finds one, starts one
-    command += [*COMMAND[1:], str(path)]
+    command += [*COMMAND[2:], str(path)]
     return subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent).returncode
 
 
@@ -148,7 +148,7 @@ def _side_by_side(job: Path, shards: Sequence[int], environment: dict[str, str])
 def node() -> None:
     """Run one node of a job: its processes, ranked as Kubeflow Trainer's variables say."""
     # The first process of a container ignores what it has no handler for, and Kubernetes waits 30 s before it kills it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    exit_on_sigterm()
     die_with_launcher()
     job = Path(sys.argv[1])
     if not job.is_file():

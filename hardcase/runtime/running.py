@@ -6,17 +6,12 @@ keeps a private folder from which a stopped step continues, reports its progress
 reads, and never outlives the launcher.
 """
 
-import ctypes
-import fcntl
 import json
 import logging
 import os
 import re
-import select
 import shutil
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections import deque
@@ -29,6 +24,7 @@ from typing import Any, Final
 
 from hardcase import __version__
 from hardcase.errors import HardcaseError, InputError
+from hardcase.lifetime import die_with_launcher, hold_lock
 from hardcase.provenance.attestations import Attestation
 from hardcase.provenance.openlineage import emit
 from hardcase.provenance.products import keep_product
@@ -38,8 +34,6 @@ from hardcase.runtime.materials import Work, keyring, material_of
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import Store, open_store
 
-LIBC = ctypes.CDLL(None)
-PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 PROGRESS_MARK = "::progress:: "  # begins a line of JSON about progress, or about the beginning or end of a step
 TRAIN_IMAGE = f"hardcase/python-train:{__version__}"
 LIGHT_IMAGE = f"hardcase/python-light:{__version__}"
@@ -78,7 +72,7 @@ def running(
             source = dict([parameters["source"]]) if "source" in parameters else {}
             emit("START", run, step, {**source, **read})
             work = bytes_digest(canonical_json({"step": step, "inputs": list(read.values()), **parameters}))
-            with _private_folder(Path(plan["scratch"]) / f"{step}-{work[:16]}") as folder:
+            with private_folder(Path(plan["scratch"]) / f"{step}-{work[:16]}") as folder:
                 done = Work(folder, materials, store, plan)
                 shutil.rmtree(done.outputs, ignore_errors=True)
                 done.outputs.mkdir()
@@ -218,41 +212,12 @@ def circumstances() -> dict[str, str]:
 
 
 @contextmanager
-def _private_folder(folder: Path) -> Iterator[Path]:
+def private_folder(folder: Path) -> Iterator[Path]:
+    """Keep a folder for work that is continued where it was stopped; remove it when the work is done."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        # The same work of a launcher just killed may still be dying.
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with hold_lock(folder):  # the same work of a launcher just killed may still be dying
         yield folder
         shutil.rmtree(folder)
-    finally:
-        os.close(handle)
-
-
-def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent dies."""
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def die_with_launcher() -> None:
-    """End this process when the one that `HARDCASE_LAUNCHER_PID` names ends; and what it forks, when it ends."""
-    # A worker that outlived its step would hold the lock on the private folder for ever.
-    os.register_at_fork(after_in_child=die_with_parent)
-    if not (launcher := os.environ.get("HARDCASE_LAUNCHER_PID")):
-        return
-    try:
-        handle = os.pidfd_open(int(launcher))
-    except ProcessLookupError:
-        os._exit(1)
-    poll = select.poll()
-    poll.register(handle, select.POLLIN)
-
-    def watch() -> None:
-        poll.poll()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
 
 
 def _mark(record: Mapping[str, Any]) -> None:

@@ -7,7 +7,6 @@ terminated and of one whose steps all came from the cache, and its error is alwa
 
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 from hardcase.compiled import list_steps
 from hardcase.errors import InputError
+from hardcase.lifetime import temporary_folder
 from hardcase.provenance.attestations import Attestation, follow
 from hardcase.provenance.openlineage import emit
 from hardcase.provenance.signing import Keyring
@@ -68,9 +68,9 @@ def conclude(
     links = _links(store, keys, records)
     outcomes = {step: _outcome(step, records, {link.step for link in links}) for step in steps}
     cancelled, error = _decide(records, outcomes, state)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         left = {name: digest for record in records.values() for name, digest in record.left.items()}
-        artifacts = fetch_artifacts(store, links, left, Path(folder))
+        artifacts = fetch_artifacts(store, links, left, folder)
         began = next(iter(records.values())).started if records else ""
         times = began, datetime.now(UTC).isoformat(timespec="milliseconds")
         last = records[steps[-1]].attestation if steps[-1] in records else ""

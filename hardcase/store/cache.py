@@ -4,12 +4,13 @@ Several processes share the folder. Files appear only when complete. A file that
 either read to its end or fetched again. The store verifies cached bytes like all others.
 """
 
-import fcntl
 import logging
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from hardcase.lifetime import hold_lock
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ class ObjectCache:
             logger.warning("cache %s: %s; objects are not cached", self.folder, error.strerror)
 
     def _evict(self) -> None:
-        with (self.folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time, or together they would evict too much
+        (lock := self.folder / ".lock").touch()
+        with hold_lock(lock):  # one process at a time, or together they would evict too much
             files = [entry for entry in os.scandir(self.folder) if not entry.name.startswith(".")]
             by_age = sorted((file.stat().st_mtime_ns, file.stat().st_size, file.path) for file in files)
             excess = sum(size for _, size, _ in by_age) - self.limit
