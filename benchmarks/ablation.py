@@ -121,7 +121,7 @@ def train(job: tuple[Path, Path, str, int, int, bool]) -> None:
             more = profile.sft.model_copy(update={**MORE_SFT, "steps": round(steps * SFT_STEPS_A_GRPO_STEP)})
             log = fine_tune(model, processor, pool, more, seed, Path(folder))
     seconds, samples = time.process_time() - began, draw_fresh(dev)
-    texts = generate_answers(
+    answers = generate_answers(
         LocalEngine(model, processor),
         samples,
         copies=1,
@@ -132,7 +132,7 @@ def train(job: tuple[Path, Path, str, int, int, bool]) -> None:
         what="judging",
     )
     earned = {
-        kind: [dpa(parse_answer(text), sample.truth, kind) for sample, (text,) in zip(samples, texts, strict=True)]
+        kind: [dpa(parse_answer(one.text), sample.truth, kind) for sample, (one,) in zip(samples, answers, strict=True)]
         for kind in KINDS
     }
     result = {"arm": arm, "sft_seed": profile.seed, "seed": seed, "seconds": seconds, "earned": earned, "log": log}

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hardcase.data.completions import Completion
 from hardcase.task.answer import format_answer, parse_answer
 from hardcase.task.reward import DEFAULT_KIND, dpa
 
@@ -20,6 +21,7 @@ SCHEMA: Final = pa.schema(
         ("exact_rate", pa.float64()),
         ("hard", pa.bool_()),
         ("suspect", pa.bool_()),
+        ("cut", pa.int32()),
     ]
 )
 
@@ -34,11 +36,12 @@ class MinedCase:
     exact_rate: float  # share of the rollouts that were exactly right
     hard: bool  # solved less often than the configured share, yet at least once
     suspect: bool  # never solved
+    cut: int | None = None  # rollouts cut at `max_new_tokens`; None in tables of 0.1.0
 
 
-def judge(id: str, truth: frozenset[str], texts: Sequence[str], hard_below: float) -> MinedCase:
+def judge(id: str, truth: frozenset[str], rollouts: Sequence[Completion], hard_below: float) -> MinedCase:
     """Judge one sample's rollouts: it is hard if solved in less than `hard_below` of them, yet at least once."""
-    parsed = [parse_answer(text) for text in texts]
+    parsed = [parse_answer(rollout.text) for rollout in rollouts]
     exact = float(np.mean([answer == truth for answer in parsed]))
     return MinedCase(
         id=id,
@@ -47,6 +50,7 @@ def judge(id: str, truth: frozenset[str], texts: Sequence[str], hard_below: floa
         exact_rate=exact,
         hard=0 < exact < hard_below,
         suspect=exact == 0,
+        cut=sum(rollout.cut for rollout in rollouts),
     )
 
 
@@ -60,10 +64,12 @@ def read_cases(source: Path | bytes) -> list[MinedCase]:
 
 
 def count_cases(cases: Sequence[MinedCase]) -> dict[str, int]:
-    """Count all training samples, those that every rollout solved, hard ones and suspects."""
+    """Count training samples, also those always solved, hard ones and suspects, and rollouts, also those cut."""
     return {
         "total": len(cases),
         "always_solved": sum(case.exact_rate == 1 for case in cases),
         "hard": sum(case.hard for case in cases),
         "suspects": sum(case.suspect for case in cases),
+        "rollouts": sum(len(case.answers) for case in cases),
+        "cut": sum(case.cut or 0 for case in cases),
     }

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
 from hardcase.config import EngineKind
+from hardcase.data.completions import Completion
 from hardcase.data.weights import refuse_pickles
 from hardcase.errors import InputError
 from hardcase.model.internvl import load_model, load_processor
@@ -32,15 +33,17 @@ class LocalEngine:
 
     def complete(
         self, samples: Sequence[Sample], copies: int, max_new_tokens: int, temperature: float, seed: int
-    ) -> list[list[str]]:
-        """Return the texts of `copies` completions of each sample without special tokens; temperature 0 is greedy."""
+    ) -> list[list[Completion]]:
+        """Return `copies` completions of each sample without special tokens; temperature 0 is greedy."""
         device = self.model.device
         generator = torch.Generator(device).manual_seed(seed)
         inputs = build_prompt_inputs(self.processor, samples, device)
         ids = generate_completions(self.model, inputs, copies, max_new_tokens, temperature, generator)
         tokenizer: Any = self.processor.tokenizer
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [texts[start : start + copies] for start in range(0, len(texts), copies)]
+        ends = torch.as_tensor(self.model.generation_config.eos_token_id, device=device)
+        completions = [*map(Completion, texts, (~torch.isin(ids, ends).any(1)).tolist())]
+        return [completions[start : start + copies] for start in range(0, len(completions), copies)]
 
 
 class VllmEngine:
@@ -62,7 +65,7 @@ class VllmEngine:
 
     def complete(
         self, samples: Sequence[Sample], copies: int, max_new_tokens: int, temperature: float, seed: int
-    ) -> list[list[str]]:
+    ) -> list[list[Completion]]:
         """Return the same as `LocalEngine.complete`."""
         prompts = [
             {"prompt": text, "multi_modal_data": {"image": images}}
@@ -76,7 +79,7 @@ class VllmEngine:
             logit_bias={self.image_token: -100},  # as in `generate_completions`: an image that was not given
         )
         outputs = self.llm.generate(prompts, sampling, use_tqdm=False)
-        return [[completion.text for completion in output.outputs] for output in outputs]
+        return [[Completion(one.text, one.finish_reason == "length") for one in output.outputs] for output in outputs]
 
 
 Engine = LocalEngine | VllmEngine
@@ -108,14 +111,14 @@ def generate_answers(
     what: str,
     folder: Path | None = None,
     first: int = 0,
-) -> list[list[str]]:
-    """Return the texts of `copies` completions of each sample, in the order of the samples.
+) -> list[list[Completion]]:
+    """Return `copies` completions of each sample, in the order of the samples.
 
     Each batch has its own random stream, so a resumed run can start at any batch; `first`, the number of the split's
     samples before these, is part of it. Answers are written to `folder`, which must belong to this work alone.
     """
     order = sorted(range(len(samples)), key=lambda index: _count_tiles(engine.processor, samples[index]))
-    texts: list[list[str]] = [[]] * len(samples)
+    answers: list[list[Completion]] = [[]] * len(samples)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(samples), batch_size)
@@ -123,12 +126,13 @@ def generate_answers(
         batch = order[start : start + batch_size]
         file = folder / f"{start}.json" if folder else None
         if file and file.exists():
-            completions = json.loads(file.read_text(encoding="utf-8"))
+            rows = json.loads(file.read_text(encoding="utf-8"))
+            completions = [[Completion(*one) for one in row] for row in rows]
         else:
             chosen, batch_seed = [samples[index] for index in batch], seed * 1_000_003 + first + start
             completions = engine.complete(chosen, copies, max_new_tokens, temperature, batch_seed)
             if file:
                 write_atomically(file, json.dumps(completions).encode())
-        for index, sample_texts in zip(batch, completions, strict=True):
-            texts[index] = sample_texts
-    return texts
+        for index, row in zip(batch, completions, strict=True):
+            answers[index] = row
+    return answers

@@ -5,12 +5,12 @@ The processor omits InternVL's video part, which needs torchvision and which the
 
 import os
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -202,3 +202,17 @@ def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) 
             for option in ("is_local", "local_files_only"):
                 processor.tokenizer.init_kwargs.pop(option, None)
             processor.save_pretrained(folder)
+
+
+def hold_equal_weights(first: Path, second: Path) -> bool:
+    """Return whether two folders hold equal weights; those of the first are converted to the second's type."""
+    with ExitStack() as stack:
+        files = [
+            [stack.enter_context(safe_open(path, "pt")) for path in sorted(folder.glob("*.safetensors"))]
+            for folder in (first, second)
+        ]
+        before, after = ({name: file for file in opened for name in file.keys()} for opened in files)  # noqa: SIM118
+        return before.keys() == after.keys() and all(
+            torch.equal(before[name].get_tensor(name).to((weight := after[name].get_tensor(name)).dtype), weight)
+            for name in after
+        )

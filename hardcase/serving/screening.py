@@ -29,7 +29,7 @@ def screen_images(model: Path, images: Sequence[bytes], config: EvaluateConfig) 
     samples = [
         Sample(aspect, aspect, truth=frozenset(), reasoning=None, group="", images=tuple(images)) for aspect in ASPECTS
     ]
-    texts = generate_answers(
+    completions = generate_answers(
         open_engine(config.engine, model, seed=0),
         samples,
         copies=1,
@@ -41,5 +41,5 @@ def screen_images(model: Path, images: Sequence[bytes], config: EvaluateConfig) 
     )
     return {
         aspect: {"answer": None if (answer := parse_answer(text)) is None else format_answer(answer), "text": text}
-        for aspect, (text,) in zip(ASPECTS, texts, strict=True)
+        for aspect, ((text, _),) in zip(ASPECTS, completions, strict=True)
     }

@@ -1,5 +1,6 @@
 """evaluate: scores of the answers to the untouched split, with intervals, of the final model and the SFT model."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from hardcase.data.scores import write_scores
 from hardcase.data.snapshot import Snapshot
 from hardcase.runtime.metrics import show_scores
 from hardcase.runtime.running import running
+from hardcase.stats.learning import list_warnings
 from hardcase.task.answer import parse_answer
 from hardcase.task.reward import DEFAULT_KIND, dpa
 from hardcase.task.score import chance, paired_difference, score
+
+logger = logging.getLogger(__name__)
 
 
 def execute(plan: Mapping[str, Any], answers: str, metrics: Any, confusion: Any) -> str:
@@ -45,21 +49,24 @@ def run(
         "groups": len(set(groups)),
         "reward": DEFAULT_KIND,
         "chance": chance(truths, aspects, groups, DEFAULT_KIND, config.resamples, seed),
-        "final": score(aspects, *_values(final), groups, config.resamples, seed),
+        "final": score(aspects, *_values(final), groups, config.resamples, seed) | _count_cut(final),
         "sft": None,
         "gain": None,
     }
     if sft_answers.exists():
         first = _judge(sft_answers, labels)
         write_evaluation(first, folder / "baseline")
-        report["sft"] = score(aspects, *_values(first), groups, config.resamples, seed)
+        report["sft"] = score(aspects, *_values(first), groups, config.resamples, seed) | _count_cut(first)
         report["gain"] = paired_difference(_values(first), _values(final), aspects, groups, config.resamples, seed)
     write_scores(report, folder / "scores")
+    for warning in list_warnings(scores=report):
+        logger.warning(warning)
 
 
 def _judge(answers: Path, labels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
-    for label, (text,) in zip(labels, read_completions([answers], [row["id"] for row in labels]), strict=True):
+    completions = read_completions([answers], [row["id"] for row in labels])
+    for label, ((text, cut),) in zip(labels, completions, strict=True):
         answer, truth = parse_answer(text), frozenset(label["answer"])
         rows.append(
             {
@@ -69,9 +76,15 @@ def _judge(answers: Path, labels: Sequence[Mapping[str, Any]]) -> list[dict[str,
                 "text": text,
                 "dpa": dpa(answer, truth, DEFAULT_KIND),
                 "exact": answer == truth,
+                "cut": cut,
             }
         )
     return rows
+
+
+def _count_cut(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the share of answers that were cut at `max_new_tokens`."""
+    return {"cut": float(np.mean([row["cut"] for row in rows]))}
 
 
 def _values(rows: Sequence[Mapping[str, Any]]) -> tuple[Any, Any]:

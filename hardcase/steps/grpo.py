@@ -1,5 +1,6 @@
 """grpo: HCM-GRPO from the SFT model on all training samples; mined cases are weighted by how much they can teach."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from hardcase.data.cases import read_cases
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
 from hardcase.model.grpo import train_grpo
-from hardcase.model.internvl import load_model, save_model, set_up_torch
+from hardcase.model.internvl import hold_equal_weights, load_model, save_model, set_up_torch
 from hardcase.model.training import write_log
 from hardcase.runtime.processes import in_processes
 from hardcase.runtime.running import running
+from hardcase.stats.learning import list_warnings
+
+logger = logging.getLogger(__name__)
 
 
 def execute(plan: Mapping[str, Any], snapshot: str, sft_model: str, mined: str) -> str:
@@ -44,7 +48,12 @@ def run(
     model_out: Path,
     log: Path,
 ) -> None:
-    """Train the SFT model with GRPO on the training split; scratch, model and log are as of the step `sft`."""
+    """Train the SFT model with GRPO on the training split; scratch, model and log are as of the step `sft`.
+
+    The last entry of the log says whether training changed the weights.
+    """
+    from accelerate import PartialState
+
     samples = Snapshot.open(snapshot, store).load("train")
     cases = read_cases(mined)
     if [case.id for case in cases] != [sample.id for sample in samples]:
@@ -52,5 +61,9 @@ def run(
     set_up_torch(seed, config.threads)
     network, processor = load_model(model, dtype=config.dtype)
     entries = train_grpo(network, processor, samples, cases, config, seed, scratch)
-    write_log(entries, log)
     save_model(network, processor, model_out)
+    if PartialState().is_main_process:
+        entries[-1]["weights_changed"] = not hold_equal_weights(model, model_out)
+        for warning in list_warnings(log=entries):
+            logger.warning(warning)
+    write_log(entries, log)

@@ -1,5 +1,6 @@
 """mine: which training samples the SFT model solves always, sometimes or never, by its rollouts of each."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from hardcase.data.cases import judge, write_cases
 from hardcase.data.completions import read_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.runtime.running import running
+from hardcase.stats.learning import list_warnings
+
+logger = logging.getLogger(__name__)
 
 
 def execute(plan: Mapping[str, Any], rollouts: str) -> str:
@@ -23,5 +27,7 @@ def run(snapshot: Path, store: str, rollouts: Path, config: MineConfig, mined: P
     """Write `mined.parquet`, one row for each training sample."""
     labels = Snapshot.open(snapshot, store).read_labels("train")
     answered = zip(labels, read_completions([rollouts], [row["id"] for row in labels]), strict=True)
-    cases = [judge(row["id"], frozenset(row["answer"]), texts, config.hard_below) for row, texts in answered]
+    cases = [judge(row["id"], frozenset(row["answer"]), answers, config.hard_below) for row, answers in answered]
     write_cases(cases, mined)
+    for warning in list_warnings(cases):
+        logger.warning(warning)

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from hardcase.config import EvaluateConfig
-from hardcase.data.completions import write_completions
+from hardcase.data.completions import Completion, write_completions
 from hardcase.errors import InputError
 
 
@@ -30,4 +30,4 @@ def run(config: EvaluateConfig, shard: str, scratch: Path, answers: Path, refuse
         (place / gpu).touch(exist_ok=False)
         time.sleep(0.5)
         (place / gpu).unlink()
-    write_completions([shard], [[gpu]], answers)
+    write_completions([shard], [[Completion(gpu)]], answers)

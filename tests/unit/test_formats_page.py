@@ -20,7 +20,11 @@ from hardcase.registry.runs import StepRecord
 from hardcase.report.summary import summarise_run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
-TYPES = {"list<element: string>": "list of string", "list<item: string>": "list of string"}
+TYPES = {
+    "list<element: string>": "list of string",
+    "list<item: string>": "list of string",
+    "list<item: bool>": "list of bool",
+}
 
 
 def table(name: str) -> list[list[str]]:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from hardcase.config import EvaluateConfig, GrpoConfig, IngestConfig, ModelConfig, SftConfig, TinyModelConfig
 from hardcase.data.cases import judge, write_cases
-from hardcase.data.completions import merge_completions, read_completions
+from hardcase.data.completions import Completion, merge_completions, read_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import HardcaseError, InputError
 from hardcase.model.internvl import build_tiny, load_model, save_model
@@ -54,7 +54,10 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     fine_tune(model, processor, samples, learning, 0, folder / "sft")
     save_model(model, processor, folder / "model")
     texts = {sample.id: [format_completion("x", sample.truth), ""] for sample in samples}
-    write_cases([judge(sample.id, sample.truth, texts[sample.id], 0.6) for sample in samples], folder / "mined")
+    write_cases(
+        [judge(sample.id, sample.truth, [*map(Completion, texts[sample.id])], 0.6) for sample in samples],
+        folder / "mined",
+    )
     return {"snapshot": places[0], "store": store, "model": folder / "model", "mined": folder / "mined", "seed": 0}
 
 
@@ -151,13 +154,13 @@ def test_first_shard_that_fails_ends_the_others_and_only_what_is_left_is_done_ag
     (tmp_path / "refused").unlink()
     tables = in_shards(shards=3, nodes=1, **shared)
     assert [len(pids) for pids in attempts(shared, 3)] == [1, 2, 2]
-    assert read_completions(tables, ["1/3", "2/3", "3/3"]) == [[""]] * 3
+    assert read_completions(tables, ["1/3", "2/3", "3/3"]) == [[Completion("")]] * 3
 
 
 def test_shards_of_another_division_count_for_nothing(shared: dict[str, Any]) -> None:
     in_shards(shards=2, nodes=1, **shared)
     tables = in_shards(shards=3, nodes=1, **shared)
-    assert read_completions(tables, ["1/3", "2/3", "3/3"]) == [[""]] * 3
+    assert read_completions(tables, ["1/3", "2/3", "3/3"]) == [[Completion("")]] * 3
 
 
 def test_shard_that_breaks_without_a_word_is_told(shared: dict[str, Any], tmp_path: Path) -> None:
@@ -175,6 +178,6 @@ def test_each_shard_has_a_gpu_to_itself(
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     tables = in_shards(shards=3, nodes=1, **shared)
-    used = [text for (text,) in read_completions(tables, ["1/3", "2/3", "3/3"])]
+    used = [text for ((text, _),) in read_completions(tables, ["1/3", "2/3", "3/3"])]
     assert used[:2] == gpus
     assert used[2] in gpus

@@ -24,7 +24,7 @@ from kubeflow.trainer import TrainerClient
 from kubeflow_trainer_api import models
 
 from hardcase.config import EvaluateConfig, GrpoConfig, SftConfig
-from hardcase.data.completions import read_completions, write_completions
+from hardcase.data.completions import Completion, read_completions, write_completions
 from hardcase.errors import HardcaseError, InputError
 from hardcase.runtime.nodes import train_on_nodes
 from hardcase.runtime.processes import in_processes, in_shards
@@ -482,9 +482,9 @@ def test_nodes_divide_shards_and_a_retry_takes_no_more_nodes_than_it_needs(clust
         in_shards(sharing.run, **given)
     given["refused"].unlink()
     (given["scratch"] / "shard-3-of-3" / "done").touch()
-    write_completions(["3/3"], [["kept"]], given["scratch"] / "shard-3-of-3" / "table.parquet")
+    write_completions(["3/3"], [[Completion("kept")]], given["scratch"] / "shard-3-of-3" / "table.parquet")
     tables = in_shards(sharing.run, **given)
-    assert read_completions(tables, ["1/3", "2/3", "3/3"]) == [[""], [""], ["kept"]]
+    assert read_completions(tables, ["1/3", "2/3", "3/3"]) == [[Completion(text)] for text in ("", "", "kept")]
     assert [job["spec"]["trainer"]["numNodes"] for job in cluster.sent] == [2, 1]
     assert len({job["metadata"]["name"] for job in cluster.sent}) == 1
 

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hardcase.config import IngestConfig
-from hardcase.data.completions import merge_completions, read_completions, write_completions
+from hardcase.data.completions import Completion, merge_completions, read_completions, write_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import HardcaseError
 from hardcase.steps.ingest import run as ingest
@@ -34,17 +36,28 @@ def test_shards_are_all_samples_once_in_order(snapshot: Snapshot, split: str, sh
 
 def test_completions_come_back_by_shard_and_none_is_missing_or_another(tmp_path: Path) -> None:
     first, second = tmp_path / "1", tmp_path / "2"
-    write_completions(["a", "b"], [["x", "y"], ["z", ""]], first)
-    write_completions(["c"], [["é", "w"]], second)
-    assert read_completions([first, second], ["a", "b", "c"]) == [["x", "y"], ["z", ""], ["é", "w"]]
+    write_completions(
+        ["a", "b"], [[Completion("x"), Completion("y", cut=True)], [Completion("z"), Completion("")]], first
+    )
+    write_completions(["c"], [[Completion("é"), Completion("w")]], second)
+    assert read_completions([first, second], ["a", "b", "c"]) == [
+        [Completion("x"), Completion("y", cut=True)],
+        [Completion("z"), Completion("")],
+        [Completion("é"), Completion("w")],
+    ]
     for shards in ([second, first], [first], [first, first, second]):
         with pytest.raises(HardcaseError, match="run the step again"):
             read_completions(shards, ["a", "b", "c"])
 
 
+def test_completions_of_version_0_1_0_stay_readable(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a", "b"], "texts": [["x", "y"], []]}), tmp_path / "1")
+    assert read_completions([tmp_path / "1"], ["a", "b"]) == [[Completion("x"), Completion("y")], []]
+
+
 @pytest.mark.parametrize("cuts", [[], [2], [0, 1, 3]])
 def test_merged_shards_are_the_bytes_of_one(tmp_path: Path, cuts: list[int]) -> None:
-    ids, texts = ["a", "b", "c"], [["x", "y"], [""], ["é"]]
+    ids, texts = ["a", "b", "c"], [[Completion("x"), Completion("y", cut=True)], [Completion("")], [Completion("é")]]
     write_completions(ids, texts, tmp_path / "one")
     shards = [tmp_path / str(number) for number in range(len(cuts) + 1)]
     for start, stop, shard in zip([0, *cuts], [*cuts, 3], shards, strict=True):

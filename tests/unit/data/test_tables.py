@@ -18,12 +18,16 @@ ROW = {"id": "1", "aspect": "physical_shadow", "group": "g", "truth": ["A"], "an
 def test_cases_of_the_file_and_of_its_bytes_are_counted_alike(tmp_path: Path) -> None:
     cases = [
         MinedCase("a", ["A", "A"], 1.0, 1.0, hard=False, suspect=False),
-        MinedCase("b", ["A", None], 0.5, 0.5, hard=True, suspect=False),
-        MinedCase("c", [None, None], 0.0, 0.0, hard=False, suspect=True),
+        MinedCase("b", ["A", None], 0.5, 0.5, hard=True, suspect=False, cut=1),
+        MinedCase("c", [None, None], 0.0, 0.0, hard=False, suspect=True, cut=2),
     ]
     write_cases(cases, tmp_path / "mined")
     assert read_cases(tmp_path / "mined") == read_cases((tmp_path / "mined").read_bytes()) == cases
-    assert count_cases(cases) == {"total": 3, "always_solved": 1, "hard": 1, "suspects": 1}
+    counts = {"total": 3, "always_solved": 1, "hard": 1, "suspects": 1, "rollouts": 6, "cut": 3}
+    assert count_cases(cases) == counts
+    old = pq.read_table(tmp_path / "mined").drop_columns("cut")
+    pq.write_table(old, tmp_path / "old")  # as version 0.1.0 wrote it
+    assert count_cases(read_cases(tmp_path / "old")) == {**counts, "cut": 0}
 
 
 def test_quarantine_is_counted_in_the_table_as_when_it_was_written(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel, ProcessorMixin
 
+from hardcase.data.completions import Completion
 from hardcase.data.images import decode_image
 from hardcase.data.scenes import encode_image
 from hardcase.errors import InputError
@@ -27,7 +28,7 @@ class Watched(LocalEngine):
     asked: list[list[str]]
     breaks_after: int | None = None
 
-    def complete(self, samples: Sequence[Sample], *args: Any, **kwargs: Any) -> list[list[str]]:
+    def complete(self, samples: Sequence[Sample], *args: Any, **kwargs: Any) -> list[list[Completion]]:
         self.asked = [*getattr(self, "asked", []), [sample.id for sample in samples]]
         if len(self.asked) == self.breaks_after:
             raise KeyboardInterrupt
@@ -46,7 +47,7 @@ def test_work_that_was_stopped_goes_on_with_the_batch_it_was_stopped_in(
     assert generate_answers(later, samples, batch_size=5, folder=tmp_path, **OPTIONS) == whole
     assert later.asked == stopped.asked[2:]
     assert len(whole) == len(samples)
-    assert len({text for texts in whole for text in texts}) > len(samples), "a stream for each batch and completion"
+    assert len({one.text for row in whole for one in row}) > len(samples), "a stream for each batch and completion"
 
 
 def test_prompts_of_like_length_are_answered_together(fresh_model: Build, samples: list[Sample]) -> None:
@@ -69,14 +70,24 @@ def test_prompts_of_like_length_are_answered_together(fresh_model: Build, sample
     )
 
 
+def test_completion_without_an_end_counts_as_cut(fresh_model: Build, samples: list[Sample]) -> None:
+    model, processor = fresh_model()
+    (drawn,) = generate_answers(LocalEngine(model, processor), samples[:1], batch_size=1, **{**OPTIONS, "copies": 64})
+    model.generation_config.eos_token_id = [*range(len(processor.tokenizer))]  # any token ends a completion
+    (ended,) = generate_answers(LocalEngine(model, processor), samples[:1], batch_size=1, **OPTIONS)
+    assert {one.cut for one in drawn} == {False, True}
+    assert not any(one.cut for one in ended)
+
+
 @dataclass
-class Completion:
+class Generated:
     text: str
+    finish_reason: str
 
 
 @dataclass
 class Answered:
-    outputs: list[Completion]
+    outputs: list[Generated]
 
 
 class SpeaksVllm:
@@ -88,7 +99,7 @@ class SpeaksVllm:
     def generate(self, prompts: list[dict[str, Any]], sampling: dict[str, Any], use_tqdm: bool) -> list[Answered]:
         self.prompts, self.sampling = prompts, sampling
         return [
-            Answered([Completion(f"{number} {copy}") for copy in range(sampling["n"])])
+            Answered([Generated(f"{number} {copy}", ("stop", "length")[copy]) for copy in range(sampling["n"])])
             for number in range(len(prompts))
         ]
 
@@ -105,7 +116,10 @@ def test_vllm_is_asked_for_the_same(
     assert isinstance(engine, VllmEngine)
     assert engine.llm.options["model"] == str(tmp_path)
     assert engine.llm.options["limit_mm_per_prompt"] == {"image": 5}
-    assert generate_answers(engine, samples[:2], batch_size=2, **OPTIONS) == [["0 0", "0 1"], ["1 0", "1 1"]]
+    assert generate_answers(engine, samples[:2], batch_size=2, **OPTIONS) == [
+        [Completion("0 0", cut=False), Completion("0 1", cut=True)],
+        [Completion("1 0", cut=False), Completion("1 1", cut=True)],
+    ]
     picture = model.config.image_token_id
     assert engine.llm.sampling == {
         "n": 2,

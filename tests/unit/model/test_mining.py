@@ -8,6 +8,7 @@ import pytest
 
 from hardcase.config import GrpoConfig
 from hardcase.data.cases import MinedCase, judge, read_cases, write_cases
+from hardcase.data.completions import Completion
 from hardcase.model.mining import GroupSampler, Weights, compute_weights
 from hardcase.task.sample import Sample
 
@@ -31,16 +32,22 @@ RIGHT, PARTIAL, INVALID = (
 def test_a_case_is_hard_when_it_is_solved_seldom_and_suspect_when_never(
     texts: list[str], exact_rate: float, hard: bool, suspect: bool
 ) -> None:
-    case = judge("id", frozenset("AC"), texts, hard_below=0.5)
+    case = judge("id", frozenset("AC"), [*map(Completion, texts)], hard_below=0.5)
     assert (case.exact_rate, case.hard, case.suspect) == (exact_rate, hard, suspect)
 
 
 def test_an_invalid_rollout_is_kept_as_no_answer() -> None:
-    assert judge("id", frozenset("AC"), [RIGHT, INVALID], hard_below=0.5).answers == ["AC", None]
+    assert judge("id", frozenset("AC"), [Completion(RIGHT), Completion(INVALID)], hard_below=0.5).answers == [
+        "AC",
+        None,
+    ]
 
 
 def test_cases_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:
-    cases = [judge("a", frozenset("AC"), [RIGHT, INVALID], 0.5), judge("b", frozenset(), [PARTIAL, PARTIAL], 0.5)]
+    cases = [
+        judge("a", frozenset("AC"), [Completion(RIGHT), Completion(INVALID, cut=True)], 0.5),
+        judge("b", frozenset(), [Completion(PARTIAL)] * 2, 0.5),
+    ]
     write_cases(cases, tmp_path / "mined")
     assert read_cases(tmp_path / "mined") == cases
 
@@ -51,7 +58,7 @@ def mined(*answers: list[str | None]) -> tuple[list[MinedCase], list[Sample]]:
         [INVALID if answer is None else f"<think>x</think><answer>{answer}</answer>" for answer in each]
         for each in answers
     ]
-    cases = [judge(str(number), frozenset("AC"), each, 0.5) for number, each in enumerate(texts)]
+    cases = [judge(str(number), frozenset("AC"), [*map(Completion, each)], 0.5) for number, each in enumerate(texts)]
     return cases, [Sample(case.id, "appearance", frozenset("AC"), None, case.id, ()) for case in cases]
 
 

@@ -13,6 +13,7 @@ from trl.trainer.utils import shuffle_sequence_dict, split_pixel_values_by_grid,
 
 from hardcase.config import GrpoConfig, LoraConfig, SftConfig, TrainConfig
 from hardcase.data.cases import MinedCase, judge, read_cases
+from hardcase.data.completions import Completion
 from hardcase.data.images import decode_image
 from hardcase.data.scenes import encode_image
 from hardcase.errors import HardcaseError, InputError
@@ -292,7 +293,10 @@ def stopping(monkeypatch: pytest.MonkeyPatch, module: str, step: int) -> None:
 def solved_once(samples: list[Sample]) -> list[MinedCase]:
     """Every sample as a hard case."""
     texts = (format_completion("x", sample.truth) for sample in samples)
-    return [judge(sample.id, sample.truth, [text, "", ""], 0.5) for sample, text in zip(samples, texts, strict=True)]
+    return [
+        judge(sample.id, sample.truth, [*map(Completion, (text, "", ""))], 0.5)
+        for sample, text in zip(samples, texts, strict=True)
+    ]
 
 
 def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
