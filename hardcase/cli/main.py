@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
@@ -113,12 +114,14 @@ def run(
         outcome = run_pipeline("retraining", arguments, Home.here(store), inputs, containers)
         resolved = yaml.safe_dump(chosen.model_dump(mode="json", by_alias=True), sort_keys=False)
         write_atomically(outcome.folder / "config.yaml", resolved.encode())
-    output(outcome.record, as_json, show.run_result)
-    end(outcome)
+    end(outcome, as_json, show.run_result)
 
 
-def end(outcome: "Outcome") -> None:
-    """Print why a run failed or its model was rejected, and leave with the run's exit code."""
+def end(outcome: "Outcome", as_json: bool, show_result: Callable[[Any], None]) -> None:
+    """Print a run's warnings, its result, and why it failed or its model was rejected; leave with its exit code."""
+    for warning in outcome.record["warnings"]:
+        errors.print("warning:", warning)
+    output(outcome.record, as_json, show_result)
     if error := outcome.record["error"]:
         message = " ".join(str(error["message"]).split())
         if error["exit_code"] == 1:
@@ -234,8 +237,7 @@ def evaluate(
         spec = str(Path(model).absolute()) if Path(model).is_dir() else model
         arguments = {"model": spec, "source": source, "settings": parse_settings(settings or [])}
         outcome = run_pipeline("evaluation", arguments, home, Inputs((source, spec)), containers)
-    output(outcome.record, as_json, partial(show.scored, folder=outcome.folder))
-    end(outcome)
+    end(outcome, as_json, partial(show.scored, folder=outcome.folder))
 
 
 @app.command()

@@ -78,6 +78,8 @@ class Account:
         summary = summarise_run(run, steps, link="", namespace=address.namespace, cancelled=self._cancelled)
         facts: dict[str, Any] = {name: summary[name] for name in ("state", "steps")}
         facts |= {name: record[name] for name in ("gate", "model") if record.get(name)}
+        for warning in record.get("warnings", []):
+            self._note(warning)
         if not self.store and (is_frozen(run) or any(step.state == UNKNOWN for step in steps)):
             self._note("Kubeflow's details of this run stopped changing; --store URI reads the steps' own records")
         kind, message = explain_end(summary, record)

@@ -16,7 +16,7 @@ from hardcase.registry.ledger import Version
 from hardcase.store.store import Store
 
 BASE: Final = "base_model"
-NEEDED: Final = ("snapshot", "model", "mined", "evaluation", "scores", "drift")
+NEEDED: Final = ("snapshot", "model", "mined", "grpo_log", "evaluation", "scores", "drift")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from hardcase.data.scores import read_scores
 from hardcase.provenance.sbom import sbom
 from hardcase.registry.account import Account
 from hardcase.task.prompt import ASPECT_NAMES
+from hardcase.task.score import TOO_FEW_GROUPS
 
 # Rows of a table of scores: label, path of the value, digits.
 ROWS: Final = (
@@ -147,7 +148,7 @@ def _format_interval(value: Any, bounds: Any, form: str) -> str:
     if not _is_number(value):
         return "–"
     numbers = [format(bound, form) for bound in bounds or () if _is_number(bound)]
-    return format(value, form) + (f" [{', '.join(numbers)}]" if len(numbers) == 2 else "")
+    return f"{value:{form}} [{', '.join(numbers) if len(numbers) == 2 else TOO_FEW_GROUPS}]"
 
 
 def _list_settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -70,6 +70,7 @@ class Conclusion:
                 for part, score in scores.items()
                 if score
             ]
+        lines += ["", *(f"- warning: {warning}" for warning in self.record["warnings"])]
         lines += ["", "| step | | seconds |", "|---|---|---|"]
         lines += [
             f"| {step} | {'cached' if outcome['cached'] else outcome['status']} | {outcome['seconds']:.0f} |"

@@ -14,7 +14,7 @@ COLOURS = {"chance": "#9aa3ad", "sft": "#d08a2e", "final": "#2f6fb5"}
 
 
 def plot_scores(scores: Mapping[str, Any]) -> str:
-    """Plot overall and per-aspect scores of chance, SFT and the final model with their 95% intervals."""
+    """Plot overall and per-aspect scores of chance, SFT and the final model with their 95% intervals, if any."""
     figure = Figure(figsize=(7.6, 3.4), layout="constrained")
     axes = figure.add_subplot()
     for offset, part in enumerate(part for part in PARTS if scores.get(part)):
@@ -25,12 +25,12 @@ def plot_scores(scores: Mapping[str, Any]) -> str:
             if value is None:
                 continue
             label = PARTS[part] if row == 0 else None
-            error = [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
+            error = [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]] if interval else None
             axes.errorbar(value, row + (offset - 1) * 0.22, xerr=error, fmt="o", color=COLOURS[part], label=label)
     axes.set_yticks(range(1 + len(ASPECT_NAMES)), ["overall", *ASPECT_NAMES.values()])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_xlabel("score: mean partial credit × 100, with 95% intervals")
+    axes.set_xlabel("score: mean partial credit × 100")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=3, frameon=False)
     return _render(figure)
 

@@ -18,9 +18,11 @@ from hardcase.data.quarantine import count_quarantine
 from hardcase.data.scores import PARTS, read_scores
 from hardcase.data.snapshot import Snapshot
 from hardcase.report.figures import plot_scores, plot_training
+from hardcase.stats.learning import list_warnings, read_log
 from hardcase.task.answer import format_answer
 from hardcase.task.prompt import ASPECT_NAMES
 from hardcase.task.sample import LETTERS, Sample
+from hardcase.task.score import FEWEST_GROUPS, TOO_FEW_GROUPS
 
 HARD_CASES, MISSES, SIDE = 12, 8, 128
 # Curves of each phase of training: column of its log and title.
@@ -33,6 +35,7 @@ CURVES = {
         "frac_reward_zero_std": "groups without spread",
         "entropy": "entropy a token",
         "completions/mean_length": "completion length",
+        "completions/clipped_ratio": "cut completions",
     },
 }
 
@@ -51,16 +54,18 @@ def run(artifacts: Mapping[str, Path], labels: Mapping[str, Any], store: str, ht
     cases = read("mined", read_cases)
     evaluation = read("evaluation", lambda path: read_evaluation(path, "evaluation").to_pylist())
     snapshot = read("snapshot", lambda path: Snapshot.open(path, store))
-    logs = [*(read("sft_log", _read_lines) or []), *(read("grpo_log", _read_lines) or [])]
+    logs = [entry for name in ("sft_log", "grpo_log") for entry in read(name, read_log) or ()]
     phases = {phase: [entry for entry in logs if entry["phase"] == phase] for phase in CURVES}
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["number"] = _format_number
+    environment.filters |= {"number": _format_number, "interval": _format_interval}
     page = environment.get_template("report.html.j2").render(
         labels={label: value for label, value in labels.items() if label not in ("error", "cancelled")},
         cancelled=labels.get("cancelled", False),
         error=labels.get("error"),
         registration=read("registration", _read_json),
+        warnings=list_warnings(cases or (), logs, scores),
+        fewest_groups=FEWEST_GROUPS,
         scores=scores,
         parts={part: label for part, label in PARTS.items() if scores and scores.get(part)},
         scores_figure=plot_scores(scores) if scores else None,
@@ -79,12 +84,12 @@ def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}" if value < 1 else f"{value:.1f}"
 
 
+def _format_interval(bounds: Sequence[float | None] | None, form: str) -> str:
+    return TOO_FEW_GROUPS if bounds is None or None in bounds else form % tuple(bounds)
+
+
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _show_hard_cases(snapshot: Snapshot, cases: Sequence[MinedCase]) -> list[dict[str, Any]]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hardcase.data.cases import read_cases
 from hardcase.provenance.attestations import Attestation
 from hardcase.provenance.products import fetch_product
 from hardcase.provenance.statement import FILE, FOLDER
 from hardcase.registry.runs import RUN_FORMAT
 from hardcase.registry.tracking import show_run
+from hardcase.stats.learning import list_warnings, read_log
 from hardcase.store.digest import path_digest
 from hardcase.store.store import Store
 
@@ -67,6 +69,8 @@ def summarise_run(
     if registered and not error:
         status = "succeeded" if registered["verdict"] == "promoted" else "rejected"
     model = registered or version
+    mined, log = artifacts.get("mined"), artifacts.get("grpo_log")
+    warnings = list_warnings(read_cases(mined) if mined else (), read_log(log) if log else (), scores)
     return {
         "format": RUN_FORMAT,
         "run_id": run_id,
@@ -81,6 +85,7 @@ def summarise_run(
         "gain": scores.get("gain"),
         "drift": {key: drift[key] for key in ("drifted", "reference", "tests")} if drift else None,
         "gate": {key: registered[key] for key in ("verdict", "reasons")} if registered else None,
+        "warnings": warnings,
         "model": {key: model[key] for key in ("name", "version", "alias", "digest")} if model else None,
         **{table: path_digest(artifacts[table]) if table in artifacts else None for table in TABLES},
         "attestation": attestation,
@@ -92,7 +97,19 @@ def summarise_run(
 
 def show_record(record: Mapping[str, Any], tracking_uri: str) -> None:
     """Show in MLflow how a run ended, for readers who know its id and cannot read the store."""
-    names = ("run_id", "pipeline", "status", "error", "model", "gate", "snapshot", "samples", "evaluation", "drift")
+    names = (
+        "run_id",
+        "pipeline",
+        "status",
+        "error",
+        "model",
+        "gate",
+        "warnings",
+        "snapshot",
+        "samples",
+        "evaluation",
+        "drift",
+    )
     result = {name: record[name] for name in names}
     if error := record["error"]:
         result["error"] = {**error, "message": error["message"][:LONGEST_TEXT]}

@@ -6,18 +6,16 @@ alarms, and so far out in the tails a bootstrap needs very many draws.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hardcase.task.score import Interval, bootstrap, name_statistics
+from hardcase.task.score import FEWEST_GROUPS, Interval, bootstrap, name_statistics
 
 Array = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
-
-FEWEST_GROUPS: Final = 30
 
 
 def compare_scores(
@@ -48,6 +46,8 @@ def _subtract(first: Interval | None, second: Interval | None) -> Interval | Non
     if first is None or second is None:
         return None
     value = second.value - first.value
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        return Interval(value, None, None)
     down = math.hypot(second.value - second.low, first.high - first.value)
     up = math.hypot(second.high - second.value, first.value - first.low)
     return Interval(value, value - down, value + up)

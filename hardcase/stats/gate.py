@@ -14,6 +14,7 @@ from hardcase.config import RegisterConfig
 from hardcase.stats.comparison import compare_scores
 from hardcase.task.prompt import ASPECT_NAMES
 from hardcase.task.sample import ASPECTS
+from hardcase.task.score import FEWEST_GROUPS, TOO_FEW_GROUPS
 
 # Drift's tests of whether answers got worse; the others show what changed.
 WORSE: Final = ("partial credit", "exact match", "invalid answers")
@@ -115,14 +116,25 @@ def _key(row: Row) -> tuple[Any, ...]:
 
 
 def _explain(differences: Mapping[str, Any], name: str) -> tuple[list[str], str]:
-    """Return a sentence for each score that is significantly worse, and the one for when none is."""
+    """Return a sentence for each score that is significantly worse, and the one for when none is.
+
+    A score on too few groups has no interval and is never significantly worse.
+    """
     samples = f"{differences['samples']} {'shared' if differences['paired'] else 'other'} samples"
 
-    def describe(score: str, difference: Mapping[str, float]) -> str:
-        interval = f"{difference['value']:+.1f} [{difference['low']:+.1f}, {difference['high']:+.1f}]"
-        return f"{score} {interval} against {name} on {samples} in {differences['groups']} groups"
+    def describe(score: str, difference: Mapping[str, Any]) -> str:
+        low, high = difference["low"], difference["high"]
+        interval = TOO_FEW_GROUPS if low is None else f"{low:+.1f}, {high:+.1f}"
+        groups = f"{samples} in {differences['groups']} groups"
+        return f"{score} {difference['value']:+.1f} [{interval}] against {name} on {groups}"
 
     scores = {"overall": differences["overall"]}
     scores |= {ASPECT_NAMES[aspect]: part for aspect, part in differences["by_aspect"].items() if part}
-    worse = [f"{describe(score, part)}: significantly worse" for score, part in scores.items() if part["high"] < 0]
-    return worse, f"{describe('overall', scores['overall'])}, no aspect significantly worse"
+    few = [score for score, part in scores.items() if part["high"] is None]
+    worse = [
+        f"{describe(score, part)}: significantly worse"
+        for score, part in scores.items()
+        if score not in few and part["high"] < 0
+    ]
+    unknown = f"; fewer than {FEWEST_GROUPS} groups are too few to judge {', '.join(few)}" if few else ""
+    return worse, f"{describe('overall', scores['overall'])}, no aspect significantly worse{unknown}"

@@ -1,6 +1,8 @@
 """Signs that training taught the model little, which no error reports: cut completions, and GRPO without effect."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +12,12 @@ from hardcase.data.scores import PARTS
 
 MOST_CUT: Final = 0.05  # of all completions; a cut one has no answer, so it counts as wrong
 LEAST_SPREAD: Final = 0.05  # of all groups; one with equal rewards has no advantage to learn from
+
+
+def read_log(source: Path | bytes) -> list[dict[str, Any]]:
+    """Read the log of a training, one entry a logged step."""
+    content = source.read_bytes() if isinstance(source, Path) else source
+    return [json.loads(line) for line in content.splitlines()]
 
 
 def list_warnings(

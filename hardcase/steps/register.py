@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from hardcase.config import RegisterConfig
+from hardcase.data.cases import read_cases
 from hardcase.data.evaluations import read_evaluation
 from hardcase.data.scores import read_scores
 from hardcase.errors import HardcaseError
@@ -40,6 +41,7 @@ from hardcase.registry.mirror import Mirror, UnshownError
 from hardcase.runtime.materials import keyring
 from hardcase.runtime.running import circumstances, running
 from hardcase.stats.gate import Decision, decide
+from hardcase.stats.learning import list_warnings, read_log
 from hardcase.store.control import retain
 from hardcase.store.digest import canonical_json
 from hardcase.store.store import Store, write_atomically
@@ -60,12 +62,13 @@ def execute(plan: Mapping[str, Any], model: str, evaluation: str, drift: str) ->
 def run(made: Account, keys: Keyring, tracking_uri: str, config: RegisterConfig, result: Path) -> bool:
     """Register a model, and make it the champion if it passes the gate; return False if the same work registered it.
 
-    `result` is JSON: `verdict`, `reasons`, `name`, `version`, `alias`, `digest`, `against` (the champion, or null),
-    `differences` (null where nothing was compared).
+    `result` is JSON: `verdict`, `reasons`, `warnings`, `name`, `version`, `alias`, `digest`, `against` (the champion,
+    or null), `differences` (null where nothing was compared).
     """
     mirror, store = Mirror(tracking_uri), made.store
     scores, drift = read_scores(made.read("scores")), made.read_json("drift")
     table = read_evaluation(made.read("evaluation"), "evaluation of this run")
+    warnings = list_warnings(read_cases(made.read("mined")), read_log(made.read("grpo_log")), scores)
     new = False
     while True:
         ledger = read_ledger(store, config.name, keys)
@@ -76,7 +79,7 @@ def run(made: Account, keys: Keyring, tracking_uri: str, config: RegisterConfig,
         before = _evaluation(store, ledger, champion) if champion else None
         against = f"{ledger.name}:{champion.number}" if champion else ""
         decision = decide(scores, table, before, drift, config, made.seed, against)
-        version = _version(made, decision, champion, ledger, keys)
+        version = _version(made, decision, warnings, champion, ledger, keys)
         who, why = made.circumstances.get("who", "hardcase"), "; ".join(decision.reasons)
         move = Move(alias=_alias(version), version=version.number, who=who, when=now_utc(), why=why, made=version)
         if append(store, keys, ledger, move):
@@ -95,6 +98,7 @@ def run(made: Account, keys: Keyring, tracking_uri: str, config: RegisterConfig,
     registered = {
         "verdict": done.verdict,
         "reasons": done.reasons,
+        "warnings": gate.get("warnings", []),  # 0.1.0 had none
         "name": config.name,
         "version": done.number,
         "alias": _alias(done),
@@ -141,11 +145,18 @@ def _evaluation(store: Store, ledger: Ledger, champion: Version) -> pa.Table:
     return read_evaluation(data, f"evaluation of champion {ledger.name}:{champion.number}")
 
 
-def _version(made: Account, decision: Decision, champion: Version | None, ledger: Ledger, keys: Keyring) -> Version:
+def _version(
+    made: Account,
+    decision: Decision,
+    warnings: list[str],
+    champion: Version | None,
+    ledger: Ledger,
+    keys: Keyring,
+) -> Version:
     """Store the judgement, the signed statement and the dossier, and return the version that they make."""
     store, number = made.store, len(ledger.versions) + 1
     against = champion.number if champion else None
-    gate = {**asdict(decision), "against": against}
+    gate = {**asdict(decision), "warnings": warnings, "against": against}
     provenance = made.provenance(ledger.name, champion, store.put_object(canonical_json(gate)))
     statement = keys.sign(provenance.statement(json.loads(store.get_object(made.model))))
     files = make_dossier(made, ledger.name, number, gate, statement)

@@ -24,16 +24,18 @@ Names = Sequence[str]
 Values = Sequence[float] | npt.NDArray[Any]
 Answers = tuple[Values, Values]  # partial credit and exactness
 
+FEWEST_GROUPS: Final = 30  # fewer do not show how much groups differ, so no interval and no verdict rests on them
+TOO_FEW_GROUPS: Final = "too few groups"  # in place of an interval
 SUBSETS: Final = tuple(frozenset(letters) for size in range(5) for letters in combinations(LETTERS, size))
 CELLS: Final = 2_000_000  # resamples × groups in memory at once
 
 
 class Interval(NamedTuple):
-    """A statistic with its bounds."""
+    """A statistic with its bounds, which are None where too few groups carry it."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def score(
@@ -51,14 +53,15 @@ def score(
 
     Returns:
         `overall` and `by_aspect` in 0 to 100, `exact_match` in 0 to 1, and `intervals` of the same keys, each the 95%
-        `[low, high]`. An aspect without samples is None, and overall is the mean of the others.
+        `[low, high]`, or None on fewer than `FEWEST_GROUPS` groups. An aspect without samples is None, and overall is
+        the mean of the others.
 
     Raises:
         HardcaseError: no samples, an unknown aspect, columns of unequal length, or a value that is not finite.
     """
     (intervals,) = bootstrap(aspects, dpa, exact, groups, resamples, seed, [0.95])
     values = [None if interval is None else interval.value for interval in intervals]
-    bounds = [None if interval is None else [interval.low, interval.high] for interval in intervals]
+    bounds = [None if interval is None or interval.low is None else [*interval[1:]] for interval in intervals]
     return {**name_statistics(values), "intervals": name_statistics(bounds)}
 
 
@@ -100,6 +103,7 @@ def bootstrap(
 ) -> list[list[Interval | None]]:
     """Return overall, exact match and the four aspects with percentile bounds, for each level of coverage."""
     sums_GC = _group_sums(aspects, dpa, exact, groups)
+    enough = _count_groups(sums_GC) >= FEWEST_GROUPS
     count = len(sums_GC)
     generator = np.random.default_rng(seed)
     drawn = []
@@ -114,6 +118,8 @@ def bootstrap(
     def measure(statistic: int, tail: float) -> Interval | None:
         if np.isnan(values[statistic]):
             return None
+        if not enough[statistic]:
+            return Interval(float(values[statistic]), None, None)
         low, high = np.nanquantile(samples[:, statistic], [tail, 1 - tail])
         return Interval(float(values[statistic]), float(low), float(high))
 
@@ -140,6 +146,18 @@ def _group_sums(aspects: Names, dpa: Values, exact: Values, groups: Names) -> Ar
     np.add.at(sums_GC, (index, aspect + len(ASPECTS)), 1.0)
     np.add.at(sums_GC[:, -1], index, exactness)
     return sums_GC
+
+
+def _count_groups(sums: Array) -> Array:
+    """Count the groups that overall, exact match and the four aspects rest on (6).
+
+    A group that has the weight w in overall counts as one of 1 / Σ w² groups of equal weight. Where an aspect lies in
+    one group, that group has a quarter of the weight, and overall rests on fewer than 16 groups.
+    """
+    holds_GA = sums[:, len(ASPECTS) : 2 * len(ASPECTS)] > 0
+    by_aspect = holds_GA.sum(axis=0)
+    weights_G = (holds_GA / np.maximum(1, by_aspect)).sum(axis=1) / np.count_nonzero(by_aspect)
+    return np.array([round(1 / (weights_G**2).sum(), 6), len(sums), *by_aspect])
 
 
 def _statistics(sums: Array) -> Array:

@@ -281,16 +281,17 @@ def outcome(verdict="promoted", **more):
 @pytest.mark.parametrize(("verdict", "code"), [("rejected", 3), ("promoted", 0)])
 def test_gate_that_rejected_the_model_is_exit_code_3(kubeflow, launch, tmp_path, verdict, code, where):
     store, registry = str(tmp_path / "store"), f"sqlite:///{tmp_path}/mlflow.db"
+    record = outcome(verdict, warnings=["grpo: nothing changed"])
     if where == "store":
-        write_run(open_store(store), "run-0", outcome(verdict))
+        write_run(open_store(store), "run-0", record)
     else:
         for run_id in ("run-9", "run-0"):
-            show_run(registry, EXPERIMENT, run_id, outcome(verdict) if run_id == "run-0" else {}, {}, {})
+            show_run(registry, EXPERIMENT, run_id, record if run_id == "run-0" else {}, {}, {})
     ending(kubeflow, "SUCCEEDED")
     done = launch("--json", "--store", store, "--mlflow", registry)
     assert done.exit_code == code, done.output
     told = json.loads(done.stdout)
-    assert (told["gate"]["verdict"], told["model"], told["notes"]) == (verdict, MODEL, [])
+    assert (told["gate"]["verdict"], told["model"], told["notes"]) == (verdict, MODEL, record["warnings"])
     if code:
         assert one_line(done) == "error: rejected by the gate: worse than the champion"
 

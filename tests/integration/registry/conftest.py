@@ -139,6 +139,7 @@ def _artifacts(folder: Path, fingerprint: str, table: pa.Table, scores: Any, dri
         "snapshot": {"schema": 1, "rows": 0, "splits": {"train": 0, "eval": 0}, "shards": [], "unknown_keys": []},
         "scores": scores,
         "drift": drift,
+        "grpo_log": {"phase": "grpo", "step": 1, "weights_changed": False},
     }
     for name in names:  # those that are read are written below
         paths[name].write_text(name)

@@ -37,6 +37,7 @@ def test_first_model_becomes_champion(house: House) -> None:
     assert found == {
         "verdict": "promoted",
         "reasons": found["reasons"],
+        "warnings": ["grpo: the final weights equal those of the SFT model; GRPO changed nothing"],
         "name": NAME,
         "version": 1,
         "alias": "champion",

@@ -71,7 +71,7 @@ def dossier(tmp_path: Path) -> Dossier:
         objects = {name: Resource(name, digest) for name, digest in digests.items()}
         account = Account(links, objects, {"seed": 7, "code": CODE}, {"run": "run-1"}, config, store)
         reasons = ["overall +2.0 against champion image-screener:2"]
-        judged = {"verdict": "promoted", "reasons": reasons, "against": 2, "differences": None, **gate}
+        judged = {"verdict": "promoted", "reasons": reasons, "warnings": [], "against": 2, "differences": None, **gate}
         return make_dossier(account, "image-screener", number, judged, b"{}")
 
     return make
@@ -149,6 +149,23 @@ def test_summary_says_what_changed_against_the_champion(dossier: Dossier) -> Non
         assert said in text
     apart = dossier(differences={**COMPARED, "paired": False})["summary.md"].decode()
     assert "on 390 samples (each answered its own)" in apart
+
+
+def test_what_people_should_know_before_they_trust_a_model_is_in_card_and_summary(dossier: Dossier) -> None:
+    files = dossier(warnings=["grpo: GRPO changed <nothing>"])
+    for name in ("README.md", "summary.md"):
+        assert "- Warning: grpo: GRPO changed \\<nothing\\>\n" in files[name].decode()
+        assert "Warning" not in dossier()[name].decode()
+
+
+def test_interval_that_cannot_be_estimated_is_shown_as_such(dossier: Dossier) -> None:
+    unknown = {"overall": None, "exact_match": [0.55, 0.65], "by_aspect": {"physical_shadow": None}}
+    score = {**SCORE, "intervals": unknown}
+    few = {**COMPARED, "overall": {"value": 2.0, "low": None, "high": None}}
+    text = dossier(scores={"sft": None, "final": score}, differences=few)["summary.md"].decode()
+    assert "| overall (0–100) | 70.2 [too few groups] |" in text
+    assert "| exact match (0–1) | 0.600 [0.550, 0.650] |" in text
+    assert "| overall (0–100) | +2.0 [too few groups] |" in text
 
 
 def test_summary_of_a_first_version_does_not_claim_that_anything_was_compared(dossier: Dossier) -> None:

@@ -166,11 +166,12 @@ def test_a_pod_that_never_began_is_the_first_step_that_was_not_reached(run: Run)
 def test_what_was_made_before_a_failure_is_on_the_page(run: Run) -> None:
     run.done("configure")
     run.attest("ingest")
-    scores = {"chance": None, "sft": None, "final": {"overall": 70.5, "exact_match": 0.75}}
+    scores = {"chance": None, "sft": None, "final": {"overall": 70.5, "exact_match": 0.75, "cut": 0.5}}
     run.done("sft", scores=scores)
     run.record("register", "failed", message="cannot account for the model", materials=[run.last])
     ended = run.concluded("container_failed")
     assert "| final | 70.5 | 0.750 |" in ended.markdown
+    assert "- warning: evaluate: 50% of the answers of the final model were cut" in ended.markdown
     assert "cannot account for the model" in (run.folder / "page.html").read_text(), "though these scores are too few"
 
 

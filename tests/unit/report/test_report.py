@@ -1,5 +1,6 @@
 """The report: one page that stands alone, also of a run that stopped early, and that shows pictures, not code."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,32 @@ def test_gallery_shows_five_pictures_a_case_and_runs_nothing_that_a_model_wrote(
     assert len(re.findall(r'<img src="data:image/', text)) == 5 * (min(mined, 12) + min(evaluated, 8))
     assert "<script>" not in text
     assert not re.search(r'(src|href)="(?!data:)', text)
+
+
+def test_page_warns_of_a_training_that_taught_little_and_shows_no_interval_on_few_groups(made: dict[str, Any]) -> None:
+    """A page of 0.1.0 drew bars of no width, and no word of completions that all were cut."""
+    folder, tables = made["folder"], {"by_aspect": {}, "intervals": {"by_aspect": {}}}
+    part = {**tables, "overall": 12.5, "exact_match": 0.1}
+    part["intervals"] = {"overall": None, "exact_match": [0.05, 0.15], "by_aspect": {}}
+    unknown = {"value": 1.0, "low": None, "high": None}
+    known = {"value": 0.01, "low": -0.02, "high": 0.03}
+    scores = {"samples": 9, "groups": 3, "reward": "subset", "chance": part, "sft": None, "final": {**part, "cut": 0.5}}
+    scores["gain"] = {"overall": unknown, "exact_match": known, "by_aspect": {}}
+    log = {"phase": "grpo", "step": 1, "reward": 0.0, "frac_reward_zero_std": 1.0, "completions/clipped_ratio": 0.25}
+    (folder / "scores").write_text(json.dumps(scores))
+    (folder / "log").write_text(json.dumps({**log, "weights_changed": False}) + "\n")
+    run({"scores": folder / "scores", "grpo_log": folder / "log"}, {}, made["store"], folder / "warned.html")
+    text = (folder / "warned.html").read_text()
+    warnings = re.findall(r"<li>(.*?)</li>", text)
+    assert [warning[:25] for warning in warnings] == [
+        "grpo: 25% of the completi",
+        "evaluate: 50% of the answ",
+        "grpo: 100% of the groups ",
+        "grpo: the final weights e",
+    ]
+    assert '<td class="n">12.5</td><td class="n">too few groups</td>' in text
+    assert '<td class="n">0.100</td><td class="n">0.050 – 0.150</td>' in text
+    assert "overall +1.0 (too few groups), exact match +0.010 (-0.020 to +0.030)" in text
 
 
 def test_the_same_artifacts_give_the_same_bytes(made: dict[str, Any]) -> None:

@@ -134,6 +134,49 @@ def test_aspect_that_is_no_longer_judged_holds() -> None:
     assert decision.reasons == ["placement layout: no rows, while champion m:1 was judged on it"]
 
 
+def few_groups(table: pa.Table, groups: int, *aspects: str) -> pa.Table:
+    """The table with the rows of some aspects in few groups."""
+    old = zip(table["group"].to_pylist(), table["aspect"].to_pylist(), range(table.num_rows), strict=True)
+    new = [f"few {row // 4 % groups}" if aspect in aspects else group for group, aspect, row in old]
+    return table.set_column(table.column_names.index("group"), "group", pa.array(new))
+
+
+def one_more_wrong(table: pa.Table, aspect: str) -> pa.Table:
+    right = [index for index, row in enumerate(table.to_pylist()) if row["aspect"] == aspect and row["exact"]]
+    for name, wrong in (("dpa", 0.0), ("exact", False)):
+        values = table[name].to_pylist()
+        values[right[0]] = wrong
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    return table
+
+
+@pytest.mark.parametrize("prefix", ["s", "t"])
+@pytest.mark.parametrize("groups", [1, 29])
+def test_aspect_in_few_groups_is_never_significantly_worse(groups: int, prefix: str) -> None:
+    """One group gives an interval of no width: one more wrong row in 100 read as "significantly worse"."""
+    before = few_groups(evaluated(0.7), groups, ASPECTS[1])
+    after = few_groups(one_more_wrong(evaluated(0.7, prefix=prefix), ASPECTS[1]), groups, ASPECTS[1])
+    decision = judged(after, before)
+    assert decision.verdict == "promoted"
+    assert decision.differences is not None
+    shadow = decision.differences["by_aspect"][ASPECTS[1]]
+    assert shadow == {"value": pytest.approx(-1), "low": None, "high": None}
+    samples = f"400 {'shared' if prefix == 's' else 'other'} samples"
+    unknown = "fewer than 30 groups are too few to judge"
+    judgeable = groups == 29  # of overall, in which the aspect's groups have a quarter of the weight
+    assert f"on {samples} in" in decision.reasons[0]
+    assert f"no aspect significantly worse; {unknown}" in decision.reasons[0]
+    assert decision.reasons[0].endswith("judge physical shadow" if judgeable else "judge overall, physical shadow")
+
+
+def test_evaluation_of_one_group_says_that_nothing_can_be_judged() -> None:
+    before, after = (few_groups(evaluated(share), 1, *ASPECTS) for share in (0.7, 0.6))
+    decision = judged(after, before)
+    assert decision.verdict == "promoted"
+    assert decision.reasons[0].startswith("overall -")
+    assert "[too few groups] against champion m:1 on 400 shared samples in 1 groups" in decision.reasons[0]
+
+
 @pytest.mark.parametrize(
     ("drift", "verdict"),
     [

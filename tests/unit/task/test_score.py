@@ -29,17 +29,16 @@ def test_scores_of_a_hand_computed_table() -> None:
     assert result["overall"] == 62.5, "the mean of the four aspects, not of the ten samples"
     assert result["exact_match"] == 0.5
     assert result["intervals"].keys() == {"overall", "exact_match", "by_aspect"}
-    assert result["intervals"]["by_aspect"][PLACEMENT] == [100.0, 100.0]
-    low, high = result["intervals"]["overall"]
-    assert 0 <= low <= 62.5 <= high <= 100
+    assert result["intervals"]["by_aspect"][PLACEMENT] is None, "five groups"
 
 
 def test_an_aspect_without_samples_is_null_and_left_out_of_overall() -> None:
-    result = score([SHADOW, SHADOW, EXTENSION], [1.0, 0.0, 1.0], [1, 0, 1], ["a", "b", "c"], 200, 0)
+    groups = [str(number) for number in range(90)]
+    result = score([SHADOW, SHADOW, EXTENSION] * 30, [1.0, 0.0, 1.0] * 30, [1, 0, 1] * 30, groups, 200, 0)
     assert result["by_aspect"] == {DEFORMED: None, SHADOW: 50.0, PLACEMENT: None, EXTENSION: 100.0}
     assert result["overall"] == 75.0
     assert result["intervals"]["by_aspect"][DEFORMED] is None
-    assert result["intervals"]["by_aspect"][EXTENSION] == [100.0, 100.0], "also where some resamples miss the aspect"
+    assert result["intervals"]["by_aspect"][EXTENSION] == [100.0, 100.0]
     json.dumps(result, allow_nan=False)
 
 
@@ -77,10 +76,44 @@ def test_samples_of_one_original_count_as_one_when_they_agree() -> None:
     assert apart["overall"] == together["overall"]
 
 
-def test_a_single_group_tells_nothing_about_others_but_is_scored() -> None:
-    result = score([SHADOW] * 2, [1.0, 0.0], [1, 0], ["a", "a"], 100, 0)
+@pytest.mark.parametrize(("groups", "known"), [(1, False), (29, False), (30, True)])
+def test_fewer_groups_than_thirty_are_scored_without_an_interval(groups: int, known: bool) -> None:
+    """Intervals of few groups are too narrow, those of one group have no width at all."""
+    members = [str(number % groups) for number in range(120)]
+    result = score([SHADOW] * 120, [1.0, 0.0] * 60, [1, 0] * 60, members, 100, 0)
     assert result["overall"] == 50.0
-    assert result["intervals"]["overall"] == [50.0, 50.0]
+    for interval in (*(result["intervals"][name] for name in ("overall", "exact_match")), _shadow(result)):
+        assert (interval is not None) is known
+
+
+def _shadow(result: Any) -> Any:
+    return result["intervals"]["by_aspect"][SHADOW]
+
+
+def test_overall_has_no_interval_where_one_aspect_lies_in_few_groups() -> None:
+    """A quarter of overall would then come from groups whose spread nobody knows."""
+    groups = [f"{aspect} {0 if aspect == SHADOW else number}" for number in range(60) for aspect in ASPECTS]
+    credit = np.random.default_rng(0).random(240)
+    intervals = score(list(ASPECTS) * 60, credit, credit > 0.5, groups, 100, 0)["intervals"]
+    assert (intervals["overall"], intervals["by_aspect"][SHADOW]) == (None, None)
+    assert intervals["by_aspect"][DEFORMED] is not None
+    assert intervals["exact_match"] is not None, "it weights samples, and 180 of 240 have groups of their own"
+
+
+def test_aspects_too_small_to_judge_leave_overall_its_interval() -> None:
+    groups = [str(number) for number in range(100)]
+    credit = np.random.default_rng(0).random(100)
+    intervals = score(list(ASPECTS) * 25, credit, credit > 0.5, groups, 100, 0)["intervals"]
+    assert intervals["by_aspect"] == dict.fromkeys(ASPECTS), "25 groups each"
+    assert intervals["overall"] is not None
+
+
+def test_intervals_of_enough_groups_are_those_of_version_0_1_0() -> None:
+    aspects, credit, groups = clustered(np.random.default_rng(0), 130)
+    intervals = score(aspects, credit, credit, groups, 500, 0)["intervals"]
+    assert intervals["overall"] == [47.66280074036981, 60.11020669985137]
+    assert intervals["exact_match"] == [0.4775840293923477, 0.6]
+    assert intervals["by_aspect"][SHADOW] == [46.80744958653707, 64.1171875]
 
 
 def clustered(generator: np.random.Generator, groups: int = 80, lift: float = 0.0) -> tuple[Any, Any, Any]:
@@ -116,15 +149,17 @@ def test_a_gain_is_found_when_it_is_there_and_false_alarms_are_rare() -> None:
 
 
 def test_paired_difference_of_a_hand_computed_table() -> None:
-    aspects, credit, exact, groups = TABLE
-    after = [*credit[:8], 1.0, 1.0]
-    gain = paired_difference((credit, exact), (after, [*exact[:8], True, True]), aspects, groups, 200, 0)
+    aspects, credit, exact, _ = (list(column) * 30 for column in TABLE)
+    groups = [str(number // 10) for number in range(300)]
+    after = [*TABLE[1][:8], 1.0, 1.0] * 30
+    better = [*TABLE[2][:8], True, True] * 30
+    gain = paired_difference((credit, exact), (after, better), aspects, groups, 200, 0)
     assert gain["overall"]["value"] == 18.75
     assert gain["exact_match"]["value"] == pytest.approx(0.2)
     assert gain["by_aspect"][DEFORMED] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert gain["by_aspect"][EXTENSION]["value"] == 75.0
     assert gain["overall"]["low"] <= 18.75 <= gain["overall"]["high"]
-    back = paired_difference((after, [*exact[:8], True, True]), (credit, exact), aspects, groups, 200, 0)
+    back = paired_difference((after, better), (credit, exact), aspects, groups, 200, 0)
     assert back["overall"]["low"] == pytest.approx(-gain["overall"]["high"])
 
 
@@ -139,10 +174,9 @@ def test_pairing_is_sharper_than_two_separate_intervals() -> None:
 
 
 def test_a_wider_level_gives_wider_bounds_and_missing_aspects_are_null() -> None:
-    first, second = ([0.0, 1.0, 0.0, 1.0],) * 2, ([1.0, 1.0, 0.0, 0.5],) * 2
-    narrow, wide = (
-        paired_difference(first, second, [SHADOW] * 4, list("abcd"), 1000, 0, level) for level in (0.5, 0.99)
-    )
+    first, second = ([0.0, 1.0, 0.0, 1.0] * 8,) * 2, ([1.0, 1.0, 0.0, 0.5] * 8,) * 2
+    groups = [str(number) for number in range(32)]
+    narrow, wide = (paired_difference(first, second, [SHADOW] * 32, groups, 1000, 0, level) for level in (0.5, 0.99))
     assert wide["overall"]["low"] < narrow["overall"]["low"] <= narrow["overall"]["high"] < wide["overall"]["high"]
     assert narrow["by_aspect"][DEFORMED] is None
 
