@@ -102,7 +102,7 @@ def run(
     containers: Containers = False,
     as_json: AsJson = False,
 ) -> None:
-    """Retrain end to end; what was done before is not done again."""
+    """Retrain end to end; what was done before is not done again. SFT learns only from rows with `reasoning`."""
     with reported(as_json):
         chosen, arguments = read_profile(profile, source, seed, settings or [])
         from hardcase.runners.containers import Inputs
@@ -138,12 +138,13 @@ def end(outcome: "Outcome", as_json: bool, show_result: Callable[[Any], None]) -
 def ingest(
     source: Annotated[str, typer.Option(help="Where the samples are.")],
     profile: ProfileName = "tiny",
+    settings: Settings = None,
     store: StoreUri = None,
     as_json: AsJson = False,
 ) -> None:
     """Read a source into a snapshot, and nothing more."""
     with reported(as_json):
-        chosen, _ = read_profile(profile, source, None, [])
+        chosen, _ = read_profile(profile, source, None, settings or [])
         home = Home.here(store)
         with home.locked():
             folder, result = ingest_source(chosen.source, chosen.ingest, home, Path(profile).stem)
@@ -252,9 +253,7 @@ def screen(
     with reported(as_json), temporary_folder() as scratch:
         if len(images) != 5:
             raise InputError(f"{len(images)} images given; name the original and four candidates")
-        for path in images:
-            if not path.is_file():
-                raise InputError(f"{path}: no such file; name five images")
+        contents = [read_image(path) for path in images]
         from hardcase.serving.screening import screen_images
         from hardcase.steps.fetch import fetch, read_configuration
 
@@ -263,8 +262,25 @@ def screen(
         version = fetch(opened, keys, model, scratch / "model")
         recorded = read_configuration(opened, keys, version) if version else {}
         config = load_evaluation_profile(recorded, {"source": "", **parse_settings(settings or [])}).evaluate
-        answers = screen_images(scratch / "model", [path.read_bytes() for path in images], config)
+        answers = screen_images(scratch / "model", contents, config)
     output(answers, as_json, show.screened)
+
+
+def read_image(path: Path) -> bytes:
+    """Return the bytes of an image file, or raise an `InputError` that names it."""
+    from hardcase.data.images import MAX_BYTES, BadImage, decode_image
+
+    try:
+        if not path.is_file():  # a pipe would never end
+            raise InputError(f"{path}: no such file; name five images")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        decode_image(content)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; name a file that you may read") from error
+    except BadImage as error:
+        raise InputError(f"{path}: {error}; use a JPEG, PNG or WebP that opens") from error
+    return content
 
 
 @app.command()

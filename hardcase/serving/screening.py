@@ -4,27 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hardcase.config import EvaluateConfig
-from hardcase.data.images import BadImage, decode_image
-from hardcase.errors import InputError
 from hardcase.model.engine import generate_answers, open_engine
 from hardcase.model.internvl import set_up_torch
 from hardcase.task.answer import format_answer, parse_answer
 from hardcase.task.sample import ASPECTS, Sample
 
-NAMES = ("the original", "A", "B", "C", "D")
-
 
 def screen_images(model: Path, images: Sequence[bytes], config: EvaluateConfig) -> dict[str, dict[str, str | None]]:
-    """Ask the model in a folder about every aspect of five encoded images, the original first.
+    """Ask the model in a folder about every aspect of five encoded, valid images, the original first.
 
-    The result is by aspect the `answer` ("AC", "none", or None when the text is invalid) and the `text`. An image that
-    breaks the rules is an `InputError`.
+    The result is by aspect the `answer` ("AC", "none", or None when the text is invalid) and the `text`.
     """
-    for name, data in zip(NAMES, images, strict=True):
-        try:
-            decode_image(data)
-        except BadImage as error:
-            raise InputError(f"image {name}: {error}; use a JPEG, PNG or WebP that opens") from error
     set_up_torch(0, config.threads)
     samples = [
         Sample(aspect, aspect, truth=frozenset(), reasoning=None, group="", images=tuple(images)) for aspect in ASPECTS

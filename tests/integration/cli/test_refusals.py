@@ -4,6 +4,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 
 def _source(folder):
@@ -51,6 +52,51 @@ def test_mistake_is_named_in_one_line(machine, arguments, named):
     assert done.returncode == 2, done.stderr
     (line,) = _one_line(done.stderr)
     assert named in line
+    assert "Traceback" not in done.stderr
+
+
+def test_ingest_takes_the_key_that_its_error_advises_to_raise(machine, tmp_path):
+    source = _source(tmp_path / "bad")
+    for letter in ("original", *"abcd"):
+        Image.new("RGB", (32, 32), (ord(letter[0]), 0, 0)).save(source / f"{letter}.png")
+    row = {"id": "good", "aspect": "physical_shadow", "answer": ["A"], "original": "original.png"}
+    row["candidates"] = [f"{letter}.png" for letter in "abcd"]
+    with (source / "manifest.jsonl").open("a") as manifest:
+        manifest.write(json.dumps(row) + "\n")
+    refused = machine.call("ingest", "--source", str(source))
+    assert refused.returncode == 2
+    assert "ingest.max_bad_share" in refused.stderr
+    done = machine.call("ingest", "--source", str(source), "--set", "ingest.max_bad_share=0.9", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["accepted"] == 1
+
+
+def _unreadable(folder, what):
+    """A file that cannot be screened; root may read any file, but not the memory of a process from its start."""
+    path = folder / f"{what}.png"
+    if what == "folder":
+        path.mkdir()
+    elif what == "loop":
+        path.symlink_to(path)
+    elif what == "cut":
+        Image.effect_noise((64, 64), 50).save(path)
+        path.write_bytes(path.read_bytes()[:-100])
+    elif what == "text":
+        path.write_text("no image")
+    elif what == "memory":
+        path.symlink_to("/proc/self/mem")
+    return path
+
+
+@pytest.mark.parametrize("what", ["folder", "loop", "missing", "cut", "text", "memory"])
+def test_image_that_cannot_be_read_is_named_in_one_line(machine, tmp_path, what):
+    whole = tmp_path / "whole.png"
+    Image.new("RGB", (32, 32)).save(whole)
+    bad = _unreadable(tmp_path, what)
+    done = machine.call("screen", "--model", ".", *[str(path) for path in (whole, whole, bad, whole, whole)])
+    assert done.returncode == 2, done.stderr
+    (line,) = _one_line(done.stderr)
+    assert str(bad) in line
     assert "Traceback" not in done.stderr
 
 
