@@ -6,16 +6,29 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from hardcase.errors import HardcaseError
+from hardcase.text import escape_controls
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 StoreUri = Annotated[
     str | None, typer.Option("--store", envvar="HARDCASE_STORE", help="Object store: a folder or s3://bucket/prefix.")
 ]
-console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+class PrintableConsole(Console):
+    """A console that prints no control characters of the text it is given."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield the segments of what is printed."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=escape_controls(segment.text))
+
+
+console = PrintableConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
+errors = PrintableConsole(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def output(result: Any, as_json: bool, show: Callable[[Any], None]) -> None:

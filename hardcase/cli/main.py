@@ -31,6 +31,7 @@ from hardcase.registry.ledger import split_spec
 from hardcase.registry.runs import list_runs, write_run
 from hardcase.runners.home import QUIET, Home
 from hardcase.store.store import open_store, parse_local_path, write_atomically
+from hardcase.text import PrintableFormatter
 
 if TYPE_CHECKING:
     from hardcase.runners.local import Outcome
@@ -68,7 +69,9 @@ def options(
 
 def main() -> None:
     """Entry point."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     os.environ.update(QUIET)
     exit_on_sigterm()
     tie_children()

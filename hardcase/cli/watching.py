@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from hardcase.cli.console import PrintableConsole
 from hardcase.errors import HardcaseError
 from hardcase.kubeflow.address import Unreachable
 from hardcase.kubeflow.client import Client
@@ -134,7 +134,7 @@ class Board:
 
     def __init__(self, look: Callable[[Mapping[str, Any]], list[Step]]) -> None:
         self._look = look
-        self._console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+        self._console = PrintableConsole(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._live = Live(console=self._console, auto_refresh=False, transient=False)
         self._states = dict[str, str]()
 

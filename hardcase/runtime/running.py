@@ -33,6 +33,7 @@ from hardcase.runtime.devices import require_gpus
 from hardcase.runtime.materials import Work, keyring, material_of
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import Store, open_store
+from hardcase.text import PrintableFormatter
 
 PROGRESS_MARK = "::progress:: "  # begins a line of JSON about progress, or about the beginning or end of a step
 TRAIN_IMAGE = f"hardcase/python-train:{__version__}"
@@ -252,8 +253,9 @@ class LastLines(logging.Handler):
 def set_up_logging() -> LastLines:
     """Send logs and progress to standard output, in the launcher's forms, and keep the log's last lines."""
     last = LastLines()
-    handlers = [logging.StreamHandler(sys.stdout), last]
-    logging.basicConfig(handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    logging.basicConfig(handlers=[logging.StreamHandler(sys.stdout), last], force=True)
+    for handler in logging.root.handlers:
+        handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger("hardcase").setLevel(logging.INFO)
     progress = logging.getLogger("hardcase.progress")
     progress.handlers = [_ProgressLines()]
