@@ -30,7 +30,7 @@ def test_a_log_record_with_escapes_of_a_terminal_is_plain_text() -> None:
 @pytest.mark.parametrize("color", [True, False])
 def test_what_a_console_prints_has_no_escapes_of_the_text(color: bool) -> None:
     file = io.StringIO()
-    console = PrintableConsole(file=file, force_terminal=color, markup=False, soft_wrap=True, width=200)
+    console = PrintableConsole(file=file, force_terminal=color, highlight=False, markup=False, width=99)
     table = Table("id")
     table.add_row("\x1b]0;title")
     console.print("error:", "\x1b[2J", "\u202e")
