@@ -107,7 +107,9 @@ def train(job: tuple[Path, Path, str, int, int, bool]) -> None:
     out, start, arm, seed, steps, dev = job
     profile = load_profile("tiny", {"seed": int(start.name.removeprefix("sft-"))})
     set_up_torch(seed, 1)
-    pool = Snapshot.open(start / "snapshot", (start / "store").absolute().as_uri()).load("train")
+    pool = Snapshot.open(start / "snapshot", (start / "store").absolute().as_uri()).open_samples(
+        "train", reasoning=True
+    )
     model, processor = load_model(start / "sft")
     if arm == "base":
         model, processor = load_initial_model(profile.model, collect_vocabulary_texts(pool, warm_up=True), profile.seed)

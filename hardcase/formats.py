@@ -8,7 +8,7 @@ from typing import Final
 
 from hardcase.errors import InputError
 
-SNAPSHOT_FORMAT: Final = 1
+SNAPSHOT_FORMAT: Final = 2
 
 
 class NewerFormatError(InputError):

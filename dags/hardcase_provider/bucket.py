@@ -24,7 +24,9 @@ def digest(uri: str) -> str | None:
     entries = _listed("iter_file_metadata", prefix, bucket_name)
     if entries is None:
         return None
-    objects = {each["Key"].removeprefix(prefix).rstrip("/"): [each["Size"], each["ETag"]] for each in entries}
+    # A key that ends in a slash is the S3 console's mark of a folder.
+    files = (each for each in entries if not each["Key"].endswith("/"))
+    objects = {each["Key"].removeprefix(prefix): [each["Size"], each["ETag"]] for each in files}
     if not objects:
         raise AirflowFailException(f"source {uri}: no objects there; check the address")
     canonical = json.dumps(objects, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

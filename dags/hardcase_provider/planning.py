@@ -16,7 +16,7 @@ from hardcase_provider.operators import REPOSITORY, hardcase_environment, hardca
 
 SECONDS_TO_ANSWER: Final = 600
 logger = logging.getLogger(__name__)
-ABSENT: Final = "no objects there"  # in the message of hardcase/data/remote.py about an empty prefix
+ABSENT: Final = "no objects there"  # in the message of hardcase/data/listing.py about an empty prefix
 PACKAGE: Final = Path(hardcase.__file__).parent
 
 

@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from hardcase_provider.planning import newest_batch, source_digest
 
 # The same objects have it by `hardcase source-digest`: tests/integration/cli/test_source_digest.py.
-DIGEST = "55f11055ee8db71a7529cc9ab255d6dc94969817010fc0dc38a3d8623446aad8"
+DIGEST = "be2f645c18999b208f4c4ff8c637fa8767dba83184ed6c9f103b7ebf3a6b0aed"
 OBJECTS = {
     "march/": b"",
     "march/manifest.jsonl": b"{}\n",

@@ -168,7 +168,7 @@ def test_source_that_is_not_there_fails_at_once(program: Any) -> None:
 
 
 def test_program_says_of_an_empty_prefix_what_is_looked_for() -> None:
-    assert f'InputError(f"source {{uri}}: {ABSENT};' in (DAGS.parent / "hardcase/data/remote.py").read_text("utf-8")
+    assert f'InputError(f"source {{uri}}: {ABSENT};' in (DAGS.parent / "hardcase/data/listing.py").read_text("utf-8")
 
 
 def test_folder_is_not_sent_to_kubeflow() -> None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import imagehash
 import numpy as np
 import scipy.fftpack  # noqa: F401 — imagehash imports it when first used, which every worker would pay for
+from PIL import Image
 
 from hardcase.data.images import inspect_image
 from hardcase.store.digest import bytes_digest
@@ -24,8 +25,10 @@ class ImageStats(NamedTuple):
     std: float
 
 
-def measure_image(data: bytes, suffix: str | None, *, hashed: bool) -> ImageStats:
-    """Decode and measure an image, or raise `BadImage`. Only a `hashed` image has a perceptual hash.
+def measure_image(data: bytes, suffix: str | None, *, hashed: bool) -> tuple[ImageStats, Image.Image]:
+    """Decode and measure an image, and return its statistics and itself, or raise `BadImage`.
+
+    Only a `hashed` image has a perceptual hash. The image is upright, of a mode of `inspect_image`.
 
     The hash takes as long as the decoding of a JPEG: Pillow reduces all pixels to 32 × 32 by a Lanczos filter.
     """
@@ -33,7 +36,7 @@ def measure_image(data: bytes, suffix: str | None, *, hashed: bool) -> ImageStat
     luminance = image.convert("L")
     shares = np.array(luminance.histogram()) / (luminance.width * luminance.height)
     mean = float(shares @ LEVELS)
-    return ImageStats(
+    stats = ImageStats(
         sha256=bytes_digest(data),
         format=kind,
         width=luminance.width,
@@ -42,3 +45,4 @@ def measure_image(data: bytes, suffix: str | None, *, hashed: bool) -> ImageStat
         mean=mean,
         std=float(np.sqrt(shares @ (LEVELS - mean) ** 2)),
     )
+    return stats, image

@@ -1,15 +1,17 @@
 """The quarantine (`quarantine.parquet`): every row that is not in the snapshot, with its reason."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+BATCH: Final = 8192  # rows in a row group
 SCHEMA: Final = pa.schema([("row", pa.int64()), ("id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
 
@@ -60,11 +62,15 @@ class BadRow:
     detail: str
 
 
-def write_quarantine(bad: Sequence[BadRow], path: Path) -> dict[str, int]:
-    """Write the table, ordered by row, and return the number of rows by reason."""
-    rows = [asdict(bad_row) for bad_row in sorted(bad, key=lambda bad_row: bad_row.row)]
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
-    return count_quarantine(path)
+def write_quarantine(bad: Iterable[BadRow], path: Path) -> dict[str, int]:
+    """Write the table of rows, which come in order, and return their number by reason."""
+    counts = Counter[str]()
+    with pq.ParquetWriter(path, SCHEMA) as writer:
+        iterator = iter(bad)
+        while rows := list(islice(iterator, BATCH)):
+            writer.write_table(pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA))
+            counts.update(str(row.reason) for row in rows)
+    return dict(sorted(counts.items()))
 
 
 def count_quarantine(path: Path) -> dict[str, int]:

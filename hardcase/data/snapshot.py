@@ -1,32 +1,38 @@
-"""Read snapshots: the accepted samples, content-addressed, as Parquet shards in the store and one manifest.
+"""Read snapshots: the accepted samples, content-addressed: shards of images, one index, and one manifest.
 
-The id of a snapshot is the sha256 of its canonical manifest. Steps pass on the manifest. Shards are fetched from the
-store, and their digests verified, wherever they are read.
+The id of a snapshot is the sha256 of its canonical manifest, which steps pass on. The index is a Parquet table of all
+samples without the bytes of their images. It names the shard and the position of each, so that a process reads what it
+needs: columns of the index, or single samples from the shards. Every object's digest is verified where it is read.
+
+A snapshot of format 1 has no index. Its shards, one split each, hold the columns of the index too.
 """
 
 import json
-from collections.abc import Iterator
-from itertools import islice
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, overload
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hardcase.errors import InputError
 from hardcase.formats import SNAPSHOT_FORMAT, check_format
 from hardcase.store.digest import path_digest
 from hardcase.store.store import Store, open_store
-from hardcase.task.sample import Sample
+from hardcase.task.sample import LETTERS, Sample
 
-IMAGE: Final = pa.struct(
+# What a snapshot holds of an image besides its bytes.
+STATS: Final = pa.struct(
     [
-        ("bytes", pa.binary()),
         ("sha256", pa.string()),
         ("format", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
-        ("phash", pa.string()),
+        ("phash", pa.string()),  # of an original
         ("mean", pa.float64()),
         ("std", pa.float64()),
     ]
@@ -40,8 +46,14 @@ FIELDS: Final = [
     ("split", pa.string()),
     ("group", pa.string()),
 ]
-SCHEMA: Final = pa.schema([*FIELDS, ("images", pa.list_(IMAGE))])
+TABLE: Final = pa.schema([*FIELDS, ("images", pa.list_(STATS))])
+INDEX: Final = pa.schema([*TABLE, ("shard", pa.int32()), ("position", pa.int32())])
+SHARD: Final = pa.schema(
+    [("row", pa.int64()), ("id", pa.string()), ("images", pa.list_(pa.struct([("bytes", pa.binary())])))]
+)
+IMAGES: Final = "images.list.element"
 SPLITS: Final = ("train", "eval")
+OPEN_SHARDS: Final = 16
 
 
 class Snapshot:
@@ -52,7 +64,7 @@ class Snapshot:
 
     @classmethod
     def open(cls, manifest: Path, store: str) -> "Snapshot":
-        """Open the snapshot of a manifest file, with its shards in `store`.
+        """Open the snapshot of a manifest file, with its objects in `store`.
 
         Raises:
             InputError: the file is not a manifest.
@@ -69,36 +81,136 @@ class Snapshot:
         """Return the number of samples in `split`."""
         return int(self.manifest["splits"][split])
 
-    def iterate(self, split: str) -> Iterator[Sample]:
-        """Yield the samples of `split`, one shard in memory at a time."""
-        for shard in self._read_shards(split):
-            for batch in shard.iter_batches(batch_size=64):
-                for row in batch.to_pylist():
-                    images, truth = tuple(image["bytes"] for image in row["images"]), frozenset(row["answer"])
-                    yield Sample(row["id"], row["aspect"], truth, row["reasoning"], row["group"], images)
-
-    def load(self, split: str) -> list[Sample]:
-        """Return the samples of `split` with their encoded images, all in memory."""
-        return list(self.iterate(split))
-
-    def load_shard(self, split: str, shard: str) -> tuple[int, list[Sample]]:
-        """Return the samples of one shard of `split` (`3/8` is the third of eight), and how many precede them."""
-        (number, shards), rows = map(int, shard.split("/")), self.count(split)
-        start, stop = rows * (number - 1) // shards, rows * number // shards
-        return start, list(islice(self.iterate(split), start, stop))
+    def open_samples(self, split: str, *, reasoning: bool = False) -> "Samples":
+        """Return the samples of `split` in order, read one at a time, with their chains of thought if asked for."""
+        columns = ["id", "aspect", "answer", "group", f"{IMAGES}.width", f"{IMAGES}.height", "shard", "position"]
+        digests = [shard["sha256"] for shard in self.manifest["shards"]]
+        return Samples(self._read_index([*columns, *(["reasoning"] if reasoning else [])], split), self._store, digests)
 
     def read_labels(self, split: str) -> list[dict[str, Any]]:
         """Return id, aspect, answer and group of the samples of `split`, in order."""
-        columns = ["id", "aspect", "answer", "group"]
-        return [row for shard in self._read_shards(split) for row in shard.read(columns=columns).to_pylist()]
+        labels: list[dict[str, Any]] = self._read_index(["id", "aspect", "answer", "group"], split).to_pylist()
+        return labels
 
     def read_table(self) -> pa.Table:
         """Return all rows without the bytes of their images."""
-        described = [f"images.list.element.{field.name}" for field in IMAGE if field.name != "bytes"]
-        columns = [name for name, _ in FIELDS] + described
-        return pa.concat_tables(shard.read(columns=columns) for split in SPLITS for shard in self._read_shards(split))
+        return self._read_index([*(name for name, _ in FIELDS), *(f"{IMAGES}.{field.name}" for field in STATS)])
 
-    def _read_shards(self, split: str) -> Iterator[pq.ParquetFile]:
-        digests = [shard["sha256"] for shard in self.manifest["shards"] if shard["split"] == split]
-        for data in self._store.get_objects(digests):
-            yield pq.ParquetFile(pa.BufferReader(data))
+    def _read_index(self, columns: Sequence[str], split: str = "") -> pa.Table:
+        """Return columns of the index, of all samples or those of one split."""
+        selected = list(dict.fromkeys([*columns, "split"]))
+        if self.manifest["schema"] == 1:
+            table = self._read_first_format(selected)
+        else:
+            table = _read_columns(self._store.hold_object(self.manifest["index"]["sha256"]), selected)
+        if split:
+            table = table.filter(pc.equal(table["split"], split))
+        return table.combine_chunks() if "split" in columns else table.drop_columns("split").combine_chunks()
+
+    def _read_first_format(self, columns: Sequence[str]) -> pa.Table:
+        """Build columns of the index from shards of format 1."""
+        tables = list[pa.Table]() if self.manifest["shards"] else [INDEX.empty_table()]
+        for number, shard in enumerate(self.manifest["shards"]):
+            own = [column for column in columns if column not in ("shard", "position")]
+            table = _read_columns(self._store.hold_object(shard["sha256"]), own)
+            if "shard" in columns:
+                table = table.append_column("shard", pa.array(np.full(table.num_rows, number, dtype=np.int32)))
+            if "position" in columns:
+                table = table.append_column("position", pa.array(np.arange(table.num_rows, dtype=np.int32)))
+            tables.append(table)
+        return pa.concat_tables(tables)
+
+
+class Samples(Sequence[Sample]):
+    """Samples of a snapshot. A table holds about 200 bytes of each, and its images are read from a local shard.
+
+    Reading is safe in forked processes. A shard is verified when a process first opens it.
+    """
+
+    def __init__(self, table: pa.Table, store: Store, digests: Sequence[str]) -> None:
+        self.table, self._store, self._digests = table, store, digests
+        self._verified = set[str]()
+        self._open_recent = lru_cache(OPEN_SHARDS)(self._open_shard)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Sample: ...
+    @overload
+    def __getitem__(self, at: slice) -> "Samples": ...
+    def __getitem__(self, at: int | slice) -> "Sample | Samples":
+        if isinstance(at, slice):
+            return self.select(range(len(self))[at])
+        (row,) = self.table.slice(range(len(self))[at], 1).to_pylist()
+        images = StoredImages(self, row["shard"], row["position"])
+        sizes = tuple((image["width"], image["height"]) for image in row["images"])
+        truth, reasoning = frozenset(row["answer"]), row.get("reasoning")
+        return Sample(row["id"], row["aspect"], truth, reasoning, row["group"], images, sizes)
+
+    def select(self, indices: Iterable[int]) -> "Samples":
+        """Return the samples at some indices."""
+        return Samples(self.table.take(pa.array(indices, pa.int64())), self._store, self._digests)
+
+    def select_shard(self, shard: str) -> tuple[int, "Samples"]:
+        """Return the samples of one shard of these (`3/8` is the third of eight), and how many precede them."""
+        (number, shards), rows = map(int, shard.split("/")), len(self)
+        start, stop = rows * (number - 1) // shards, rows * number // shards
+        return start, self[start:stop]
+
+    def select_annotated(self) -> "Samples":
+        """Return the samples with an annotated chain of thought."""
+        return self.select(np.flatnonzero(self.table["reasoning"].is_valid()))
+
+    def read_column(self, name: str) -> list[Any]:
+        """Return a column of the index."""
+        values: list[Any] = self.table[name].to_pylist()
+        return values
+
+    def read_images(self, shard: int, position: int) -> tuple[bytes, ...]:
+        """Return the five encoded images at a position of a shard."""
+        file, starts = self._open_recent(shard)
+        group = bisect_right(starts, position) - 1
+        column = file.read_row_group(group, columns=[f"{IMAGES}.bytes"], use_threads=False)["images"]
+        return tuple(image["bytes"] for image in column[position - starts[group]].as_py())
+
+    def _open_shard(self, shard: int) -> tuple[pq.ParquetFile, list[int]]:
+        """Return a shard's file, and the position of the first row of each of its row groups."""
+        digest = self._digests[shard]
+        path = self._store.hold_object(digest, verified=digest in self._verified)
+        self._verified.add(digest)
+        file = pq.ParquetFile(path)
+        rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        return file, [0, *np.cumsum(rows[:-1]).tolist()]
+
+
+class StoredImages(Sequence[bytes]):
+    """The five encoded images of a sample, which are read when they are first used."""
+
+    def __init__(self, samples: Samples, shard: int, position: int) -> None:
+        self._samples, self._place = samples, (shard, position)
+
+    @cached_property
+    def _contents(self) -> tuple[bytes, ...]:
+        return self._samples.read_images(*self._place)
+
+    def __len__(self) -> int:
+        return 1 + len(LETTERS)
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[bytes, ...]: ...
+    def __getitem__(self, at: int | slice) -> bytes | tuple[bytes, ...]:
+        return self._contents[at]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._place)
+
+
+def _read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=list(columns))

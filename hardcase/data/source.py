@@ -1,28 +1,30 @@
-"""Read a user's source row by row: a folder with images and `manifest.jsonl` or `manifest.parquet`.
+"""Read the rows of a manifest, `manifest.jsonl` or `manifest.parquet`, block by block.
 
-Nothing outside the folder is read. A row that breaks a rule becomes a `BadRow`, never an exception.
+A block is a fixed range of rows that a process can read alone. A row that breaks a rule becomes a `BadRow`, never an
+exception.
 """
 
 import json
-import os
 import re
-import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from reprlib import repr as shorten
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hardcase.data.images import MAX_BYTES
 from hardcase.data.quarantine import BadRow, BrokenRule, Reason
 from hardcase.errors import InputError
 from hardcase.task.answer import TAGS, has_visible
 from hardcase.task.sample import ASPECTS, LETTERS
 
 FIELDS: Final = ("id", "aspect", "original", "candidates", "answer", "reasoning", "split", "group")
+# Rows of a block. The rows of a shard follow from it, so another number gives other snapshots.
+BLOCK_ROWS: Final = 128
 # Bytes of one row of JSONL, far more than its fields need.
 MAX_LINE: Final = 2**25
 MAX_ID: Final = 256
@@ -33,6 +35,7 @@ SPECIAL: Final = re.compile(r"<\|[^|<>\s]+\|>|</?(?:img|quad|ref|box|s)>|<(?:IMG
 # JSON can hold half of a surrogate pair, UTF-8 cannot.
 SURROGATE: Final = re.compile("[\ud800-\udfff]")
 MANIFESTS: Final = ("manifest.jsonl", "manifest.parquet")
+SUFFIXES: Final = (".jsonl", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,66 +49,82 @@ class Row:
     reasoning: str | None
     split: str | None
     group: str | None
-    paths: tuple[str, ...]  # the original and four candidates, relative to the source
+    images: tuple[str | bytes, ...]  # the original and four candidates: paths in the source, or encoded bytes
+
+
+class Block(NamedTuple):
+    """A range of rows of a manifest."""
+
+    number: int  # from 0
+    first: int  # physical line, or Parquet row, of its first row, from 1
+    rows: int  # at most; blank lines count
+    offset: int  # of its first line in bytes; 0 in Parquet
+
+
+def find_manifest(path: Path) -> Path:
+    """Return the manifest file that a path names or a folder holds; raise `InputError` unless it is exactly one."""
+    if path.is_dir():
+        return path / choose_manifest([name for name in MANIFESTS if (path / name).is_file()], str(path))
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return path
+    raise InputError(f"source {path}: neither a folder nor a .jsonl or .parquet manifest; check the path")
+
+
+def choose_manifest(names: Sequence[str], source: str) -> str:
+    """Return the name of the one manifest among those that a folder holds; raise `InputError` for both or neither."""
+    if len(names) != 1:
+        holds = f"both {' and '.join(MANIFESTS)}" if names else f"no {' or '.join(MANIFESTS)}"
+        raise InputError(f"source {source}: {holds}; a folder must hold exactly one of them")
+    return names[0]
 
 
 class Source:
-    """A source opened for reading; nothing outside `folder` is read."""
+    """A manifest opened for reading."""
 
-    def __init__(self, path: Path) -> None:
-        """Open a manifest file, or a folder with exactly one; raise `InputError` for anything else."""
-        if path.is_dir():
-            manifests = [path / name for name in MANIFESTS if (path / name).is_file()]
-            if len(manifests) != 1:
-                holds = "both manifest.jsonl and manifest.parquet" if manifests else f"no {' or '.join(MANIFESTS)}"
-                raise InputError(f"source {path}: {holds}; a folder must hold exactly one of them")
-            (self.manifest,) = manifests
-        elif path.is_file() and path.suffix.lower() in (".jsonl", ".parquet"):
-            self.manifest = path
-        else:
-            raise InputError(f"source {path}: neither a folder nor a .jsonl or .parquet manifest; check the path")
-        self.folder = self.manifest.parent.resolve()
+    def __init__(self, manifest: Path) -> None:
+        self.manifest = manifest
         # Of the rows read so far: the first hundred ignored keys, and whether any row names a split or a group.
         self.unknown_keys: set[str] = set()
         self.split_named = self.group_named = False
 
-    def read_rows(self) -> Iterator[Row | BadRow]:
-        """Yield every row in order, one with an invalid field as a `BadRow`, or raise `InputError`."""
-        read = self._read_jsonl if self.manifest.suffix.lower() == ".jsonl" else self._read_parquet
-        try:
-            for number, values in read():
+    def list_blocks(self) -> list[Block]:
+        """Return the blocks of the manifest in order, or raise `InputError`."""
+        with self._report_errors():
+            return self._list_lines() if self._is_jsonl else self._list_parquet()
+
+    def read_block(self, block: Block) -> Iterator[Row | BadRow]:
+        """Yield the rows of a block in order, one with an invalid field as a `BadRow`, or raise `InputError`."""
+        with self._report_errors():
+            for number, values in self._read_lines(block) if self._is_jsonl else self._read_parquet(block):
                 yield values if isinstance(values, BadRow) else self._check_row(number, values)
+
+    @property
+    def _is_jsonl(self) -> bool:
+        return self.manifest.suffix.lower() == ".jsonl"
+
+    @contextmanager
+    def _report_errors(self) -> Iterator[None]:
+        try:
+            yield
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"source {self.manifest}: cannot be read: {str(error)[:200]}; write it again") from error
 
-    def read_image(self, path: str) -> bytes:
-        """Return the bytes of a regular file inside the source, not larger than an image may be, or raise `BadPath`."""
-        target = self.folder / path
-        try:
-            real = target.resolve(strict=True)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise BadPath(Reason.MISSING_FILE, path) from error
-        except (OSError, RuntimeError) as error:
-            raise BadPath(Reason.BAD_PATH, f"{path}: {type(error).__name__}") from error
-        if not real.is_relative_to(self.folder):
-            raise BadPath(Reason.OUTSIDE_SOURCE, path)
-        try:
-            status = real.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise BadPath(Reason.NOT_REGULAR, path)
-            if status.st_size > MAX_BYTES:
-                raise BadPath(Reason.TOO_MANY_BYTES, f"{path}: {status.st_size} bytes; at most {MAX_BYTES}")
-            # Without blocking: a pipe that has replaced an image meanwhile must not stop the run.
-            with os.fdopen(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
-                return file.read(status.st_size)
-        except OSError as error:
-            raise BadPath(Reason.MISSING_FILE, f"{path}: {error.strerror}") from error
-
-    def _read_jsonl(self) -> Iterator[tuple[int, Any]]:
+    def _list_lines(self) -> list[Block]:
+        offsets, lines, at = [0], 0, 0
         with self.manifest.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE + 1):
-                number += 1
+            while chunk := file.read(2**20):
+                ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
+                # The ends of every BLOCK_ROWS-th line, counted from the start of the file.
+                offsets += [at + int(end) + 1 for end in ends[BLOCK_ROWS - 1 - lines % BLOCK_ROWS :: BLOCK_ROWS]]
+                lines, at = lines + len(ends), at + len(chunk)
+        starts = [offset for offset in offsets if offset < at]
+        return [Block(number, number * BLOCK_ROWS + 1, BLOCK_ROWS, start) for number, start in enumerate(starts)]
+
+    def _read_lines(self, block: Block) -> Iterator[tuple[int, Any]]:
+        with self.manifest.open("rb") as file:
+            file.seek(block.offset)
+            for number in range(block.first, block.first + block.rows):
+                line = file.readline(MAX_LINE + 1)
                 if len(line) > MAX_LINE:
                     while line and not line.endswith(b"\n"):
                         line = file.readline(MAX_LINE)
@@ -116,7 +135,12 @@ class Source:
                 if line.strip(b" \t\r\n"):
                     yield number, _parse_line(number, line)
 
-    def _read_parquet(self) -> Iterator[tuple[int, Any]]:
+    def _list_parquet(self) -> list[Block]:
+        rows = pq.ParquetFile(self.manifest).metadata.num_rows
+        starts = range(0, rows, BLOCK_ROWS)
+        return [Block(at // BLOCK_ROWS, at + 1, min(BLOCK_ROWS, rows - at), 0) for at in starts]
+
+    def _read_parquet(self, block: Block) -> Iterator[tuple[int, Any]]:
         file = pq.ParquetFile(self.manifest)
         names = file.schema_arrow.names
         known = [name for name in FIELDS if name in names]
@@ -124,9 +148,7 @@ class Source:
             raise InputError(f"source {self.manifest}: has none of the columns {', '.join(FIELDS)}; rename its columns")
         self._note_unknown(name for name in names if name not in FIELDS)
         repeated = [name for name in known if names.count(name) > 1]
-        batches = file.iter_batches(batch_size=64, columns=known)
-        rows = (batch.slice(at, 1) for batch in batches for at in range(batch.num_rows))
-        for number, row in enumerate(rows, start=1):
+        for number, row in _read_parquet_rows(file, known, block):
             if repeated:
                 yield number, BadRow(number, None, Reason.DUPLICATE_KEY, f"two columns {repeated[0]}")
                 continue
@@ -160,14 +182,25 @@ class Source:
                 raise BrokenRule(Reason.BAD_SPLIT, f"{shorten(split)}: not train or eval")
             if not (group is None or (isinstance(group, str) and group and not SURROGATE.search(group))):
                 raise BrokenRule(Reason.BAD_GROUP, f"{shorten(group)}: not text")
-            paths = tuple(_parse_path(path) for path in (values.get("original"), *candidates))
-            return Row(number, name, values["aspect"], answer, reasoning, split, group, paths)
+            images = tuple(_parse_path(path) for path in (values.get("original"), *candidates))
+            return Row(number, name, values["aspect"], answer, reasoning, split, group, images)
         except BrokenRule as error:
             return BadRow(number, name, error.reason, error.detail)
 
 
-class BadPath(BrokenRule):
-    """A path that leads to no image of the source."""
+def _read_parquet_rows(file: pq.ParquetFile, columns: list[str], block: Block) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the rows of a block with their numbers, from the row groups that hold them."""
+    number = 1
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if number + rows > block.first and number < block.first + block.rows:
+            for batch in file.iter_batches(batch_size=64, row_groups=[group], columns=columns):
+                for at in range(batch.num_rows):
+                    if block.first <= number + at < block.first + block.rows:
+                        yield number + at, batch.slice(at, 1)
+                number += batch.num_rows
+        else:
+            number += rows
 
 
 def _parse_line(number: int, line: bytes) -> Any:

@@ -95,7 +95,7 @@ def _count_tiles(processor: ProcessorMixin, sample: Sample) -> int:
     count = getattr(processor.image_processor, "get_number_of_image_patches", None)
     if count is None:
         return 1
-    sizes = [Image.open(BytesIO(data)).size for data in sample.images]
+    sizes = sample.sizes or [Image.open(BytesIO(data)).size for data in sample.images]
     return sum(count(height, width, {"crop_to_patches": True}) for width, height in sizes)
 
 

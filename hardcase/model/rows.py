@@ -1,6 +1,6 @@
 """Build the rows of TRL's trainers on demand, so that images are decoded one batch at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
@@ -46,8 +46,3 @@ def build_sft_row(sample: Sample) -> Row:
 def build_assistant_turn(text: str) -> list[Row]:
     """Return `text` as a turn of the assistant."""
     return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
-
-
-def select_annotated(samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples with an annotated chain of thought."""
-    return [sample for sample in samples if sample.reasoning is not None]

@@ -10,7 +10,7 @@ from trl import SFTTrainer
 
 from hardcase.config import SftConfig, TrainConfig
 from hardcase.data.scenes import VOCABULARY
-from hardcase.model.rows import build_lazy_dataset, build_sft_row, select_annotated
+from hardcase.model.rows import build_lazy_dataset, build_sft_row
 from hardcase.model.training import build_common_arguments, build_lora_config, train
 from hardcase.model.warmup import NAMES, build_reading_rows, build_warm_up_rows
 from hardcase.task.prompt import build_messages
@@ -22,7 +22,7 @@ def collect_vocabulary_texts(samples: Sequence[Sample], *, warm_up: bool) -> Ite
     for aspect in ASPECTS:
         for part in build_messages(aspect)[0]["content"]:
             yield part.get("text", "")
-    for sample in select_annotated(samples):
+    for sample in samples:
         yield sample.reasoning or ""
     if warm_up:
         yield " " + " ".join((*NAMES, *VOCABULARY))
@@ -47,8 +47,8 @@ def fine_tune(
             rows = build_rows(warm_up.steps * warm_up.batch_size, seed)
             arguments = _build_arguments(warm_up, seed, checkpoints / phase, sequential=True)
             log += train(SFTTrainer(model, arguments, train_dataset=rows, processing_class=processor), phase)
-    annotated = select_annotated(samples)
-    rows = build_lazy_dataset(len(annotated), lambda index: build_sft_row(annotated[index]))
+    annotated = [at for at, sample in enumerate(samples) if sample.reasoning is not None]
+    rows = build_lazy_dataset(len(annotated), lambda index: build_sft_row(samples[annotated[index]]))
     arguments = _build_arguments(config, seed, checkpoints / "sft", sequential=False)
     trainer = SFTTrainer(
         model, arguments, train_dataset=rows, processing_class=processor, peft_config=build_lora_config(config)

@@ -120,8 +120,9 @@ def list_members(store: Store, digest: str, kind: str) -> dict[str, str]:
         listing = json.loads(content)
         if kind == SNAPSHOT:
             check_format(listing.get("schema", 1), SNAPSHOT_FORMAT, name)
-            shards = enumerate(listing["shards"])
-            listing = {f"shard {number} ({shard['split']})": shard["sha256"] for number, shard in shards}
+            index = {"index": listing["index"]["sha256"]} if "index" in listing else {}  # format 1 has none
+            shards = {f"shard {number}": shard["sha256"] for number, shard in enumerate(listing["shards"])}
+            listing = index | shards
         for member in listing.values():
             object_name(member)  # raises if it is not a sha256
         return dict(listing)

@@ -111,8 +111,9 @@ def _show_misses(snapshot: Snapshot, evaluation: Sequence[Mapping[str, Any]]) ->
 
 
 def _find_samples(snapshot: Snapshot, split: str, ids: Sequence[str]) -> list[Sample]:
-    samples = {sample.id: sample for sample in snapshot.iterate(split) if sample.id in ids}
-    return [samples[id] for id in ids if id in samples]
+    samples = snapshot.open_samples(split)
+    places = {id: at for at, id in enumerate(samples.read_column("id"))}
+    return [samples[places[id]] for id in ids if id in places]
 
 
 def _make_card(sample: Sample, answers: Sequence[str]) -> dict[str, Any]:

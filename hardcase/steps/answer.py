@@ -43,7 +43,7 @@ def run(
     opened = Snapshot.open(snapshot, store)
     if not opened.count("eval"):
         raise InputError("snapshot: no rows in the evaluation split; raise `ingest.eval_share` or mark rows `eval`")
-    first, samples = opened.load_shard("eval", shard)
+    first, samples = opened.open_samples("eval").select_shard(shard)
     set_up_torch(seed, config.threads)
     texts = generate_answers(
         open_engine(config.engine, model, seed),
@@ -57,4 +57,4 @@ def run(
         folder=scratch / "answers",
         first=first,
     )
-    write_completions([sample.id for sample in samples], texts, answers)
+    write_completions(samples.read_column("id"), texts, answers)

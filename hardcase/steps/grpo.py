@@ -54,9 +54,9 @@ def run(
     """
     from accelerate import PartialState
 
-    samples = Snapshot.open(snapshot, store).load("train")
+    samples = Snapshot.open(snapshot, store).open_samples("train")
     cases = read_cases(mined)
-    if [case.id for case in cases] != [sample.id for sample in samples]:
+    if [case.id for case in cases] != samples.read_column("id"):
         raise InputError(f"{mined}: its ids are not the training split's; mine this snapshot again")
     set_up_torch(seed, config.threads)
     network, processor = load_model(model, dtype=config.dtype)

@@ -36,7 +36,7 @@ def run(
     snapshot: Path, store: str, model: Path, config: MineConfig, seed: int, shard: str, scratch: Path, rollouts: Path
 ) -> None:
     """Write the completions of one shard (`i/n`) of the `train` split; a stopped run continues in `scratch`."""
-    first, samples = Snapshot.open(snapshot, store).load_shard("train", shard)
+    first, samples = Snapshot.open(snapshot, store).open_samples("train").select_shard(shard)
     set_up_torch(seed, config.threads)
     texts = generate_answers(
         open_engine(config.engine, model, seed),
@@ -50,4 +50,4 @@ def run(
         folder=scratch / "rollouts",
         first=first,
     )
-    write_completions([sample.id for sample in samples], texts, rollouts)
+    write_completions(samples.read_column("id"), texts, rollouts)

@@ -8,7 +8,6 @@ from hardcase.config import ModelConfig, SftConfig
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
 from hardcase.model.internvl import checkpoint_folder, load_initial_model, save_model, set_up_torch
-from hardcase.model.rows import select_annotated
 from hardcase.model.sft import collect_vocabulary_texts, fine_tune
 from hardcase.model.training import write_log
 from hardcase.runtime.processes import in_processes
@@ -50,8 +49,8 @@ def run(
 
     A run that was stopped continues from the checkpoints in `scratch`. The log is JSON, a line for each logged step.
     """
-    samples = Snapshot.open(snapshot, store).load("train")
-    if not select_annotated(samples):
+    samples = Snapshot.open(snapshot, store).open_samples("train", reasoning=True).select_annotated()
+    if not samples:
         raise InputError("snapshot: no training row carries `reasoning`; annotate some, SFT learns from those only")
     set_up_torch(seed, config.threads)
     network, processor = load_initial_model(

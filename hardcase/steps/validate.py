@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from hardcase.config import ValidateConfig
 from hardcase.data.images import MAX_PIXELS, MAX_RATIO, MAX_SIDE, MIN_SIDE
-from hardcase.data.snapshot import FIELDS, SCHEMA, SPLITS, Snapshot
+from hardcase.data.snapshot import FIELDS, SPLITS, Snapshot
 from hardcase.data.source import MAX_REASONING
 from hardcase.errors import InputError
 from hardcase.report.validation import page
@@ -50,7 +50,7 @@ def run(snapshot: Path, store: str, config: ValidateConfig, result: Path, docs: 
     `docs` is the folder of the Data Docs, with `index.html`.
     """
     opened = Snapshot.open(snapshot, store)
-    table = opened.read_table() if opened.manifest["shards"] else SCHEMA.empty_table()
+    table = opened.read_table()
     checked = _validate(flatten(table), config)
     expectations = [_expectation(result) for result in checked.results]
     failures = [
@@ -75,7 +75,7 @@ def flatten(table: pa.Table) -> "pd.DataFrame":
     """Return a table with one row for each sample, and one column for each subject of an expectation.
 
     Shares are means of columns of 0 and 1. A `leaking_…` or `repeated_…` column names the fault, null without one. The
-    input has the columns of `hardcase.data.snapshot.SCHEMA`, without the bytes of images.
+    input has the columns of `hardcase.data.snapshot.TABLE`.
     """
     rows: pd.DataFrame = table.drop_columns(["images", "answer"]).to_pandas()
     answers = [answer or [] for answer in table["answer"].to_pylist()]

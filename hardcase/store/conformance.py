@@ -19,6 +19,7 @@ from obstore.store import ObjectStore
 
 from hardcase.errors import InputError
 from hardcase.store.control import CLIENT_ERRORS, get_object_lock, is_versioned, open_bucket
+from hardcase.store.s3_errors import describe_error
 from hardcase.store.store import open_objects, refuse_links
 
 WRITERS: Final = 16
@@ -67,7 +68,7 @@ def _check(name: str, work: Callable[[], str], *, required: bool = True) -> Chec
     try:
         detail = work()
     except (BaseError, OSError, AssertionError) as error:
-        return Check(name, required, "failed", " ".join(str(error).split())[:200] or type(error).__name__)
+        return Check(name, required, "failed", describe_error(error))
     except (LookupError, *CLIENT_ERRORS) as error:  # some responses lack fields of S3's
         code = getattr(error, "response", {}).get("Error", {}).get("Code") or type(error).__name__
         unset = code.endswith(("NotFoundError", "NoSuchPublicAccessBlockConfiguration"))

@@ -13,6 +13,7 @@ from typing import Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from hardcase.errors import HardcaseError
+from hardcase.store.s3_errors import describe_error
 from hardcase.store.store import check_name, split_s3
 
 CLIENT_ERRORS: Final = (BotoCoreError, ClientError)
@@ -112,6 +113,5 @@ def _report_errors(uri: str, name: str) -> Iterator[None]:
     try:
         yield
     except CLIENT_ERRORS as error:
-        raise HardcaseError(
-            f"store {uri}: {name}: {str(error)[:200]}; fix the role's permissions, or the address"
-        ) from error
+        remedy = "fix the role's permissions, or the address"
+        raise HardcaseError(f"store {uri}: {name}: {describe_error(error, remedy)}") from error

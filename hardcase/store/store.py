@@ -28,6 +28,7 @@ from hardcase.errors import HardcaseError, InputError
 from hardcase.progress import track
 from hardcase.store.cache import open_cache
 from hardcase.store.digest import bytes_digest, canonical_json
+from hardcase.store.s3_errors import describe_error
 
 NAME: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)*[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -46,7 +47,8 @@ class Store:
 
     def __init__(self, uri: str, *, cached: bool = True) -> None:
         self.uri, self._objects = open_objects(uri)
-        self._cache = open_cache() if cached and self.uri.startswith("s3://") else None
+        self.local = self.uri.startswith("file:")
+        self._cache = open_cache() if cached and not self.local else None
 
     def put_object(self, data: bytes) -> str:
         """Store `data`, unless it is stored already, and return its sha256."""
@@ -61,6 +63,19 @@ class Store:
                     obstore.put(self._objects, name, data, use_multipart=False)
         return digest
 
+    def put_file(self, path: Path, digest: str) -> None:
+        """Move a file with that sha256 into the store, unless it is stored already."""
+        if self.local:
+            target = parse_local_path(self.uri) / refuse_links(self.uri, object_name(digest))
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.link(path, target)  # never replaces
+            except OSError:  # stored already, on another device, or without links
+                self.put_object(path.read_bytes())
+        else:
+            self.put_object(path.read_bytes())
+        path.unlink()
+
     def get_object(self, digest: str) -> bytes:
         """Return the object with that sha256."""
         name = object_name(digest)  # first, because the cache makes a path of the digest too
@@ -69,7 +84,7 @@ class Store:
         refuse_links(self.uri, name)
         with self._report_errors(f"cannot read {name}", "fix permissions, or remove it"):
             try:
-                if self.uri.startswith("file:"):  # twice as fast as through obstore, which copies
+                if self.local:  # twice as fast as through obstore, which copies
                     data = (parse_local_path(self.uri) / name).read_bytes()
                 else:
                     data = bytes(obstore.get(self._objects, name).bytes())
@@ -80,6 +95,23 @@ class Store:
         if self._cache is not None:
             self._cache.put(digest, data)
         return data
+
+    def hold_object(self, digest: str, *, verified: bool = False) -> Path:
+        """Return a local file that holds an object: in the store, or in this machine's cache, where it is fetched.
+
+        A `verified` object is not verified again if the file is there.
+        """
+        cache = self._cache or open_cache()
+        path = parse_local_path(self.uri) / object_name(digest) if self.local else cache.folder / digest
+        if not (verified and path.exists()):
+            data = self.get_object(digest)
+            if not self.local and self._cache is None:
+                cache.put(digest, data)
+            if not path.exists():
+                raise HardcaseError(
+                    f"{path}: the cache did not keep {object_name(digest)}; free space, or raise HARDCASE_CACHE_GB"
+                )
+        return path
 
     def check_object(self, digest: str) -> None:
         """Verify that the store itself holds an object, and on local files also that it is unaltered."""
@@ -108,7 +140,7 @@ class Store:
         try:
             yield
         except (BaseError, OSError) as error:
-            raise HardcaseError(f"store {self.uri}: {failure}: {str(error)[:200]}; {remedy}") from error
+            raise HardcaseError(f"store {self.uri}: {failure}: {describe_error(error, remedy)}") from error
 
     def put_folder(self, folder: Path) -> str:
         """Store every file of a folder, and return the digest that `path_digest` gives for the folder."""
@@ -187,7 +219,7 @@ class Store:
     def list_names(self, prefix: str) -> list[str]:
         """Return all readable names in the folder `prefix`, sorted."""
         with self._report_errors(f"cannot list {prefix}", "fix permissions"):
-            if self.uri.startswith("file:"):
+            if self.local:
                 root = parse_local_path(self.uri)
                 for folder, folders, files in os.walk(root / refuse_links(self.uri, check_name(prefix))):
                     for name in folders + files:
@@ -288,6 +320,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def sync(path: Path) -> Path:
+    """Wait until a file's bytes are on the disk, and return its path."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return path
 
 
 def object_name(digest: str) -> str:

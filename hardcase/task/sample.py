@@ -3,6 +3,7 @@
 Source: arXiv 2511.10055, section 3 (the task and its four aspects).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +21,8 @@ class Sample:
         truth: the letters that show a flaw in `aspect`; empty when none does.
         reasoning: the annotated chain of thought, or None.
         group: samples of one group never part between splits.
-        images: five encoded images (JPEG, PNG or WebP bytes): the original, then A to D.
+        images: five encoded images (JPEG, PNG or WebP bytes): the original, then A to D. They may be read when used.
+        sizes: width and height of each image, where they are known.
     """
 
     id: str
@@ -28,4 +30,5 @@ class Sample:
     truth: frozenset[str]
     reasoning: str | None
     group: str
-    images: tuple[bytes, ...]
+    images: Sequence[bytes]
+    sizes: tuple[tuple[int, int], ...] = ()

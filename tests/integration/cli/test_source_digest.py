@@ -8,7 +8,7 @@ import pytest
 from tests.support.s3 import moto_bucket
 
 # Airflow's side tells the same of the same: dags/tests/test_bucket.py.
-DIGEST = "55f11055ee8db71a7529cc9ab255d6dc94969817010fc0dc38a3d8623446aad8"
+DIGEST = "be2f645c18999b208f4c4ff8c637fa8767dba83184ed6c9f103b7ebf3a6b0aed"
 OBJECTS = {
     "march/": b"",
     "march/manifest.jsonl": b"{}\n",
@@ -53,3 +53,16 @@ def test_source_that_is_not_there_is_named(machine):
     done = machine.call("source-digest", "/no/such/folder")
     assert done.returncode == 2
     assert done.stderr.startswith("error: source /no/such/folder: it does not exist; name a folder")
+
+
+def test_an_edited_manifest_behind_a_link_has_another_digest(machine, tmp_path):
+    (tmp_path / "labels.jsonl").write_text('{"id": "a"}\n')
+    (source := tmp_path / "source").mkdir()
+    (source / "manifest.jsonl").symlink_to("../labels.jsonl")
+    before = digest(machine, str(source))
+    (tmp_path / "labels.jsonl").write_text('{"id": "b"}\n')
+    assert digest(machine, str(source)) != before
+    (source / "own.jsonl").symlink_to("../labels.jsonl")
+    named = digest(machine, str(source / "own.jsonl"))
+    (tmp_path / "labels.jsonl").write_text('{"id": "c"}\n')
+    assert digest(machine, str(source / "own.jsonl")) != named

@@ -111,9 +111,11 @@ def test_a_compliance_lock_of_the_bucket_is_lengthened_not_weakened() -> None:
     assert held["ObjectLockRetainUntilDate"] > until
 
 
-@pytest.mark.parametrize("uri", [URI, "s3://nowhere-at-all"])
-def test_what_cannot_be_asked_is_one_clear_error(uri: str) -> None:
-    with pytest.raises(HardcaseError, match=f"store {uri}: models/none: .*; fix the role's permissions"):
+@pytest.mark.parametrize(
+    ("uri", "remedy"), [(URI, "fix the role's permissions"), ("s3://nowhere-at-all", "check the bucket's name")]
+)
+def test_what_cannot_be_asked_is_one_clear_error(uri: str, remedy: str) -> None:
+    with pytest.raises(HardcaseError, match=f"store {uri}: models/none: .*; {remedy}"):
         retain(uri, "models/none", 1)
 
 

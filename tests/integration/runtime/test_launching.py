@@ -48,7 +48,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     places = folder / "snapshot", folder / "quarantine", folder / "scratch"
     places[2].mkdir()
     ingest("procedural://?samples=24&seed=3", store, IngestConfig(eval_share=0.2), *places)
-    samples = Snapshot.open(places[0], store).load("train")
+    samples = Snapshot.open(places[0], store).open_samples("train", reasoning=True)
     model, processor = build_tiny(SMALL, collect_vocabulary_texts(samples, warm_up=True), 0)
     learning = SftConfig(steps=150, batch_size=8, learning_rate=5e-3, threads=1, save_steps=150)
     fine_tune(model, processor, samples, learning, 0, folder / "sft")

@@ -62,7 +62,7 @@ def data(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 def checkpoint(data: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Laid out as OpenGVLab/InternVL3-2B-hf is: stock processor, up to 12 tiles a picture."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    samples = Snapshot.open(*data).load("train")
+    samples = Snapshot.open(*data).open_samples("train", reasoning=True)
     model, processor = build_tiny(SMALL, collect_vocabulary_texts(samples, warm_up=False), 0)
     processor.image_processor.max_patches = 12
     save_model(model.to(torch.bfloat16), processor, folder)
@@ -102,7 +102,7 @@ def test_a_stock_checkpoint_goes_through_every_step(
     assert moved
     if "lora" in name:
         assert all("language_model" in key and "_proj" in key for key in moved)
-    samples = Snapshot.open(*data).load("train")
+    samples = Snapshot.open(*data).open_samples("train", reasoning=True)
     model, processor = load_model(second)
     inputs = build_prompt_inputs(processor, samples[:1], model.device)
     assert inputs["pixel_values"].shape == (7, 3, 448, 448), "one picture of two tiles and a thumbnail, four of one"

@@ -8,7 +8,8 @@ import boto3
 import pytest
 
 from hardcase.config import IngestConfig
-from hardcase.data.remote import digest_remote_source, fetch_source
+from hardcase.data.files import open_source
+from hardcase.data.listing import source_digest
 from hardcase.data.scenes import write_source
 from hardcase.errors import InputError
 from hardcase.steps.ingest import run
@@ -45,40 +46,60 @@ def test_the_snapshot_is_that_of_the_folder(folder: Path, tmp_path: Path, suffix
     assert there == snapshot_of(str(folder), tmp_path / "here")
 
 
-def test_what_was_fetched_whole_is_not_fetched_again(folder: Path, tmp_path: Path) -> None:
-    uri = f"s3://data/team/{folder.name}"
-    fetch_source(uri, tmp_path)
-    pictures = sorted(path for path in tmp_path.rglob("*") if path.suffix != ".jsonl" and path.is_file())
-    pictures[0].unlink()
-    pictures[1].write_bytes(b"cut")
-    kept = pictures[2].stat().st_mtime_ns
-    fetch_source(uri, tmp_path)
-    for path in pictures[:2]:
-        assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes()
-    assert pictures[2].stat().st_mtime_ns == kept
-
-
 def test_the_digest_changes_with_what_lies_there(folder: Path) -> None:
     client, uri = boto3.client("s3"), f"s3://data/team/{folder.name}"
-    before = digest_remote_source(uri)
-    assert digest_remote_source(f"{uri}/manifest.jsonl") == before
+    before = source_digest(uri)
+    assert source_digest(f"{uri}/manifest.jsonl") == before
     client.put_object(Bucket="data", Key=f"team/{folder.name}/more.txt", Body=b"x")
-    assert digest_remote_source(uri) != before
+    assert source_digest(uri) != before
     client.delete_object(Bucket="data", Key=f"team/{folder.name}/more.txt")
-    assert digest_remote_source(uri) == before
+    assert source_digest(uri) == before
 
 
 @pytest.mark.parametrize(
     ("uri", "message"),
-    [("s3://data/nothing", "no objects there"), ("s3://nowhere/x", "cannot be listed"), ("s3://", "s3://bucket")],
+    [
+        ("s3://data/nothing", r"no objects there|no manifest\.jsonl"),
+        ("s3://nowhere/x", "NoSuchBucket: .*; check the bucket's name"),
+        ("s3://", "s3://bucket"),
+    ],
 )
 def test_a_wrong_address_is_the_users_error(uri: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=message):
-        fetch_source(uri, tmp_path)
+    for read in (lambda: source_digest(uri), lambda: open_source(uri, tmp_path)):
+        with pytest.raises(InputError, match=message):
+            read()
 
 
-def test_keys_that_are_file_and_folder_at_once_are_refused(tmp_path: Path) -> None:
-    for key in ("odd/a", "odd/a/b"):
-        boto3.client("s3").put_object(Bucket="data", Key=key, Body=json.dumps(key).encode())
-    with pytest.raises(InputError, match="the key 'a' cannot be a file's name; rename it"):
-        fetch_source("s3://data/odd", tmp_path)
+MARKERS = ("", "images/", "a//b.png", "x/../y.png", "./z.png", "x/./y.png", "tab\t.png", "long/" + "é" * 200)
+
+
+def test_keys_that_no_row_names_do_not_matter(folder: Path, tmp_path: Path) -> None:
+    client, uri = boto3.client("s3"), "s3://data/marked"
+    for path in folder.rglob("*"):
+        if path.is_file():
+            client.put_object(Bucket="data", Key=f"marked/{path.relative_to(folder)}", Body=path.read_bytes())
+    before = source_digest(uri)
+    for key in MARKERS:
+        client.put_object(Bucket="data", Key=f"marked/{key}", Body=b"")
+    assert source_digest(uri) != before
+    assert snapshot_of(uri, tmp_path / "there") == snapshot_of(str(folder), tmp_path / "here")
+
+
+def test_a_row_may_name_an_object_as_it_may_name_a_file(folder: Path, tmp_path: Path) -> None:
+    """A path means on S3 what it means in a folder, and an object that is absent is the fault of its row."""
+    client = boto3.client("s3")
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    rows[0]["original"] = f".//{rows[0]['original']}"
+    rows[1]["original"] = "absent.png"
+    rows[2]["original"] = "a\tb.png"
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    client.put_object(Bucket="data", Key="odd/manifest.jsonl", Body=(tmp_path / "odd/manifest.jsonl").read_bytes())
+    for path in folder.rglob("*.*"):
+        if path.suffix != ".jsonl":
+            client.put_object(Bucket="data", Key=f"odd/{path.relative_to(folder)}", Body=path.read_bytes())
+    desk = tmp_path / "desk"
+    (desk / "scratch").mkdir(parents=True)
+    places = desk / "snapshot", desk / "quarantine", desk / "scratch"
+    result = run("s3://data/odd", (desk / "store").as_uri(), IngestConfig(max_bad_share=1, eval_share=0.5), *places)
+    assert (result.accepted, result.quarantined) == (4, {"bad_path": 1, "missing_file": 1})

@@ -81,4 +81,4 @@ def test_statement_of_a_newer_hardcase_asks_for_an_upgrade_and_more_keys_of_this
 def test_manifest_of_a_newer_hardcase_lists_nothing(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     with pytest.raises(NewerFormatError, match=r"objects/\S+: written by a newer hardcase"):
-        list_members(store, store.put_object(b'{"schema": 2, "shards": []}'), SNAPSHOT)
+        list_members(store, store.put_object(b'{"schema": 3, "shards": []}'), SNAPSHOT)

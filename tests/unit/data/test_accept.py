@@ -1,12 +1,17 @@
 """Duplicates, groups, splits, leaks: which rows get in and where they go."""
 
 import random
+import tempfile
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hardcase.data.accept import Assignment, RowSummary, accept_rows
+from hardcase.data.accept import Acceptance, Assignment, RowSummary
+from hardcase.data.near import THUMBNAIL_BYTES
 from hardcase.data.quarantine import Reason
 
 SPREAD = random.Random(0)
@@ -18,9 +23,10 @@ def fact(row: int, **changes: Any) -> RowSummary:
         "id": f"id {row}",
         "content": f"content {row}",
         "question": f"question {row}",
-        "answer": ("A",),
+        "answer": "A",
         "original": f"{row:064x}",
-        "phash": SPREAD.getrandbits(64),
+        "phash": f"{SPREAD.getrandbits(64):016x}",
+        "thumbnail": bytes(THUMBNAIL_BYTES),
         "split": None,
         "group": None,
     }
@@ -30,17 +36,25 @@ def fact(row: int, **changes: Any) -> RowSummary:
 def sorted_out(
     facts: list[RowSummary], share: float = 0.25, distance: int = 4
 ) -> tuple[dict[int, Assignment], dict[int, str]]:
-    places, bad = accept_rows(
-        facts,
-        share,
-        distance,
-        split_named=any(each.split for each in facts),
-        group_named=any(each.group for each in facts),
-    )
-    assert sorted([*places, *(each.row for each in bad)]) == sorted(
-        each.row for each in facts
-    )  # neither both nor neither
-    return places, {each.row: str(each.reason) for each in bad}
+    with tempfile.TemporaryDirectory() as folder, closing(Acceptance(Path(folder) / "rows")) as acceptance:
+        acceptance.add(facts)
+        acceptance.decide(
+            share,
+            distance,
+            split_named=any(each.split for each in facts),
+            group_named=any(each.group for each in facts),
+        )
+        places = {place.row: place for place in acceptance.list_assignments()}
+        bad = {each.row: str(each.reason) for each in acceptance.list_quarantined()}
+        counts = acceptance.count_groups()
+    assert sorted([*places, *bad]) == sorted(each.row for each in facts)  # neither both nor neither
+    assert list(places) == sorted(places)
+    assert list(bad) == sorted(bad)
+    sizes = Counter(place.group for place in places.values())
+    assert (counts.groups, counts.largest) == (len(sizes), max(sizes.values(), default=0))
+    splits = Counter(place.split for place in places.values())
+    assert counts.splits == {"train": splits["train"], "eval": splits["eval"]}
+    return places, bad
 
 
 def test_nothing_goes_wrong_with_nothing() -> None:
@@ -61,7 +75,7 @@ def test_the_same_row_again_stays_once() -> None:
 
 
 def test_one_question_with_two_answers_is_bad_everywhere() -> None:
-    places, bad = sorted_out([fact(1, question="q"), fact(2, question="q", answer=()), fact(3, question="q"), fact(4)])
+    places, bad = sorted_out([fact(1, question="q"), fact(2, question="q", answer=""), fact(3, question="q"), fact(4)])
     assert list(places) == [4]
     assert bad == dict.fromkeys((1, 2, 3), Reason.CONTRADICTION)
 
@@ -85,7 +99,7 @@ def test_named_splits_are_kept_whatever_the_share() -> None:
         assert all(places[each.row].split == each.split for each in facts)
 
 
-@pytest.mark.parametrize("tie", [{"group": "kettle"}, {"original": "same"}, {"phash": 12345}])
+@pytest.mark.parametrize("tie", [{"group": "kettle"}, {"original": "same"}, {"phash": f"{12345:016x}"}])
 def test_a_group_in_both_splits_loses_its_train_rows(tie: dict[str, Any]) -> None:
     facts = [
         fact(1, split="train", **tie),
@@ -136,7 +150,7 @@ def test_near_originals_are_one_group_exactly_up_to_the_distance(distance: int) 
             for bit in rng.sample(range(64), min(flips, 64)):
                 near ^= 1 << bit
             hashes.append(near)
-    facts = [fact(row, phash=value) for row, value in enumerate(hashes, 1)]
+    facts = [fact(row, phash=f"{value:016x}") for row, value in enumerate(hashes, 1)]
     parents = list(range(len(hashes)))
 
     def top(at: int) -> int:
@@ -154,7 +168,7 @@ def test_near_originals_are_one_group_exactly_up_to_the_distance(distance: int) 
 
 
 def test_near_originals_may_part_where_a_row_names_a_group() -> None:
-    facts = [fact(1, phash=0), fact(2, phash=0), fact(3, group="g")]
+    facts = [fact(1, phash="0" * 16), fact(2, phash="0" * 16), fact(3, group="g")]
     assert len({place.group for place in sorted_out(facts)[0].values()}) == 3
 
 
@@ -186,7 +200,7 @@ def test_both_sides_have_a_group_where_there_are_two(share: float, splits: set[s
 
 def test_twenty_thousand_rows_are_sorted_in_seconds() -> None:
     rng = np.random.default_rng(0)
-    facts = [fact(row, phash=int(value)) for row, value in enumerate(rng.integers(0, 2**63, 20_000), 1)]
+    facts = [fact(row, phash=f"{value:016x}") for row, value in enumerate(rng.integers(0, 2**63, 20_000), 1)]
     assert len({place.group for place in sorted_out(facts)[0].values()}) == 20_000
-    same = [fact(row, phash=7) for row in range(1, 20_000)]
+    same = [fact(row, phash="7" * 16) for row in range(1, 20_000)]
     assert len({place.group for place in sorted_out(same)[0].values()}) == 1

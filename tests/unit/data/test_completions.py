@@ -26,8 +26,9 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 @pytest.mark.parametrize("shards", [1, 2, 3, 40])
 @pytest.mark.parametrize("split", ["train", "eval"])
 def test_shards_are_all_samples_once_in_order(snapshot: Snapshot, split: str, shards: int) -> None:
-    parts = [snapshot.load_shard(split, f"{number}/{shards}") for number in range(1, shards + 1)]
-    whole = [sample.id for sample in snapshot.iterate(split)]
+    samples = snapshot.open_samples(split)
+    parts = [samples.select_shard(f"{number}/{shards}") for number in range(1, shards + 1)]
+    whole = [sample.id for sample in samples]
     assert [sample.id for _, part in parts for sample in part] == whole
     assert [before for before, _ in parts] == [sum(len(p) for _, p in parts[:n]) for n in range(shards)]
     assert max(len(part) for _, part in parts) - min(len(part) for _, part in parts) <= 1

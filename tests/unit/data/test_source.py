@@ -3,6 +3,7 @@
 import json
 import os
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hardcase.data.images import MAX_BYTES
 from hardcase.data.quarantine import BadRow, Reason, write_quarantine
-from hardcase.data.source import MAX_LINE, MAX_REASONING, BadPath, Row, Source
+from hardcase.data.source import BLOCK_ROWS, MAX_LINE, MAX_REASONING, Row, Source, find_manifest
 from hardcase.errors import InputError
 
 GOOD: dict[str, Any] = {
@@ -32,7 +32,15 @@ def line(**changes: Any) -> bytes:
 
 def rows(folder: Path, *lines: bytes, end: bytes = b"\n") -> list[Row | BadRow]:
     (folder / "manifest.jsonl").write_bytes(b"".join(each + end for each in lines))
-    return list(Source(folder).read_rows())
+    return list(read_rows(open_source(folder)))
+
+
+def open_source(folder: Path) -> Source:
+    return Source(find_manifest(folder))
+
+
+def read_rows(source: Source) -> Iterator[Row | BadRow]:
+    return (row for block in source.list_blocks() for row in source.read_block(block))
 
 
 def only(folder: Path, data: bytes) -> Row | BadRow:
@@ -186,19 +194,19 @@ def test_marks_blanks_and_line_ends_keep_rows_and_their_numbers(tmp_path: Path) 
         b"\xef\xbb\xbf" + line(id="1") + b"\r\n\r\n \t\n" + line(id="2", note="a\u2028b") + b"\n\n" + line(id="3")
     )
     (tmp_path / "manifest.jsonl").write_bytes(manifest)
-    assert [(row.row, row.id) for row in Source(tmp_path).read_rows()] == [(1, "1"), (4, "2"), (6, "3")]
+    assert [(row.row, row.id) for row in read_rows(open_source(tmp_path))] == [(1, "1"), (4, "2"), (6, "3")]
     bad = rows(tmp_path, line(), b"\xef\xbb\xbf" + line())[1]
     assert isinstance(bad, BadRow)  # a mark is one only at the start
 
 
 def test_unknown_keys_are_listed_once_and_boundedly(tmp_path: Path) -> None:
-    source = Source(tmp_path) if rows(tmp_path, line(Aspect=1, note=2), line(note=3, **{"\ud800": 1})) else None
+    source = open_source(tmp_path) if rows(tmp_path, line(Aspect=1, note=2), line(note=3, **{"\ud800": 1})) else None
     assert source
-    list(source.read_rows())
+    list(read_rows(source))
     assert source.unknown_keys == {"Aspect", "note", "\ufffd"}
     rows(tmp_path, *(line(**{f"{number}" * 300: 1}) for number in range(300)))
-    source = Source(tmp_path)
-    list(source.read_rows())
+    source = open_source(tmp_path)
+    list(read_rows(source))
     assert len(source.unknown_keys) == 100
     assert max(map(len, source.unknown_keys)) == 256
 
@@ -206,18 +214,32 @@ def test_unknown_keys_are_listed_once_and_boundedly(tmp_path: Path) -> None:
 def test_a_split_counts_as_named_even_where_its_row_is_bad(tmp_path: Path) -> None:
     for changes, named in (({"split": "eval"}, True), ({"split": "test"}, False), ({"split": None}, False)):
         (tmp_path / "manifest.jsonl").write_bytes(line(answer=None, group=None, **changes))
-        source = Source(tmp_path)
-        list(source.read_rows())
+        source = open_source(tmp_path)
+        list(read_rows(source))
         assert (source.split_named, source.group_named) == (named, False)
+
+
+@pytest.mark.parametrize("count", [1, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 3 * BLOCK_ROWS])
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_blocks_hold_every_row_once_in_order(tmp_path: Path, count: int, end: str) -> None:
+    lines = [line(id=number, note="é" * (number * 7919 % 20_000)).decode() for number in range(1, count + 1)]
+    (tmp_path / "manifest.jsonl").write_text("\n".join(lines) + end, encoding="utf-8")
+    source = open_source(tmp_path)
+    blocks = source.list_blocks()
+    assert [row.row for row in read_rows(source)] == list(range(1, count + 1))
+    for block in reversed(blocks):  # each alone, in any order
+        first = block.number * BLOCK_ROWS + 1
+        expected = [str(number) for number in range(first, min(first + BLOCK_ROWS, count + 1))]
+        assert [row.id for row in Source(source.manifest).read_block(block)] == expected
 
 
 def test_rows_are_streamed(tmp_path: Path) -> None:
     with (tmp_path / "manifest.jsonl").open("wb") as file:
         for number in range(3000):
             file.write(line(id=number, note="x" * 20_000) + b"\n")
-    source = Source(tmp_path)
+    source = open_source(tmp_path)
     tracemalloc.start()
-    count = sum(1 for _ in source.read_rows())
+    count = sum(1 for _ in read_rows(source))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 3000
@@ -229,7 +251,7 @@ def test_a_folder_without_exactly_one_manifest_is_refused(tmp_path: Path, names:
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=r"manifest\.jsonl"):
-        Source(tmp_path)
+        find_manifest(tmp_path)
 
 
 def test_paths_without_a_source_are_refused(tmp_path: Path) -> None:
@@ -237,14 +259,14 @@ def test_paths_without_a_source_are_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").mkdir()
     for path in (tmp_path / "absent", tmp_path / "manifest.csv", tmp_path / "a\0b", tmp_path):
         with pytest.raises(InputError, match="source"):
-            Source(path)
+            find_manifest(path)
 
 
 def test_a_manifest_may_be_named_directly(tmp_path: Path) -> None:
     for name in ("manifest.jsonl", "manifest.parquet", "other.JSONL"):
         (tmp_path / name).write_bytes(line())
-    assert len(list(Source(tmp_path / "manifest.jsonl").read_rows())) == 1
-    assert len(list(Source(tmp_path / "other.JSONL").read_rows())) == 1
+    assert len(list(read_rows(Source(find_manifest(tmp_path / "manifest.jsonl"))))) == 1
+    assert len(list(read_rows(Source(find_manifest(tmp_path / "other.JSONL"))))) == 1
 
 
 # --- Parquet
@@ -252,7 +274,7 @@ def test_a_manifest_may_be_named_directly(tmp_path: Path) -> None:
 
 def parquet(folder: Path, table: pa.Table) -> list[Row | BadRow]:
     pq.write_table(table, folder / "manifest.parquet", row_group_size=3)
-    return list(Source(folder).read_rows())
+    return list(read_rows(open_source(folder)))
 
 
 def test_parquet_rows_are_those_of_jsonl(tmp_path: Path) -> None:
@@ -308,8 +330,8 @@ def test_invalid_utf_8_in_parquet_affects_only_its_row(tmp_path: Path) -> None:
 def test_unknown_columns_are_not_even_read(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([GOOD]).append_column("when", pa.array([2**62], pa.timestamp("us")))
     pq.write_table(table, tmp_path / "manifest.parquet")
-    source = Source(tmp_path)
-    assert [type(row) for row in source.read_rows()] == [Row]
+    source = open_source(tmp_path)
+    assert [type(row) for row in read_rows(source)] == [Row]
     assert source.unknown_keys == {"when"}
 
 
@@ -324,7 +346,7 @@ def test_a_column_given_twice_is_a_key_given_twice(tmp_path: Path) -> None:
 def test_an_invalid_parquet_manifest_is_one_clear_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "manifest.parquet").write_bytes(data)
     with pytest.raises(InputError, match=r"manifest\.parquet"):
-        list(Source(tmp_path).read_rows())
+        list(read_rows(open_source(tmp_path)))
 
 
 def test_parquet_of_something_else_or_truncated_is_one_clear_error(tmp_path: Path) -> None:
@@ -334,78 +356,20 @@ def test_parquet_of_something_else_or_truncated_is_one_clear_error(tmp_path: Pat
     misnamed = (tmp_path / "manifest.parquet").read_bytes().replace(b"aspect", b"\xe1spect")
     (tmp_path / "manifest.parquet").write_bytes(misnamed)
     with pytest.raises(InputError, match="cannot be read"):
-        list(Source(tmp_path).read_rows())
+        list(read_rows(open_source(tmp_path)))
     pq.write_table(pa.Table.from_pylist([GOOD] * 9), tmp_path / "manifest.parquet", compression="zstd")
     data = bytearray((tmp_path / "manifest.parquet").read_bytes())
     data[4:120] = os.urandom(116)
     (tmp_path / "manifest.parquet").write_bytes(data)
     with pytest.raises(InputError, match="cannot be read"):
-        list(Source(tmp_path).read_rows())
+        list(read_rows(open_source(tmp_path)))
 
 
-# --- the files that rows name
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Source:
-    folder = tmp_path / "source"
-    (folder / "deep").mkdir(parents=True)
-    (folder / "manifest.jsonl").touch()
-    (folder / "deep" / "a.png").write_bytes(b"picture")
-    (tmp_path / "secret.png").write_bytes(b"secret")
-    return Source(folder)
-
-
-def refused(source: Source, path: str) -> Reason:
-    with pytest.raises(BadPath) as caught:
-        source.read_image(path)
-    return caught.value.reason
-
-
-def test_links_that_stay_inside_are_followed(source: Source) -> None:
-    (source.folder / "b.png").symlink_to("deep/a.png")
-    (source.folder / "c").symlink_to("deep")
-    assert source.read_image("deep/a.png") == source.read_image("b.png") == source.read_image("c/a.png") == b"picture"
-
-
-def test_a_source_that_is_itself_a_link_is_a_source(source: Source, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(source.folder)
-    assert Source(tmp_path / "link").read_image("deep/a.png") == b"picture"
-
-
-def test_nothing_outside_is_read(source: Source, tmp_path: Path) -> None:
-    (source.folder / "file.png").symlink_to("../secret.png")
-    (source.folder / "absolute.png").symlink_to(tmp_path / "secret.png")
-    (source.folder / "up").symlink_to("..")
-    (source.folder / "again.png").symlink_to("up/secret.png")
-    (tmp_path / "source-other").mkdir()
-    (tmp_path / "source-other" / "x.png").touch()
-    (source.folder / "sibling.png").symlink_to("../source-other/x.png")
-    for path in ("file.png", "absolute.png", "up/secret.png", "again.png", "sibling.png"):
-        assert refused(source, path) == Reason.OUTSIDE_SOURCE
-
-
-def test_pipes_and_folders_are_refused_without_blocking(source: Source) -> None:
-    os.mkfifo(source.folder / "pipe.png")
-    (source.folder / "dangling.png").symlink_to("nowhere.png")
-    (source.folder / "loop.png").symlink_to("loop.png")
-    assert refused(source, "pipe.png") == refused(source, "deep") == refused(source, ".") == Reason.NOT_REGULAR
-    assert refused(source, "dangling.png") == refused(source, "deep/a.png/b") == Reason.MISSING_FILE
-    assert refused(source, "absent.png") == Reason.MISSING_FILE
-    assert refused(source, "loop.png") == refused(source, "x" * 300) == Reason.BAD_PATH
-
-
-def test_a_file_too_large_is_refused_unread(source: Source) -> None:
-    with (source.folder / "large.png").open("wb") as file:
-        file.truncate(MAX_BYTES + 1)
-    assert refused(source, "large.png") == Reason.TOO_MANY_BYTES
-
-
-def test_the_quarantine_is_sorted_counted_and_readable(tmp_path: Path) -> None:
+def test_the_quarantine_is_ordered_counted_and_readable(tmp_path: Path) -> None:
     bad = [
-        BadRow(9, None, Reason.BAD_ROW, "x"),
         BadRow(2, "b", Reason.BAD_ID, "日本"),
         BadRow(5, "c", Reason.BAD_ID, ""),
+        BadRow(9, None, Reason.BAD_ROW, "x"),
     ]
     assert write_quarantine(bad, tmp_path / "q.parquet") == {"bad_id": 2, "bad_row": 1}
     table = pq.read_table(tmp_path / "q.parquet")

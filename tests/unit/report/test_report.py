@@ -27,7 +27,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     opened = Snapshot.open(snapshot, store)
     cases = [
-        MinedCase(sample.id, ["A", None], 0.3, 0.25, hard=True, suspect=False) for sample in opened.iterate("train")
+        MinedCase(sample.id, ["A", None], 0.3, 0.25, hard=True, suspect=False)
+        for sample in opened.open_samples("train")
     ]
     answer = {
         "truth": [],
@@ -36,7 +37,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "dpa": 0.0,
         "exact": False,
     }
-    rows = [{"id": sample.id, "aspect": sample.aspect, "group": "g", **answer} for sample in opened.iterate("eval")]
+    rows = [
+        {"id": sample.id, "aspect": sample.aspect, "group": "g", **answer} for sample in opened.open_samples("eval")
+    ]
     write_cases(cases, folder / "mined.parquet")
     write_evaluation(rows, folder / "evaluation.parquet")
     artifacts = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import imagehash
+import joblib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,8 +20,11 @@ import pytest
 from PIL import Image
 
 from hardcase.config import IngestConfig
+from hardcase.data import blocks
+from hardcase.data.files import open_source
 from hardcase.data.quarantine import Reason
 from hardcase.data.snapshot import Snapshot
+from hardcase.data.source import Source
 from hardcase.errors import HardcaseError, InputError
 from hardcase.steps import ingest as step
 
@@ -94,7 +98,9 @@ def test_good_rows_come_back_as_they_were(desk: Desk) -> None:
     assert (result.accepted, result.quarantined) == (12, {})
     snapshot = Snapshot.open(desk.manifest, str(desk.root / "store"))
     assert snapshot.id == result.snapshot_id
-    found = {sample.id: sample for split in ("train", "eval") for sample in snapshot.iterate(split)}
+    found = {
+        sample.id: sample for split in ("train", "eval") for sample in snapshot.open_samples(split, reasoning=True)
+    }
     assert snapshot.count("train") > 0 < snapshot.count("eval")
     for row in rows:
         sample = found[str(row["id"])]
@@ -302,8 +308,7 @@ def test_the_same_source_gives_the_same_bytes_whoever_reads_it(tmp_path: Path, m
                 else:
                     shutil.copyfile(path, desk.source / path.name, follow_symlinks=False)
                     os.utime(desk.source / path.name, (turn, turn), follow_symlinks=False)
-        monkeypatch.setattr(os, "cpu_count", lambda workers=workers: workers)
-        monkeypatch.setattr(step, "CHUNK", 512 if turn else 7)
+        monkeypatch.setattr(joblib, "cpu_count", lambda workers=workers: workers)
         desk.ingest(str(desk.source), IngestConfig(max_bad_share=1, shard_bytes=20_000))
         assert desk.reasons() == expected
         made.append(desk.files())
@@ -318,43 +323,25 @@ def test_memory_holds_one_shard_not_the_source(desk: Desk) -> None:
         for name in (row["original"], *row["candidates"]):
             pixels = noise.integers(0, 255, (280, 280, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(desk.source / name, compress_level=0)
-    source = write(desk.source, rows)
-    step.run(source, *_elsewhere(desk))  # what is imported on the way is no shard
-    tracemalloc.start()
-    desk.ingest(source, IngestConfig(shard_bytes=2**20))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    manifest, files = open_source(write(desk.source, rows), desk.root)
+    (block,) = Source(manifest).list_blocks()
+    for folder in ("first", "second"):  # what is imported on the way is no shard
+        (desk.root / folder).mkdir()
+        reader = blocks.BlockReader(manifest, files, desk.root / folder, 2**20, "")
+        tracemalloc.start()
+        table = reader.read(block)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
     assert sum(path.stat().st_size for path in desk.source.iterdir()) > 38 * 2**20
     assert peak < 6 * 2**20
-    assert len(json.loads(desk.manifest.read_bytes())["shards"]) == 40
+    assert len(blocks.read_details(table).shards) == 40
 
 
-def _elsewhere(desk: Desk) -> tuple[str, IngestConfig, Path, Path, Path]:
-    return str(desk.root / "store"), LENIENT, desk.root / "m.json", desk.root / "q.parquet", desk.root
-
-
-@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(picture(77))])
-def test_a_picture_that_changes_while_it_is_read_is_one_clear_error(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object]
-) -> None:
-    source = write(desk.source, samples(desk.source, 3))
-    accept = step.accept_rows
-
-    def changing(*arguments: Any, **options: Any) -> Any:
-        change(desk.source / "1-c.png")
-        return accept(*arguments, **options)
-
-    monkeypatch.setattr(step, "accept_rows", changing)
-    with pytest.raises(HardcaseError, match=r"1-c\.png: changed while it was read"):
-        desk.ingest(source)
-    assert not desk.manifest.exists()
-
-
-def _die(*_: object) -> None:
+def _die(*_: object, **__: object) -> None:
     os._exit(9)
 
 
-def _starve(*_: object) -> None:
+def _starve(*_: object, **__: object) -> None:
     raise MemoryError
 
 
@@ -363,8 +350,8 @@ def test_a_dying_worker_is_one_clear_error(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, end: Callable[..., None]
 ) -> None:
     source = write(desk.source, samples(desk.source, 3))
-    monkeypatch.setattr(step, "inspect_image", end)
-    with pytest.raises(HardcaseError, match="rows 1 to 3 died"):
+    monkeypatch.setattr(blocks, "measure_image", end)
+    with pytest.raises(HardcaseError, match="died near row 1, most likely for want of memory"):
         desk.ingest(source)
 
 

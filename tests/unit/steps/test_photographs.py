@@ -118,7 +118,7 @@ def ingested(source: Path, out: Path, **config: Any) -> Snapshot:
 
 def test_real_photographs_come_in_whole_and_upright(source: Path, tmp_path: Path) -> None:
     snapshot = ingested(source, tmp_path)
-    samples = [sample for split in ("train", "eval") for sample in snapshot.iterate(split)]
+    samples = [sample for split in ("train", "eval") for sample in snapshot.open_samples(split)]
     assert {sample.aspect for sample in samples} == set(ASPECTS)
     near = []
     for sample in samples:

@@ -11,17 +11,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from hardcase.config import ValidateConfig
-from hardcase.data.snapshot import SCHEMA, SPLITS, Snapshot
+from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
 from hardcase.steps.validate import flatten, run
 from hardcase.store.digest import canonical_json
-from hardcase.store.store import open_store
 from hardcase.task.sample import ASPECTS
+from tests.support.snapshots import write_snapshot
 
 Row = dict[str, Any]
 BOUNDS = ValidateConfig(min_train_rows=20, min_eval_rows=10)
@@ -50,22 +48,6 @@ def _rows() -> list[Row]:
     ]
 
 
-def _snapshot(folder: Path, rows: list[Row]) -> Path:
-    store, shards = open_store(str(folder / "store")), []
-    for split in SPLITS:
-        if chosen := [row for row in rows if row["split"] == split]:
-            sink = pa.BufferOutputStream()
-            pq.write_table(pa.Table.from_pylist(chosen, SCHEMA), sink)
-            data = sink.getvalue().to_pybytes()
-            digest = store.put_object(data)
-            shards.append({"sha256": digest, "bytes": len(data), "rows": len(chosen), "split": split})
-    splits = {split: sum(row["split"] == split for row in rows) for split in SPLITS}
-    manifest = folder / "manifest.json"
-    content = {"schema": 1, "rows": len(rows), "splits": splits, "shards": shards, "unknown_keys": []}
-    manifest.write_bytes(canonical_json(content))
-    return manifest
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a run left."""
@@ -81,7 +63,7 @@ class Outcome:
 
 
 def _validated(folder: Path, rows: list[Row]) -> Outcome:
-    manifest, message = _snapshot(folder, rows), None
+    manifest, message = write_snapshot(folder, rows), None
     try:
         run(manifest, str(folder / "store"), BOUNDS, folder / "result.json", folder / "docs")
     except InputError as error:
@@ -290,6 +272,6 @@ def test_only_what_crosses_splits_leaks_and_only_same_aspect_repeats(
 ) -> None:
     rows = _rows()
     change(rows)
-    table = flatten(Snapshot.open(_snapshot(tmp_path, rows), str(tmp_path / "store")).read_table())
+    table = flatten(Snapshot.open(write_snapshot(tmp_path, rows), str(tmp_path / "store")).read_table())
     columns = [column for column in map(str, table) if column.startswith(("leaking_", "repeated_"))]
     assert {column for column in columns if table[column].notna().any()} == faults

@@ -1,0 +1,42 @@
+"""Explain an error of S3 or a disk in one line: S3's own code, and what to do about it."""
+
+import re
+from typing import Final
+
+CODE: Final = re.compile(r"<Code>(\w+)</Code>|\((\w+)\) when calling")  # as obstore and as boto3 pass it on
+EXPECTED_REGION: Final = re.compile(r"expecting &?(?:apos|#39)?;?'?([a-z0-9-]+)")
+REDIRECTED: Final = "incorrectly configured region"  # obstore's words for S3's PermanentRedirect
+REGION: Final = "set AWS_REGION to the region of the bucket"
+REMEDIES: Final = {
+    "AccessDenied": "let the role list, read and write there",
+    "AllAccessDisabled": "ask the owner of the bucket for access",
+    "AuthorizationHeaderMalformed": REGION,
+    "ExpiredToken": "renew the credentials: `aws sso login`, or a new session token",
+    "IllegalLocationConstraintException": REGION,
+    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID or the profile",
+    "InvalidToken": "check AWS_SESSION_TOKEN or the profile",
+    "NoSuchBucket": "check the bucket's name, or create it",
+    "PermanentRedirect": REGION,
+    "RequestTimeTooSkewed": "set this machine's clock",
+    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY or the profile",
+    "SlowDown": "run again later, with fewer readers at once",
+    "TokenRefreshRequired": "renew the credentials: `aws sso login`, or a new session token",
+}
+
+
+def find_code(error: Exception) -> str:
+    """Return the code in S3's answer; empty where it is not S3's, or had no body."""
+    if REDIRECTED in str(error):
+        return "PermanentRedirect"
+    match = CODE.search(str(error))
+    return next(filter(None, match.groups()), "") if match else ""
+
+
+def describe_error(error: Exception, remedy: str = "") -> str:
+    """Return what failed in at most 200 characters and what to do: `remedy` where S3's code does not tell."""
+    text, code = " ".join(str(error).partition("\n\nDebug source")[0].split()), find_code(error)
+    if region := EXPECTED_REGION.search(text):
+        return f"{code}: the bucket is in another region; set AWS_REGION={region[1]}"
+    cause = f"{code}: {text[:160]}" if code else text[:200] or type(error).__name__
+    remedy = REMEDIES.get(code, remedy)
+    return f"{cause}; {remedy}" if remedy else cause
