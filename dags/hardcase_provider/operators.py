@@ -243,14 +243,16 @@ class LocalRunOperator(BaseOperator):
         message = str(error.get("message") or f"hardcase ended with {code} and printed no result")
         if error.get("step") and not message.startswith(error["step"]):
             message = f"{error['step']}: {message}"
-        if code < 0:
-            raise AirflowException(f"hardcase was stopped by {signal.Signals(-code).name}; a retry goes on from there")
+        if code < 0 or code == 128 + signal.SIGTERM:  # the latter in order
+            name = signal.Signals(abs(code) % 128).name
+            raise AirflowException(f"hardcase was stopped by {name}; a retry goes on from there")
         raise (AirflowFailException if code == 2 else AirflowException)(message)
 
 
 def hardcase_environment() -> dict[str, str]:
-    """Return the environment of a process of the project's: nothing of Airflow's own."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+    """Return the environment of a process of the project's: nothing of Airflow's own, safe imports."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+    return {**own, "PYTHONSAFEPATH": "1"}
 
 
 def named_program(named: str = "") -> str:

@@ -51,6 +51,7 @@ def environment(home: Path, port: int) -> dict[str, str]:
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "DO_NOT_TRACK": "1",
+        "PYTHONSAFEPATH": "1",
     }
     chosen = {"AIRFLOW_CONN_KUBEFLOW_DEFAULT": '{"conn_type": "kubeflow", "extra": {"engine": "local"}}'}
     return {**chosen, **os.environ, **settings}
@@ -80,7 +81,7 @@ class Served:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             return subprocess.Popen(
-                [sys.executable, "-m", "airflow", *arguments],
+                [sys.executable, "-P", "-m", "airflow", *arguments],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from hardcase_provider.operators import LINK_KEY, KubeflowRunLink, KubeflowRunOp
 
 from dags.tests.conftest import outcome, recorded
 from hardcase.kubeflow.runs import list_progress, summarise_run
+from tests.support.hostile import HostileFolder
 
 Program = Callable[[str], Path]
 
@@ -195,8 +197,8 @@ def test_missing_pipeline_is_said(connected: Any, context: dict[str, Any]) -> No
         operator().execute(context)
 
 
-def local(*arguments: str) -> LocalRunOperator:
-    return LocalRunOperator(task_id="local_run", arguments=["run", *arguments])
+def local(*arguments: str, **more: str) -> LocalRunOperator:
+    return LocalRunOperator(task_id="local_run", arguments=["run", *arguments], **more)
 
 
 def test_local_engine_gives_back_the_summary(program: Program, context: dict[str, Any]) -> None:
@@ -216,6 +218,15 @@ def test_airflow_s_secrets_do_not_reach_the_process(
     assert local().execute(context)["found"] == "/kept"
 
 
+def test_python_files_in_the_folder_of_a_local_run_are_not_executed(
+    program: Program, context: dict[str, Any], tmp_path: Path
+) -> None:
+    hostile = HostileFolder(tmp_path / "data")
+    program(f"""exec {sys.executable} -c 'import json, random; print(json.dumps({{"drawn": random.random()}}))'""")
+    assert 0 <= local(folder=str(hostile.folder)).execute(context)["drawn"] < 1
+    assert hostile.imported == []
+
+
 def test_run_rejected_by_the_gate_is_a_result(program: Program, context: dict[str, Any]) -> None:
     program("""echo '{"gate": {"verdict": "rejected"}}'; exit 3""")
     assert local().execute(context)["exit_code"] == 3
@@ -229,6 +240,7 @@ def test_run_rejected_by_the_gate_is_a_result(program: Program, context: dict[st
         ("echo words; exit 1", AirflowException, "ended with 1 and printed no result"),
         ("exit 0", AirflowException, "ended with 0 and printed no result"),
         ("kill -9 $$", AirflowException, "stopped by SIGKILL"),
+        ("exit 143", AirflowException, "stopped by SIGTERM"),
     ],
 )
 def test_broken_run_fails_the_task_with_its_message(

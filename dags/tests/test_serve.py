@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from dags.tests.conftest import evaluation, outcome
+from tests.support.hostile import HostileFolder
 
 BATCH = "procedural://?samples=80&seed=7"
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -79,8 +80,10 @@ def airflow(kubeflow: Any, webhook: Any, mlflow: Any, tmp_path: Path) -> Iterato
         "AIRFLOW_CONN_KUBEFLOW_DEFAULT": json.dumps({"conn_type": "kubeflow", "host": kubeflow.url, "extra": extra}),
         "AIRFLOW_CONN_HARDCASE_ALERTS": json.dumps({"conn_type": "http", "host": webhook.url}),
     }
+    hostile = HostileFolder(tmp_path / "data")
     process = subprocess.Popen(
-        [sys.executable, "-m", "hardcase_provider.serve"],
+        [sys.executable, "-P", "-m", "hardcase_provider.serve"],
+        cwd=hostile.folder,
         env={**os.environ, **settings},
         stdout=subprocess.PIPE,
         text=True,
@@ -98,6 +101,7 @@ def airflow(kubeflow: Any, webhook: Any, mlflow: Any, tmp_path: Path) -> Iterato
     finally:
         process.terminate()
         process.wait(60)
+    assert hostile.imported == []
 
 
 def until(true: Callable[[], Any], seconds: float) -> None:

@@ -58,7 +58,7 @@ class VllmEngine:
             ) from error
         refuse_pickles(model)
         self.vllm, self.processor = vllm, load_processor(model)
-        self.image_token: int = AutoConfig.from_pretrained(model).image_token_id
+        self.image_token: int = AutoConfig.from_pretrained(model, trust_remote_code=False).image_token_id
         self.llm = vllm.LLM(
             model=str(model), seed=seed, limit_mm_per_prompt={"image": 1 + len(LETTERS)}, enable_prefix_caching=True
         )

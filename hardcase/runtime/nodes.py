@@ -57,11 +57,17 @@ def _node(arguments):  # type: ignore[no-untyped-def]
     sys.exit(subprocess.run(arguments["command"], cwd=arguments["folder"], check=False).returncode)
 
 
+def _remove_folders(name: str) -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{name}-node-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _train_locally(command: Sequence[str], nodes: int, name: str) -> str:
     from kubeflow.trainer import CustomTrainer, LocalProcessBackendConfig, TrainerClient
     from kubeflow.trainer.options import Name
 
     client, here = TrainerClient(LocalProcessBackendConfig()), Path.cwd()
+    _remove_folders(name)  # of a step that was killed
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -94,5 +100,4 @@ def _train_locally(command: Sequence[str], nodes: int, name: str) -> str:
     finally:
         life.kill()
         life.wait()
-        for folder in Path(tempfile.gettempdir()).glob(f"{name}-node-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove_folders(name)

@@ -117,7 +117,10 @@ def _share(path: Path, rank: int, nodes: int, machines: list[str], environment: 
     else:
         command.append("--multi_gpu")  # accelerate counts this machine's GPUs, and where it finds one, starts one
     command += [*COMMAND[2:], str(path)]
-    return subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent).returncode
+    # accelerate adds its working directory to PYTHONPATH (accelerate 1.15, utils/launch.py:557): not the user's.
+    environment["HARDCASE_FOLDER"] = str(Path.cwd())
+    done = subprocess.run(command, cwd=path.parent, env=environment, check=False, preexec_fn=die_with_parent)
+    return done.returncode
 
 
 def _side_by_side(job: Path, shards: Sequence[int], environment: dict[str, str]) -> int:
@@ -165,6 +168,7 @@ def node() -> None:
 def main() -> None:
     """Run one process of a job."""
     die_with_parent()
+    os.chdir(os.environ.get("HARDCASE_FOLDER") or Path.cwd())
     job, shard = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), sys.argv[2:]
     arguments = {**job["arguments"], **(job["shards"][int(shard[0])] if shard else {})}
     if (shard or [os.environ.get("RANK", "")]) == ["0"]:

@@ -13,13 +13,16 @@ import pytest
 
 from hardcase.compiled import list_steps
 from hardcase.store.store import object_name
+from tests.support.hostile import HostileFolder
 
 STEPS = list_steps("retraining")
 
 
 @pytest.fixture(scope="module")
 def first(machine):
-    return machine.run()
+    hostile = HostileFolder(machine.home.parent)  # in which every command of this file is run
+    yield machine.run()
+    assert hostile.imported == []
 
 
 def test_summary_has_the_shape_that_users_read(machine, first):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 # Of a shell's background job SIGINT would be ignored, and a test of Ctrl-C wait for ever.
-COMMAND = ("env", "--default-signal=INT", sys.executable, "-c", "from hardcase.__main__ import main; main()")
+COMMAND = ("env", "--default-signal=INT", str(Path(sys.executable).with_name("hardcase")))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from hardcase.steps.sft import run as sft
 from hardcase.task.prompt import format_completion
 from tests.support import leaving, sharing
 
+pytestmark = pytest.mark.usefixtures("hostile_folder")
 SMALL = TinyModelConfig(image_size=32, vision_hidden=32, vision_layers=1, text_hidden=32, text_layers=2, heads=2)
 CONFIG: dict[str, Any] = {
     "steps": 3,

@@ -27,11 +27,12 @@ from hardcase.config import EvaluateConfig, GrpoConfig, SftConfig
 from hardcase.data.completions import Completion, read_completions, write_completions
 from hardcase.errors import HardcaseError, InputError
 from hardcase.runtime.nodes import train_on_nodes
-from hardcase.runtime.processes import in_processes, in_shards
+from hardcase.runtime.processes import COMMAND, in_processes, in_shards
 from hardcase.runtime.trainjob import _notice_dead_connections
 from tests.integration.runtime.test_launching import CONFIG
 from tests.support import meeting, sharing
 
+pytestmark = pytest.mark.usefixtures("hostile_folder")
 PIPELINES = Path(__file__).parents[3] / "infra/kubernetes/base/pipelines"
 RUNTIME = PIPELINES / "training.yaml"
 ROLES = list(yaml.safe_load_all((PIPELINES / "roles.yaml").read_text()))
@@ -264,7 +265,7 @@ def container(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def said(script: str) -> list[str]:
-    return [sys.executable, "-c", f"import os, sys, time\nrank = os.environ['PET_NODE_RANK']\n{script}"]
+    return [sys.executable, "-P", "-c", f"import os, sys, time\nrank = os.environ['PET_NODE_RANK']\n{script}"]
 
 
 def test_what_is_sent_is_a_trainjob_and_the_first_nodes_log_is_the_steps(
@@ -410,7 +411,7 @@ def test_a_node_that_is_asked_to_end_does_so_as_first_process_of_its_container(t
     (tmp_path / "job.json").write_text(json.dumps(job))
     place = {"PET_NODE_RANK": "0", "PET_NNODES": "1", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": "0"}
     inside = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    command = [*inside, sys.executable, "-m", "hardcase.runtime.processes", str(tmp_path / "job.json"), "node"]
+    command = [*inside, *COMMAND, str(tmp_path / "job.json"), "node"]
     with subprocess.Popen(command, env={**os.environ, **place}) as node:
         until = time.monotonic() + 60
         while not (tmp_path / "began").exists() and time.monotonic() < until:
@@ -440,7 +441,7 @@ def test_step_that_is_stopped_deletes_its_job(cluster: Cluster, tmp_path: Path) 
     code = (
         f"from hardcase.runtime.nodes import train_on_nodes\ntrain_on_nodes({said('time.sleep(99)')!r}, 2, 2, 'grpo-0')"
     )
-    with subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ)) as step:
+    with subprocess.Popen([sys.executable, "-P", "-c", code], env=dict(os.environ)) as step:
         until = time.monotonic() + 60
         while not cluster.sent and time.monotonic() < until:
             time.sleep(0.1)
