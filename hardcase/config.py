@@ -31,7 +31,10 @@ class IngestConfig(Config):
     max_bad_share: Share = Field(0.05, description="Largest share of quarantined rows; above it the run ends.")
     eval_share: Share = Field(0.25, description="Share of groups drawn for evaluation where no row names its split.")
     group_distance: int = Field(
-        4, ge=0, le=64, description="Hamming distance of 64-bit perceptual hashes up to which originals that agree in color form one group."
+        4,
+        ge=0,
+        le=64,
+        description="Most differing bits, of 64, in the perceptual hashes of originals that look the same.",
     )
     shard_bytes: int = Field(
         64 * 2**20, gt=0, le=2**30, description="Size in bytes of images at which a shard of the snapshot is closed."

@@ -166,7 +166,8 @@ def ingest_source(source: str, config: IngestConfig, home: Home, profile: str) -
     folder = home.new_run(digest, newest=False)
     with showing("ingest"), private_folder(home.root / "scratch" / f"ingest-{digest[:16]}") as scratch:
         done = ingest_step(source, home.store, config, folder / "manifest.json", folder / "quarantine.parquet", scratch)
-    result = {"snapshot": done.snapshot_id, "accepted": done.accepted, "quarantined": dict(done.quarantined)}
+    result = {"snapshot": done.snapshot_id, **done._asdict()}
+    del result["snapshot_id"]
     summary = {"run_id": folder.name, "profile": profile, "status": "ingested", **result}
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
     write_run(open_store(home.store), folder.name, summary)

@@ -16,6 +16,7 @@ from hardcase.store.conformance import Check
 from hardcase.task.prompt import ASPECT_NAMES
 
 SHOWN = 10
+SPLIT_NAMES = {"train": "training", "eval": "evaluation"}
 COLUMNS = {"chance": "chance", "sft": "SFT", "final": "final"}
 
 
@@ -50,7 +51,10 @@ def scored(record: Mapping[str, Any], folder: Path) -> None:
 
 def ingested(result: Mapping[str, Any]) -> None:
     """Print how many rows were accepted and quarantined."""
-    console.print(f"snapshot {result['snapshot']}\naccepted {result['accepted']} rows")
+    splits = ", ".join(f"{count} for {SPLIT_NAMES[split]}" for split, count in result["splits"].items())
+    console.print(f"snapshot {result['snapshot']}\naccepted {result['accepted']} rows: {splits}")
+    if result["groups"] is not None:
+        console.print(f"groups: {result['groups']}; rows in the largest: {result['largest_group']}")
     for reason, count in sorted(result["quarantined"].items()):
         console.print(f"quarantined {count}: {reason}")
     console.print(f"quarantine: {result['quarantine']}")

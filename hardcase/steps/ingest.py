@@ -5,6 +5,7 @@ with valid images are compared with each other on disk, and the index of the acc
 grow with the source. A stopped ingest continues with the blocks that it has not read.
 """
 
+import json
 import logging
 import multiprocessing
 import shutil
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hardcase.config import IngestConfig
-from hardcase.data.accept import Acceptance, Assignment, GroupCounts, RowSummary
+from hardcase.data.accept import Acceptance, Assignment, RowSummary
 from hardcase.data.blocks import BlockDetails, BlockReader, read_details
 from hardcase.data.files import open_source
 from hardcase.data.quarantine import SCHEMA as QUARANTINE
@@ -45,12 +46,21 @@ logger = logging.getLogger(__name__)
 
 
 class IngestResult(NamedTuple):
-    """Result of an ingest: sha256 of the manifest, rows in the snapshot, quarantined rows by reason, and groups."""
+    """Result of an ingest."""
 
-    snapshot_id: str
-    accepted: int
-    quarantined: dict[str, int]
-    groups: GroupCounts | None = None  # not counted for a stored snapshot
+    snapshot_id: str  # sha256 of the manifest
+    accepted: int  # rows in the snapshot
+    quarantined: dict[str, int]  # rows by reason
+    splits: dict[str, int]  # rows by split
+    groups: int | None  # a snapshot of format 1 does not tell
+    largest_group: int | None  # rows
+
+    @classmethod
+    def of_manifest(cls, manifest: bytes, quarantined: dict[str, int]) -> "IngestResult":
+        """Return what a manifest tells."""
+        content = json.loads(manifest)
+        groups = content.get("groups"), content.get("largest_group")
+        return cls(bytes_digest(manifest), content["rows"], quarantined, content["splits"], *groups)
 
 
 def execute(plan: Mapping[str, Any]) -> str:
@@ -151,6 +161,8 @@ def _merge(
             "schema": SNAPSHOT_FORMAT,
             "rows": accepted,
             "splits": counts.splits,
+            "groups": counts.groups,
+            "largest_group": counts.largest,
             "index": {"sha256": store.put_object(index.read_bytes()), "bytes": index.stat().st_size},
             "shards": shards,
             "unknown_keys": unknown_keys,
@@ -158,7 +170,7 @@ def _merge(
     )
     store.put_object(manifest)
     write_atomically(snapshot, manifest)
-    return IngestResult(bytes_digest(manifest), accepted, reasons, counts)
+    return IngestResult.of_manifest(manifest, reasons)
 
 
 def _require_rows(source: str, accepted: int, reasons: Mapping[str, int], share: float, quarantine: Path) -> None:
@@ -226,7 +238,7 @@ def _reuse_snapshot(snapshot_id: str, store: str, snapshot: Path, quarantine: Pa
     for shard in track(opened.manifest["shards"], "checking shards"):
         opened_store.check_object(shard["sha256"])
     write_quarantine([], quarantine)
-    return IngestResult(snapshot_id, opened.manifest["rows"], {})
+    return IngestResult.of_manifest(snapshot.read_bytes(), {})
 
 
 def _draw(source: str, scratch: Path) -> str:

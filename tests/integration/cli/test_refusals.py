@@ -1,6 +1,7 @@
 """What a user did wrong is said in one line, with the exit code for it, and nothing is lost."""
 
 import json
+import re
 
 import pyarrow.parquet as pq
 import pytest
@@ -69,6 +70,18 @@ def test_ingest_takes_the_key_that_its_error_advises_to_raise(machine, tmp_path)
     done = machine.call("ingest", "--source", str(source), "--set", "ingest.max_bad_share=0.9", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["accepted"] == 1
+
+
+def test_ingest_tells_groups_and_splits(machine):
+    done = machine.call("ingest", "--source", "procedural://?samples=40&seed=1")
+    assert re.search(
+        r"accepted 40 rows: \d+ for evaluation, \d+ for training\ngroups: 40; .* largest: 1\n", done.stdout
+    )
+    told = json.loads(machine.call("ingest", "--source", "procedural://?samples=40&seed=1", "--json").stdout)
+    assert sum(told["splits"].values()) == told["accepted"] == 40
+    assert (told["groups"], told["largest_group"]) == (40, 1)
+    again = json.loads(machine.call("ingest", "--source", f"snapshot:{told['snapshot']}", "--json").stdout)
+    assert {**again, "quarantine": ""} == {**told, "quarantine": ""}
 
 
 def _unreadable(folder, what):
