@@ -2,7 +2,9 @@
 
 import os
 import stat
+import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple, Protocol
@@ -43,7 +45,9 @@ class LocalFiles(NamedTuple):
         try:
             real = target.resolve(strict=True)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise BadPath(Reason.MISSING_FILE, path) from error
+            raise BadPath(
+                Reason.MISSING_FILE, _hint_spelling(path, lambda name: (self.folder / name).exists())
+            ) from error
         except (OSError, RuntimeError) as error:
             raise BadPath(Reason.BAD_PATH, f"{path}: {type(error).__name__}") from error
         if not real.is_relative_to(self.folder):
@@ -83,7 +87,8 @@ class RemoteFiles:
             raise BadPath(Reason.BAD_PATH, f"{path}: holds a character that a key must not") from error
         except (BaseError, OSError) as error:
             if isinstance(error, FileNotFoundError) and find_code(error) != NO_BUCKET:
-                raise BadPath(Reason.MISSING_FILE, path) from error
+                hint = _hint_spelling(path, lambda name: _exists(self._objects, str(PurePosixPath(name))))
+                raise BadPath(Reason.MISSING_FILE, hint) from error
             remedy = "check the address and permissions"
             raise HardcaseError(f"source {self.uri}: {path}: {describe_error(error, remedy)}") from error
 
@@ -123,6 +128,15 @@ def _exists(objects: ObjectStore, name: str) -> bool:
             raise
         return False
     return True
+
+
+def _hint_spelling(path: str, exists: Callable[[str], bool]) -> str:
+    """Return a path, with its other spelling in Unicode if there is a file of that name: both look the same."""
+    for form in ("NFC", "NFD"):
+        with suppress(BaseError, OSError):
+            if (other := unicodedata.normalize(form, path)) != path and exists(other):
+                return f"{ascii(path)[1:-1]}: the file's name is spelled {ascii(other)[1:-1]} ({form}); write it like that"
+    return path
 
 
 def _fetch(objects: ObjectStore, name: str, path: Path) -> None:

@@ -78,9 +78,7 @@ def inspect_image(data: bytes, suffix: str | None = None) -> tuple[Image.Image, 
     """
     if len(data) > MAX_BYTES:
         raise BadImage(Reason.TOO_MANY_BYTES, f"{len(data)} bytes; at most {MAX_BYTES}")
-    kind = _detect_format(data)
-    if suffix is not None and suffix.lower() not in SUFFIXES[kind]:
-        raise BadImage(Reason.SUFFIX_MISMATCH, f"holds {kind}, named {suffix or 'without a suffix'}")
+    kind = _detect_format(data) if suffix is None else check_suffix(data, suffix)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -98,6 +96,14 @@ def inspect_image(data: bytes, suffix: str | None = None) -> tuple[Image.Image, 
         raise BadImage(Reason.CORRUPT, f"cannot be read as {kind}") from error
     except Exception as error:  # the decoders raise whatever they like on hostile bytes
         raise BadImage(Reason.CORRUPT, f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def check_suffix(data: bytes, suffix: str) -> str:
+    """Return the format of an image, or raise `BadImage` if its name has another suffix."""
+    kind = _detect_format(data)
+    if suffix.lower() not in SUFFIXES[kind]:
+        raise BadImage(Reason.SUFFIX_MISMATCH, f"holds {kind}, named {suffix or 'without a suffix'}")
+    return kind
 
 
 def _detect_format(data: bytes) -> str:

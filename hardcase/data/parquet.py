@@ -43,14 +43,15 @@ class ParquetRows:
 
     def __init__(self, path: Path, fields: Collection[str]) -> None:
         self.path = path
-        with pq.ParquetFile(path) as file:
-            self.names: list[str] = file.schema_arrow.names
-            self._schema, self._metadata = file.schema_arrow, file.metadata
+        with pq.ParquetFile(path, arrow_extensions_enabled=False) as file:
+            schema, self._metadata = file.schema_arrow, file.metadata
+        self.names: list[str] = schema.names
         self._columns = [name for name in fields if name in self.names]
         if not self._columns:
             raise self._refuse(f"has none of the columns {', '.join(fields)}; rename its columns")
-        for name in self._columns:
-            self._check_type(name)
+        for field in schema:
+            if field.name in fields:
+                self._check_type(field.name, field.type)
         sizes = [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
         self._starts: list[int] = list(accumulate(sizes, initial=1))  # the number of each group's first row
         self._leaves = [
@@ -95,8 +96,7 @@ class ParquetRows:
                 for at in range(batch.num_rows):
                     yield batch.slice(at, 1)
 
-    def _check_type(self, name: str) -> None:
-        kind = self._schema.field(name).type
+    def _check_type(self, name: str, kind: pa.DataType) -> None:
         element = kind.value_type if _is_list(kind) else kind
         parts = [element]
         if name in IMAGE_FIELDS and pa.types.is_struct(element) and {field.name for field in element} == IMAGE_PARTS:

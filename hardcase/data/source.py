@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from hardcase.data.images import BadImage, check_suffix
+from hardcase.data.parquet import ParquetRows, open_rows
 from hardcase.data.quarantine import BadRow, BrokenRule, Reason
 from hardcase.errors import InputError
 from hardcase.task.answer import TAGS, has_visible
@@ -135,20 +136,19 @@ class Source:
                 if line.strip(b" \t\r\n"):
                     yield number, _parse_line(number, line)
 
+    def _open_parquet(self) -> ParquetRows:
+        return open_rows(self.manifest, FIELDS, self.manifest.stat().st_mtime_ns)
+
     def _list_parquet(self) -> list[Block]:
-        rows = pq.ParquetFile(self.manifest).metadata.num_rows
+        rows = self._open_parquet().num_rows
         starts = range(0, rows, BLOCK_ROWS)
         return [Block(at // BLOCK_ROWS, at + 1, min(BLOCK_ROWS, rows - at), 0) for at in starts]
 
     def _read_parquet(self, block: Block) -> Iterator[tuple[int, Any]]:
-        file = pq.ParquetFile(self.manifest)
-        names = file.schema_arrow.names
-        known = [name for name in FIELDS if name in names]
-        if not known:
-            raise InputError(f"source {self.manifest}: has none of the columns {', '.join(FIELDS)}; rename its columns")
-        self._note_unknown(name for name in names if name not in FIELDS)
-        repeated = [name for name in known if names.count(name) > 1]
-        for number, row in _read_parquet_rows(file, known, block):
+        file = self._open_parquet()
+        self._note_unknown(name for name in file.names if name not in FIELDS)
+        repeated = [name for name in FIELDS if file.names.count(name) > 1]
+        for number, row in file.read(block.first, block.rows):
             if repeated:
                 yield number, BadRow(number, None, Reason.DUPLICATE_KEY, f"two columns {repeated[0]}")
                 continue
@@ -182,25 +182,10 @@ class Source:
                 raise BrokenRule(Reason.BAD_SPLIT, f"{shorten(split)}: not train or eval")
             if not (group is None or (isinstance(group, str) and group and not SURROGATE.search(group))):
                 raise BrokenRule(Reason.BAD_GROUP, f"{shorten(group)}: not text")
-            images = tuple(_parse_path(path) for path in (values.get("original"), *candidates))
+            images = tuple(map(_parse_image, (values.get("original"), *candidates)))
             return Row(number, name, values["aspect"], answer, reasoning, split, group, images)
         except BrokenRule as error:
             return BadRow(number, name, error.reason, error.detail)
-
-
-def _read_parquet_rows(file: pq.ParquetFile, columns: list[str], block: Block) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield the rows of a block with their numbers, from the row groups that hold them."""
-    number = 1
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        if number + rows > block.first and number < block.first + block.rows:
-            for batch in file.iter_batches(batch_size=64, row_groups=[group], columns=columns):
-                for at in range(batch.num_rows):
-                    if block.first <= number + at < block.first + block.rows:
-                        yield number + at, batch.slice(at, 1)
-                number += batch.num_rows
-        else:
-            number += rows
 
 
 def _parse_line(number: int, line: bytes) -> Any:
@@ -239,11 +224,30 @@ def _parse_id(value: Any) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= MAX_ID and value.isprintable() else None
 
 
+def _parse_image(value: Any) -> str | bytes:
+    """Return the path of an image, or its bytes where a struct of Parquet holds them."""
+    if not isinstance(value, dict) or value.keys() != {"bytes", "path"}:
+        return _parse_path(value)
+    data, path = value["bytes"], value["path"]
+    if not isinstance(data, bytes):
+        return _parse_path(path)
+    if path is not None and not isinstance(path, str):
+        raise BrokenRule(Reason.BAD_PATH, f"{shorten(path)}: not a path")
+    if path and (suffix := PurePosixPath(path).suffix):
+        try:
+            check_suffix(data, suffix)
+        except BadImage as error:
+            raise BrokenRule(error.reason, f"{shorten(path)}: {error.detail}") from error
+    return data
+
+
 def _parse_path(value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_PATH or SURROGATE.search(value):
         raise BrokenRule(Reason.BAD_PATH, f"{shorten(value)}: not a path")
     path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts or re.search(r"\0|\\|://|^data:|^file:", value):
+    if "\\" in value:
+        raise BrokenRule(Reason.BAD_PATH, f"{shorten(value)}: holds a backslash; write / between folders")
+    if path.is_absolute() or ".." in path.parts or re.search(r"\0|://|^data:|^file:", value):
         raise BrokenRule(Reason.BAD_PATH, f"{shorten(value)}: must be relative, without `..`, and not a URL")
     return value
 

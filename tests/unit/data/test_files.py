@@ -1,6 +1,7 @@
 """The image files that rows name: nothing outside the source is read, and nothing blocks."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def test_pipes_and_folders_are_refused_without_blocking(source: LocalFiles) -> N
     assert refused(source, "dangling.png") == refused(source, "deep/a.png/b") == Reason.MISSING_FILE
     assert refused(source, "absent.png") == Reason.MISSING_FILE
     assert refused(source, "loop.png") == refused(source, "x" * 300) == Reason.BAD_PATH
+
+
+@pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_in_another_form_of_unicode_is_found_in_the_message(source: LocalFiles, form: str, other: str) -> None:
+    (source.folder / unicodedata.normalize(form, "grün.png")).touch()  # type: ignore[arg-type]
+    with pytest.raises(BadPath) as caught:
+        source.read(unicodedata.normalize(other, "grün.png"))  # type: ignore[arg-type]
+    assert caught.value.reason == Reason.MISSING_FILE
+    spelled = {"NFC": r"gr\xfcn.png", "NFD": r"gru\u0308n.png"}
+    assert caught.value.detail.startswith(f"{spelled[other]}: the file's name is spelled {spelled[form]} ({form})")
 
 
 def test_a_file_too_large_is_refused_unread(source: LocalFiles) -> None:

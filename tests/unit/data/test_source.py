@@ -23,6 +23,7 @@ GOOD: dict[str, Any] = {
     "answer": ["A", "C"],
 }
 MISSING = object()
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def line(**changes: Any) -> bytes:
@@ -304,12 +305,54 @@ def test_every_way_to_keep_text_in_parquet_is_read(tmp_path: Path, width: pa.Dat
     assert (row.id, row.answer) == ("5", ())
 
 
-def test_images_inside_parquet_are_bad_paths(tmp_path: Path) -> None:
-    picture = {"bytes": b"\x89PNG" * 5000, "path": "o.png"}
-    (bad,) = parquet(tmp_path, pa.Table.from_pylist([{**GOOD, "original": picture}]))
+@pytest.mark.parametrize("path", [None, "", "o.PNG", "/tmp/cache/o.png", "picture", "http://host/o.png"])
+def test_images_inside_parquet_are_taken_from_there(tmp_path: Path, path: str | None) -> None:
+    original = {"bytes": PNG, "path": path}
+    candidates = [{"bytes": PNG + bytes([number]), "path": path} for number in range(4)]
+    (row,) = parquet(tmp_path, embedded(original, candidates))
+    assert isinstance(row, Row)
+    assert row.images == (PNG, *(PNG + bytes([number]) for number in range(4)))
+
+
+def test_an_image_struct_without_bytes_names_a_file_of_the_source(tmp_path: Path) -> None:
+    candidates = [{"bytes": None, "path": f"{letter}.png"} for letter in "abcd"]
+    (row,) = parquet(tmp_path, embedded({"bytes": None, "path": "deep/o.png"}, candidates))
+    assert isinstance(row, Row)
+    assert row.images == ("deep/o.png", "a.png", "b.png", "c.png", "d.png")
+
+
+@pytest.mark.parametrize(
+    ("original", "reason", "detail"),
+    [
+        ({"bytes": PNG, "path": "o.jpg"}, Reason.SUFFIX_MISMATCH, "'o.jpg': holds PNG, named .jpg"),
+        ({"bytes": b"GIF89a", "path": "o.png"}, Reason.UNSUPPORTED_FORMAT, "'o.png': neither JPEG, PNG nor WebP"),
+        ({"bytes": None, "path": "../o.png"}, Reason.BAD_PATH, "'../o.png': must be relative"),
+        ({"bytes": None, "path": None}, Reason.BAD_PATH, "None: not a path"),
+        (None, Reason.BAD_PATH, "None: not a path"),
+    ],
+)
+def test_an_embedded_image_that_breaks_a_rule_is_bad_by_its_name(
+    tmp_path: Path, original: dict[str, Any] | None, reason: Reason, detail: str
+) -> None:
+    (bad,) = parquet(tmp_path, embedded(original, [{"bytes": PNG, "path": None}] * 4))
     assert isinstance(bad, BadRow)
-    assert bad.reason == Reason.BAD_PATH
-    assert len(bad.detail) < 400
+    assert (bad.id, bad.reason) == ("one", reason)
+    assert bad.detail.startswith(detail)
+
+
+def embedded(original: dict[str, Any] | None, candidates: list[dict[str, Any]]) -> pa.Table:
+    """A table as Hugging Face's datasets writes it."""
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = pa.Table.from_pylist([{**GOOD, "original": None, "candidates": None}])
+    return columns.set_column(2, "original", pa.array([original], image)).set_column(
+        3, "candidates", pa.array([candidates], pa.list_(image))
+    )
+
+
+def test_a_backslash_in_a_path_is_named(tmp_path: Path) -> None:
+    bad = only(tmp_path, line(original="images\\o.png"))
+    assert isinstance(bad, BadRow)
+    assert bad.detail.endswith("holds a backslash; write / between folders")
 
 
 def test_parquet_of_wrong_types_is_bad_rows(tmp_path: Path) -> None:

@@ -225,6 +225,28 @@ def test_originals_alike_to_the_eye_never_part_unless_groups_are_named(desk: Des
     assert all((groups[str(at)] == groups[str(at + 10)]) is not named for at in range(10))
 
 
+def test_images_embedded_in_parquet_give_the_snapshot_of_the_files(desk: Desk) -> None:
+    rows = samples(desk.source, 12)
+    of_files = desk.ingest(write(desk.source, rows))
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    embedded = [
+        {name: {"bytes": (desk.source / name).read_bytes(), "path": f"/tmp/cache/{name}"} for name in names}
+        for names in ([row["original"], *row["candidates"]] for row in rows)
+    ]
+    table = pa.table(
+        {
+            "id": [row["id"] for row in rows],
+            "aspect": [row["aspect"] for row in rows],
+            "original": pa.array([next(iter(images.values())) for images in embedded], image),
+            "candidates": pa.array([list(images.values())[1:] for images in embedded], pa.list_(image)),
+            "answer": [row["answer"] for row in rows],
+        }
+    )
+    (desk.root / "table").mkdir()
+    pq.write_table(table, desk.root / "table" / "images.parquet", row_group_size=5)
+    assert desk.ingest(str(desk.root / "table" / "images.parquet")) == of_files
+
+
 def test_too_many_bad_rows_stop_with_the_quarantine_and_nothing_else(desk: Desk) -> None:
     rows = samples(desk.source, 20)
     rows[4]["answer"] = None
@@ -233,7 +255,10 @@ def test_too_many_bad_rows_stop_with_the_quarantine_and_nothing_else(desk: Desk)
     desk.manifest.unlink()
     shutil.rmtree(desk.root / "store")
     rows[5]["answer"] = None
-    with pytest.raises(InputError, match=r"2 of 20 rows are bad \(bad_answer 2\).*max_bad_share 0.05.*quarantine"):
+    with pytest.raises(
+        InputError,
+        match=r"2 of 20 rows are bad \(bad_answer 2\), first row \d+: .*not a list of.*max_bad_share 0.05.*quarantine",
+    ):
         desk.ingest(write(desk.source, rows), IngestConfig())
     assert set(desk.files()) == {"out/quarantine.parquet"}
     assert desk.reasons() == {5: "bad_answer", 6: "bad_answer"}
