@@ -24,8 +24,9 @@ from hardcase.task.answer import TAGS, has_visible
 from hardcase.task.sample import ASPECTS, LETTERS
 
 FIELDS: Final = ("id", "aspect", "original", "candidates", "answer", "reasoning", "split", "group")
-# Rows of a block. The rows of a shard follow from it, so another number gives other snapshots.
-BLOCK_ROWS: Final = 128
+# Rows of a block: few where there are few rows, so that all cores have work. Other numbers give other snapshots.
+BLOCK_ROWS: Final = (16, 32, 64, 128)
+BLOCKS: Final = 64  # above which a block is larger
 # Bytes of one row of JSONL, far more than its fields need.
 MAX_LINE: Final = 2**25
 MAX_ID: Final = 256
@@ -111,15 +112,17 @@ class Source:
             raise InputError(f"source {self.manifest}: cannot be read: {str(error)[:200]}; write it again") from error
 
     def _list_lines(self) -> list[Block]:
-        offsets, lines, at = [0], 0, 0
+        smallest, (offsets, lines, at), chunk = BLOCK_ROWS[0], ([0], 0, 0), b""
         with self.manifest.open("rb") as file:
-            while chunk := file.read(2**20):
+            while read := file.read(2**20):
+                chunk = read
                 ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
-                # The ends of every BLOCK_ROWS-th line, counted from the start of the file.
-                offsets += [at + int(end) + 1 for end in ends[BLOCK_ROWS - 1 - lines % BLOCK_ROWS :: BLOCK_ROWS]]
+                # The ends of every line that may end a block, counted from the start of the file.
+                offsets += [at + int(end) + 1 for end in ends[smallest - 1 - lines % smallest :: smallest]]
                 lines, at = lines + len(ends), at + len(chunk)
-        starts = [offset for offset in offsets if offset < at]
-        return [Block(number, number * BLOCK_ROWS + 1, BLOCK_ROWS, start) for number, start in enumerate(starts)]
+        rows = _choose_block_rows(lines + (not chunk.endswith(b"\n")))
+        starts = [offset for offset in offsets[:: rows // smallest] if offset < at]
+        return [Block(number, number * rows + 1, rows, start) for number, start in enumerate(starts)]
 
     def _read_lines(self, block: Block) -> Iterator[tuple[int, Any]]:
         with self.manifest.open("rb") as file:
@@ -140,9 +143,9 @@ class Source:
         return open_rows(self.manifest, FIELDS, self.manifest.stat().st_mtime_ns)
 
     def _list_parquet(self) -> list[Block]:
-        rows = self._open_parquet().num_rows
-        starts = range(0, rows, BLOCK_ROWS)
-        return [Block(at // BLOCK_ROWS, at + 1, min(BLOCK_ROWS, rows - at), 0) for at in starts]
+        total = self._open_parquet().num_rows
+        rows = _choose_block_rows(total)
+        return [Block(number, at + 1, min(rows, total - at), 0) for number, at in enumerate(range(0, total, rows))]
 
     def _read_parquet(self, block: Block) -> Iterator[tuple[int, Any]]:
         file = self._open_parquet()
@@ -186,6 +189,10 @@ class Source:
             return Row(number, name, values["aspect"], answer, reasoning, split, group, images)
         except BrokenRule as error:
             return BadRow(number, name, error.reason, error.detail)
+
+
+def _choose_block_rows(rows: int) -> int:
+    return next((size for size in BLOCK_ROWS if rows <= size * BLOCKS), BLOCK_ROWS[-1])
 
 
 def _parse_line(number: int, line: bytes) -> Any:
