@@ -1,13 +1,17 @@
 """The configuration: frozen, strict, one class a step; a profile is a YAML file of them.
 
-Every field has a description; docs/reference/configuration.md is generated from them. Unknown keys are refused.
+Every field has a description; docs/reference/configuration.md is generated from them. Unknown keys are refused, and so
+are values that could only fail later, in a step that may be hours away. The step `configure` checks what depends on the
+machine or the checkpoint.
 """
 
+import math
+import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hardcase.errors import InputError
 
@@ -17,12 +21,16 @@ GpuMemory = Literal["24gb", "80gb"]
 Chosen = TypeVar("Chosen", bound="Config")
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]  # each process adds its number, and NumPy takes less than 2**32
+Resamples = Annotated[int, Field(ge=100, le=1_000_000)]
+IMAGES: Final = 5  # of a sample
 
 
 class Config(BaseModel):
     """A frozen section that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class IngestConfig(Config):
@@ -54,17 +62,55 @@ class ValidateConfig(Config):
     max_letter_share: Share = Field(0.9, description="Largest share of rows that flag each letter.")
     max_blank_share: Share = Field(0.01, description="Largest share of images with next to no contrast.")
 
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        for what in ("aspect", "none", "letter"):
+            least, most = (getattr(self, f"{end}_{what}_share") for end in ("min", "max"))
+            if least > most:
+                raise ValueError(f"min_{what}_share {least:g} is above max_{what}_share {most:g}; lower it")
+        if not self.min_aspect_share <= 1 / 4 <= self.max_aspect_share:
+            raise ValueError(
+                "the shares of the four aspects add up to 1; set min_aspect_share to at most 0.25 and max_aspect_share "
+                "to at least 0.25"
+            )
+        return self
+
 
 class TinyModelConfig(Config):
     """A small InternVL of the stock classes, built from nothing. The sizes are those of docs/decisions/0004."""
 
-    image_size: int = Field(48, description="Side of an image, in pixels.")
-    patch_size: int = Field(8, description="Side of a patch, in pixels; it divides `image_size`.")
-    vision_hidden: int = Field(64, description="Width of the vision encoder.")
-    vision_layers: int = Field(2, description="Layers of the vision encoder.")
-    text_hidden: int = Field(64, description="Width of the language model.")
-    text_layers: int = Field(3, description="Layers of the language model.")
-    heads: int = Field(4, description="Attention heads of both.")
+    CONTEXT: ClassVar[int] = 2048  # tokens
+
+    image_size: Count = Field(48, description="Side of an image, in pixels; a multiple of twice `patch_size`.")
+    patch_size: Count = Field(8, description="Side of a patch, in pixels.")
+    vision_hidden: Count = Field(64, description="Width of the vision encoder, which has a head for each 32.")
+    vision_layers: Count = Field(2, description="Layers of the vision encoder.")
+    text_hidden: Count = Field(64, description="Width of the language model; a multiple of twice `heads`.")
+    text_layers: Count = Field(3, description="Layers of the language model.")
+    heads: Count = Field(4, description="Attention heads of the language model.")
+
+    @property
+    def vision_heads(self) -> int:
+        """Return the number of attention heads of the vision encoder."""
+        return max(1, self.vision_hidden // 32)
+
+    @property
+    def image_tokens(self) -> int:
+        """Return the number of tokens of an image: patches are merged two by two."""
+        return (self.image_size // self.patch_size // 2) ** 2
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        parts = {"image_size": 2 * self.patch_size, "vision_hidden": self.vision_heads, "text_hidden": 2 * self.heads}
+        why = {
+            "image_size": "twice patch_size",
+            "vision_hidden": "its number of heads, one for each 32",
+            "text_hidden": "twice heads",
+        }
+        for name, part in parts.items():
+            if (size := getattr(self, name)) % part:
+                raise ValueError(f"{name} {size} is no multiple of {part}, {why[name]}; change one")
+        return self
 
 
 class ModelConfig(Config):
@@ -90,8 +136,8 @@ class EvaluateConfig(Config):
     engine: EngineKind = Field("transformers", description="Engine that generates the answers.")
     batch_size: Count = Field(64, description="Samples answered at a time.")
     max_new_tokens: Count = Field(64, description="Most tokens of an answer; a longer one is cut and scores 0.")
-    threads: Count = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
-    resamples: int = Field(2000, ge=100, description="Bootstrap resamples over groups, for the intervals.")
+    threads: Threads = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
+    resamples: Resamples = Field(2000, description="Bootstrap resamples over groups, for the intervals.")
 
 
 class DriftConfig(Config):
@@ -110,9 +156,9 @@ class RegisterConfig(Config):
     name: str = Field("image-screener", pattern=f"^{NAME}$", description="Name of the registered model.")
     min_rows: Count = Field(100, description="Least evaluation rows, and least rows shared with the champion.")
     alpha: float = Field(0.05, gt=0, lt=1, description="Significance of the intervals, overall and by aspect.")
-    resamples: int = Field(2000, ge=100, description="Bootstrap resamples over groups.")
+    resamples: Resamples = Field(2000, description="Bootstrap resamples over groups.")
     retention_days: int | None = Field(
-        None, ge=1, description="Days of Object Lock on ledger and dossier, in a bucket that supports it."
+        None, ge=1, le=36_500, description="Days of Object Lock on ledger and dossier, in a bucket that supports it."
     )
 
 
@@ -122,7 +168,18 @@ class LoraConfig(Config):
     rank: Count = Field(64, description="Rank of an adapter.")
     alpha: Count = Field(128, description="Scale of an adapter's output: alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on an adapter's input.")
-    targets: str = Field(r".*language_model.*_proj", description="Regular expression of layers that get an adapter.")
+    targets: str = Field(
+        r".*language_model.*_proj", min_length=1, description="Regular expression of layers that get an adapter."
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _is_pattern(cls, targets: str) -> str:
+        try:
+            re.compile(targets)
+        except re.error as error:
+            raise ValueError(f"{targets!r} is no regular expression: {error}; correct it") from error
+        return targets
 
 
 class TrainConfig(Config):
@@ -137,8 +194,8 @@ class TrainConfig(Config):
     save_steps: Count = Field(100, description="Steps between checkpoints.")
     bf16: bool = Field(False, description="Compute in bfloat16.")
     gradient_checkpointing: bool = Field(False, description="Save memory: recompute activations in the backward pass.")
-    workers: int = Field(0, ge=0, description="Processes that decode images.")
-    threads: Count = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
+    workers: int = Field(0, ge=0, le=1024, description="Processes that decode images.")
+    threads: Threads = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
     processes: Count = Field(1, description="Processes that train together on a machine, one for each GPU.")
     nodes: Count = Field(1, description="Machines of `processes` processes each, started by Kubeflow Trainer.")
     zero: Literal[2, 3] | None = Field(
@@ -173,7 +230,7 @@ class SftConfig(TrainConfig):
 class SampleConfig(Config):
     """How completions are sampled."""
 
-    temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
+    temperature: float = Field(1.0, ge=0.01, description="Sampling temperature.")
     max_new_tokens: Count = Field(64, description="Most tokens of a completion.")
 
 
@@ -183,7 +240,7 @@ class MineConfig(SampleConfig):
     engine: EngineKind = Field("transformers", description="Engine that generates the rollouts.")
     k: int = Field(8, ge=2, description="Rollouts of each sample.")
     batch_size: Count = Field(16, description="Prompts at a time.")
-    threads: Count = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
+    threads: Threads = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
     hard_below: float = Field(0.5, gt=0, le=1, description="Share of right rollouts below which a sample is hard.")
 
 
@@ -207,6 +264,19 @@ class GrpoConfig(TrainConfig, SampleConfig):
     hard_below: float = Field(0.5, gt=0, le=1, description="As in `mine`, for the later rounds.")
     beta: float = Field(0.0, ge=0, description="Weight of the KL term. 0 needs no reference model.")
 
+    @model_validator(mode="after")
+    def _batches_are_whole(self) -> Self:
+        # TRL (1.16.0, trainer/grpo_config.py:1131) counts the completions of all processes. We compute each prompt once
+        # in the process that has it, so a group stays in one process.
+        if (rows := self.batch_size * self.accumulation) % self.generations:
+            raise ValueError(
+                f"batch_size × accumulation = {self.batch_size} × {self.accumulation} = {rows} is no multiple of "
+                f"generations = {self.generations}, so groups would not be whole; change one"
+            )
+        if self.rounds > (batches := math.ceil(self.steps / self.updates)):
+            raise ValueError(f"rounds {self.rounds} are more than steps / updates = {batches} rollouts; lower it")
+        return self
+
 
 class ClusterConfig(Config):
     """Resources of a cluster and how work is divided. A run on one machine ignores it."""
@@ -216,10 +286,35 @@ class ClusterConfig(Config):
     answer_shards: int = Field(1, ge=1, le=256, description="Pods that share the answers to evaluate.")
 
 
-class Profile(Config):
+class GeneratingConfig(Config):
+    """A configuration of several steps, of which some generate text."""
+
+    @property
+    def _generating(self) -> dict[str, Any]:
+        steps = ("mine", "grpo", "evaluate")
+        return {step: getattr(self, step) for step in steps if step in type(self).model_fields}
+
+    @property
+    def vllm_steps(self) -> list[str]:
+        """Return the sections whose engine is vLLM."""
+        return [step for step, config in self._generating.items() if config.engine == "vllm"]
+
+    def explain_misfit(self, image_tokens: int, context: int) -> str:
+        """Return which completions a model's context has no room for beside five images; empty if it has."""
+        room = max(0, context - IMAGES * image_tokens)
+        for step, config in self._generating.items():
+            if (length := config.max_new_tokens) > room:
+                return (
+                    f"{step}.max_new_tokens is {length}, and the model's context of {context} tokens has room for "
+                    f"{room} beside five images of {image_tokens}; lower it"
+                )
+        return ""
+
+
+class Profile(GeneratingConfig):
     """One way to retrain: the configuration of every step."""
 
-    seed: int = Field(0, ge=0, description="Seed of everything that is random.")
+    seed: Seed = Field(0, description="Seed of everything that is random.")
     source: str = Field(description="URI or path of the samples.")
     ingest: IngestConfig = Field(IngestConfig(), description="Step `ingest`.")
     validation: ValidateConfig = Field(ValidateConfig(), alias="validate", description="Step `validate`.")
@@ -232,11 +327,17 @@ class Profile(Config):
     registration: RegisterConfig = Field(RegisterConfig(), alias="register", description="Step `register`.")
     cluster: ClusterConfig = Field(ClusterConfig(), description="Resources and division of work on a cluster.")
 
+    @model_validator(mode="after")
+    def _completions_fit(self) -> Self:
+        if (tiny := self.model.tiny) and (misfit := self.explain_misfit(tiny.image_tokens, tiny.CONTEXT)):
+            raise ValueError(misfit)
+        return self
 
-class EvaluationProfile(Config):
+
+class EvaluationProfile(GeneratingConfig):
     """How a registered model is evaluated: of its recorded configuration what answers, scores and compares."""
 
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     source: str
     ingest: IngestConfig = IngestConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -290,5 +391,5 @@ def _validate(kind: type[Chosen], tree: dict[str, Any], overrides: dict[str, Any
         return kind.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{what}: {where}: {first['msg']}; fix this key in the file or by --set") from error
+        parts = [what, ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")]
+        raise InputError(f"{': '.join(filter(None, parts))}; fix this key in the file or by --set") from error

@@ -16,6 +16,7 @@ import typer
 from hardcase.cli.forwarding import forward
 from hardcase.cli.package import Package, load_package, parse_parameters, replace_images
 from hardcase.cli.watching import Account, Board
+from hardcase.config import load_profile
 from hardcase.errors import HardcaseError, InputError
 from hardcase.kubeflow.address import (
     IN_CLUSTER,
@@ -137,7 +138,20 @@ def build_order(
     package = replace_images(load_package(pipeline), images)
     made_up = package.name if schedule else f"{package.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     cron = parse_cron(schedule) if schedule else ""
-    return package, Order(key=key or made_up, parameters=parse_parameters(package, given), cron=cron, **more)
+    parameters = parse_parameters(package, given)
+    check_profile(package, parameters)
+    return package, Order(key=key or made_up, parameters=parameters, cron=cron, **more)
+
+
+def check_profile(package: Package, parameters: Mapping[str, Any]) -> None:
+    """Refuse a profile and settings that the first step of a retraining would refuse."""
+    asked = {**{name: definition.get("defaultValue") for name, definition in package.inputs.items()}, **parameters}
+    if set(asked) != {"profile", "source", "seed", "settings"}:
+        return  # another pipeline
+    own = {name: asked[name] for name in ("source", "seed") if asked[name]}
+    profile = load_profile(asked["profile"], {**asked["settings"], **own})
+    if (steps := profile.vllm_steps) and not profile.cluster.gpu_memory:
+        raise InputError(f"{steps[0]}.engine is vllm, which needs GPUs; set cluster.gpu_memory, or it to transformers")
 
 
 def describe_order(package: Package, order: Order, namespace: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def train_grpo(
             len(samples), lambda index: {**read_row(index), "hard": float(cases[index].hard)}
         ),
         processing_class=processor,
-        peft_config=build_lora_config(config),
+        peft_config=build_lora_config(config, model, "grpo"),
         weights=weigh_round,
         rounds=config.rounds,
         most_draws=config.most_draws,

@@ -74,20 +74,19 @@ def build_tiny(
     (measured, docs/decisions/0004-tiny-recipe.md); the stock values suit pre-trained towers.
     """
     tokenizer = build_tokenizer(texts)
-    tokens_an_image = (sizes.image_size // sizes.patch_size // 2) ** 2
     side = {"height": sizes.image_size, "width": sizes.image_size}
     processor = InternVLImageProcessor(  # type: ignore[no-untyped-call]
         image_processor=GotOcr2ImageProcessorPil(
             size=side, min_patches=1, max_patches=1, image_mean=[0.5] * 3, image_std=[0.25] * 3
         ),
         tokenizer=tokenizer,
-        image_seq_length=tokens_an_image,
+        image_seq_length=sizes.image_tokens,
         chat_template=CHAT_TEMPLATE,
     )
     vision = InternVLVisionConfig(
         hidden_size=sizes.vision_hidden,
         num_hidden_layers=sizes.vision_layers,
-        num_attention_heads=max(1, sizes.vision_hidden // 32),
+        num_attention_heads=sizes.vision_heads,
         intermediate_size=2 * sizes.vision_hidden,
         image_size=[sizes.image_size] * 2,
         patch_size=[sizes.patch_size] * 2,
@@ -102,7 +101,7 @@ def build_tiny(
         num_attention_heads=sizes.heads,
         num_key_value_heads=sizes.heads,
         intermediate_size=2 * sizes.text_hidden,
-        max_position_embeddings=2048,
+        max_position_embeddings=sizes.CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -115,7 +114,7 @@ def build_tiny(
             vision_config=vision,
             text_config=text,
             image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
-            image_seq_length=tokens_an_image,
+            image_seq_length=sizes.image_tokens,
             downsample_ratio=0.5,
             tie_word_embeddings=True,
         )
@@ -125,6 +124,19 @@ def build_tiny(
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, processor
+
+
+def build_outline(config: ModelConfig) -> PreTrainedModel | None:
+    """Build the initial model without its weights, or return None for a checkpoint that is not on this machine."""
+    with torch.device("meta"):
+        if config.tiny is not None:
+            return build_tiny(config.tiny, [], 0)[0]
+        try:
+            described = AutoConfig.from_pretrained(config.checkpoint, revision=config.revision, local_files_only=True)
+            model: PreTrainedModel = AutoModelForImageTextToText.from_config(described)
+        except (OSError, ValueError):
+            return None
+        return model
 
 
 def checkpoint_folder(config: ModelConfig) -> Path | None:

@@ -51,7 +51,11 @@ def fine_tune(
     rows = build_lazy_dataset(len(annotated), lambda index: build_sft_row(samples[annotated[index]]))
     arguments = _build_arguments(config, seed, checkpoints / "sft", sequential=False)
     trainer = SFTTrainer(
-        model, arguments, train_dataset=rows, processing_class=processor, peft_config=build_lora_config(config)
+        model,
+        arguments,
+        train_dataset=rows,
+        processing_class=processor,
+        peft_config=build_lora_config(config, model, "sft"),
     )
     return log + train(trainer, "sft")
 

@@ -12,6 +12,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import is_peft_model
 from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
+from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -22,6 +25,8 @@ from hardcase.progress import report
 
 logger = logging.getLogger(__name__)
 COMPLETE: Final = "complete"
+# Layers that LoRA adapts (peft 0.21.2, tuners/lora/model.py:559), as far as our models have them.
+ADAPTABLE: Final = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Left out of the log: values that depend on the clock, and those that TRL counts from 0 after a resume.
 UNSTABLE: Final = ("runtime", "per_second", "time", "flos", "num_tokens")
 
@@ -143,17 +148,31 @@ def build_common_arguments(config: TrainConfig, seed: int, folder: Path) -> dict
     }
 
 
-def build_lora_config(config: TrainConfig) -> LoraConfig | None:
-    """Build peft's configuration of LoRA, if it is configured."""
+def build_lora_config(config: TrainConfig, model: torch.nn.Module, what: str) -> LoraConfig | None:
+    """Build peft's configuration of LoRA, if it is configured; `what` is the section of the profile.
+
+    A pattern that matches no layer of `model`, or one that takes no adapter, is an `InputError`.
+    """
     if (lora := config.lora) is None:
         return None
-    return LoraConfig(
+    built = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
         task_type="CAUSAL_LM",
     )
+    if lora.targets == INCLUDE_LINEAR_LAYERS_SHORTHAND:
+        return built
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, ADAPTABLE)}
+    chosen = [name for name, _ in model.named_modules() if check_target_module_exists(built, name)]
+    if not chosen or set(chosen) - set(layers):
+        wrong = next((f"{name!r}, which" for name in chosen if name not in layers), "no layer that")
+        raise InputError(
+            f"{what}.lora.targets {lora.targets!r} matches {wrong} {'takes' if not chosen else 'does not take'} an "
+            f"adapter; match whole names such as {next(iter(layers), '')!r}"
+        )
+    return built
 
 
 def write_log(log: list[dict[str, Any]], path: Path) -> None:

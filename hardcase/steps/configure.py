@@ -4,17 +4,22 @@ A plan holds where a step works (`store`, `scratch`, `tracking_uri`), on what (`
 `parameters`: what identifies the step's work. The step signs those, and its cached result counts for no others.
 """
 
+import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from hardcase.config import EvaluationProfile, GpuMemory, Profile, load_profile
 from hardcase.data.listing import source_digest
+from hardcase.errors import InputError
 from hardcase.provenance.code import code_digest
 from hardcase.provenance.openlineage import emit
 from hardcase.registry.ledger import read_ledger
+from hardcase.runtime.devices import require_devices
 from hardcase.runtime.materials import keyring
 from hardcase.runtime.running import noted, read_locations
 from hardcase.store.digest import bytes_digest, canonical_json
@@ -40,6 +45,7 @@ REQUESTS: Final = {"gpus": str, "cpus": str, "memory": str, "nodes": dict}
 PER_GPU: Final[dict[GpuMemory, tuple[int, int]]] = {"80gb": (8, 96), "24gb": (3, 12)}
 # Of a pod that trains or answers on CPUs, or waits for its nodes: with what else runs there it fits two CPUs and 8 GiB.
 WITHOUT_GPU: Final = ("1500m", "4Gi")
+HUB_ID: Final = re.compile(r"\w[\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
 def plan_type(name: str, steps: Iterable[str], **more: type) -> Any:
@@ -60,9 +66,43 @@ def execute(profile: str, source: str, seed: int, settings: Mapping[str, Any]) -
         emit("START", os.environ.get("HARDCASE_RUN", ""))
         chosen = load_profile(profile, {**settings, "seed": int(seed), **({"source": source} if source else {})})
         locations = read_locations()
+        check_model(chosen)
+        require_devices(chosen)
         pinned = pin_run(chosen, locations["store"])
         record.cached = pinned.pop("registered")
         return RetrainingPlan(**plan_retraining(chosen, pinned, locations))
+
+
+def check_model(profile: Profile) -> None:
+    """Refuse a profile that does not fit the model it starts from, as far as that is on this machine."""
+    if checkpoint := profile.model.checkpoint:
+        folder = Path(checkpoint)
+        if not (HUB_ID.fullmatch(checkpoint) or folder.is_dir() or "KUBERNETES_SERVICE_HOST" in os.environ):
+            raise InputError(f"model.checkpoint {checkpoint}: no such folder, and no id of the hub; correct it")
+        if HUB_ID.fullmatch(checkpoint) and not folder.is_dir():
+            from huggingface_hub import try_to_load_from_cache
+
+            cached = try_to_load_from_cache(checkpoint, "config.json", revision=profile.model.revision)
+            folder = Path(cached).parent if isinstance(cached, str) else folder
+        check_context(profile, folder)
+    if (profile.sft.lora or profile.grpo.lora) and find_spec("torch"):
+        from hardcase.model.internvl import build_outline
+        from hardcase.model.training import build_lora_config
+
+        if (outline := build_outline(profile.model)) is not None:
+            build_lora_config(profile.sft, outline, "sft")
+            build_lora_config(profile.grpo, outline, "grpo")
+
+
+def check_context(profile: Profile | EvaluationProfile, model: Path) -> None:
+    """Refuse completions that the context of a model in a folder has no room for."""
+    try:
+        described = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        sizes = int(described["image_seq_length"]), int(described["text_config"]["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # loading the model reports what is wrong with it
+    if misfit := profile.explain_misfit(*sizes):
+        raise InputError(f"model {model}: {misfit}")
 
 
 def pin_run(profile: Profile, store: str) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from hardcase.provenance.openlineage import emit
 from hardcase.provenance.signing import Keyring
 from hardcase.provenance.statement import read_provenance
 from hardcase.registry.ledger import Version, fetch_model, find_version, read_ledger, split_spec
+from hardcase.runtime.devices import require_devices
 from hardcase.runtime.materials import keyring
 from hardcase.runtime.running import read_locations, running
-from hardcase.steps.configure import plan_evaluation, plan_type
+from hardcase.steps.configure import check_context, plan_evaluation, plan_type
 from hardcase.store.digest import canonical_json, path_digest
 from hardcase.store.store import Store, write_atomically
 
@@ -48,6 +49,8 @@ def execute(model: str, source: str, settings: Mapping[str, Any]) -> Any:
         }
         write_atomically(work.outputs / "version", canonical_json(described))
         profile = load_evaluation_profile(recorded, {**settings, "source": source})
+        require_devices(profile)
+        check_context(profile, work.outputs / "model")
         per_node = max(int(recorded.get(step, {}).get("processes", 1)) for step in ("sft", "grpo"))
         plans = plan_evaluation(profile, version.evaluation if version else "", locations, per_node)
     return EvaluationPlan(model=work.attestation, **plans)

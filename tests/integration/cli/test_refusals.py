@@ -38,6 +38,9 @@ def test_source_with_too_many_bad_rows_stops_the_run_and_keeps_the_quarantine(ma
         (["run", "--profile", "smoke", "--set", "sft.stepz=3"], "stepz"),
         (["run", "--profile", "smoke", "--set", "sft.steps"], "sft.steps"),
         (["run", "--profile", "smoke", "--set", "seed.x=3"], "seed"),
+        (["run", "--profile", "smoke", "--set", "grpo.batch_size=6"], "grpo: batch_size × accumulation = 6 × 1 = 6"),
+        (["run", "--profile", "smoke", "--set", "grpo.lora.targets=q_proj"], "grpo.lora.targets 'q_proj' matches no"),
+        (["run", "--profile", "smoke", "--set", "grpo.nodes=2"], "grpo.nodes is 2, and this is one machine"),
         (["ingest", "--source", "/no/such/folder"], "/no/such/folder"),
         (["ingest", "--source", "snapshot:abc"], "snapshot:abc: no such snapshot"),
         (["audit", "image-screener"], "not registered"),
@@ -111,6 +114,16 @@ def test_image_that_cannot_be_read_is_named_in_one_line(machine, tmp_path, what)
     (line,) = _one_line(done.stderr)
     assert str(bad) in line
     assert "Traceback" not in done.stderr
+
+
+def test_what_this_machine_cannot_run_is_refused_before_the_data_are_read(machine, tmp_path):
+    done = machine.call(
+        "run", "--profile", "smoke", "--set", "mine.engine=vllm", "--source", str(_source(tmp_path / "s"))
+    )
+    assert done.returncode == 2
+    (line,) = _one_line(done.stderr)
+    assert "mine.engine is vllm" in line
+    assert machine.summary()["steps"]["ingest"]["status"] == "not reached"
 
 
 def test_json_says_the_error_too(machine):

@@ -381,6 +381,22 @@ def test_committed_pipeline_can_be_launched_dry(launch):
     assert json.loads(done.stdout)["pipeline"] == "hardcase-retraining"
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["--set", "grpo.batch_size=6"], "tiny.yaml: grpo: batch_size × accumulation = 6 × 1"),
+        (["--set", "sft.stepz=6"], "tiny.yaml: sft.stepz"),
+        (["--profile", "internvl3-2b", "--set", "cluster.gpu_memory=null"], "mine.engine is vllm, which needs GPUs"),
+    ],
+)
+@pytest.mark.parametrize("when", [[], ["--schedule", "0 3 * * 1"]], ids=["now", "weekly"])
+def test_retraining_that_cannot_work_is_not_sent(kubeflow, launch, given, named, when):
+    done = launch("--pipeline", "retraining", *given, *when)
+    assert done.exit_code == 2, done.output
+    assert named in one_line(done)
+    assert not kubeflow.runs
+
+
 def test_table_moves_on_a_terminal(kubeflow, launch):
     ending(kubeflow, "SUCCEEDED")
     done = launch(env={"FORCE_COLOR": "1"})

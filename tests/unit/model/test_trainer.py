@@ -175,7 +175,7 @@ def test_the_loss_of_adapters_is_the_same(
 ) -> None:
     def build(kind: type[GRPOTrainer]) -> GRPOTrainer:
         arguments = {"beta": 0.1, "gradient_checkpointing": checkpointing}
-        trainer = trainer_of(kind, fresh_model, samples, tmp_path, arguments, peft_config=peft_lora())
+        trainer = trainer_of(kind, fresh_model, samples, tmp_path, arguments, peft_config=peft_lora(fresh_model()[0]))
         torch.manual_seed(5)
         for name, weight in trainer.model.named_parameters():
             if "lora_B" in name:  # zero at first: without this the adapters would change nothing
@@ -185,8 +185,8 @@ def test_the_loss_of_adapters_is_the_same(
     assert_loss_equals_trls(build, batch_of(build(HCMGRPOTrainer), samples))
 
 
-def peft_lora() -> Any:
-    return build_lora_config(TrainConfig(steps=1, batch_size=1, learning_rate=1, lora=LORA))
+def peft_lora(model: PreTrainedModel) -> Any:
+    return build_lora_config(TrainConfig(steps=1, batch_size=1, learning_rate=1, lora=LORA), model, "sft")
 
 
 def test_adapters_are_trained_and_merged_and_training_goes_on_from_their_checkpoint(
