@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import random
 import shutil
 import signal
 import time
@@ -14,6 +15,7 @@ import pytest
 from hardcase.compiled import list_steps
 from hardcase.store.store import object_name
 from tests.support.hostile import HostileFolder
+from tests.support.killing import kill, leftovers, moments
 
 STEPS = list_steps("retraining")
 
@@ -121,6 +123,47 @@ def _kill_at_first_checkpoint(machine, step):
         time.sleep(0.1)
     assert _children_of(launcher.pid) == []
     assert list(machine.home.glob(f"scratch/{step}-*")), f"{step} ended before the kill"
+
+
+def test_a_run_killed_at_random_moments_of_its_steps_leaves_nothing_and_ends_with_the_same_model(
+    machine, first, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    attestations, at_work, drawn = _attestations(machine), 0, random.Random(1)
+    for seconds in moments(8):
+        again = drawn.choice(sorted(attestations))
+        for entry in (machine.home / "cache").glob("*.json"):
+            if attestations[again][0].name in entry.read_text():
+                entry.unlink()
+        at_work += kill(machine, seconds, "run", "--profile", "smoke")
+    last = machine.run()
+    assert (last["snapshot"], last["model"]) == (first["snapshot"], first["model"])
+    assert leftovers(machine, tmp_path) == []
+    assert at_work > 0
+
+
+def test_an_evaluation_killed_at_random_moments_leaves_nothing_and_ends_with_the_same_scores(
+    machine, first, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    evaluate = (
+        "evaluate",
+        "--model",
+        "image-screener@champion",
+        "--source",
+        "procedural://?samples=24&seed=7",
+        "--json",
+    )
+    cache, before, at_work = machine.home / "cache", set((machine.home / "cache").glob("*.json")), 0
+    complete = json.loads(machine.call(*evaluate).stdout)
+    for seconds in moments(8):
+        for entry in set(cache.glob("*.json")) - before:
+            entry.unlink()
+        at_work += kill(machine, seconds, *evaluate)
+    last = json.loads(machine.call(*evaluate).stdout)
+    assert (last["snapshot"], last["scores"]) == (complete["snapshot"], complete["scores"])
+    assert leftovers(machine, tmp_path) == []
+    assert at_work > 0
 
 
 def _children_of(launcher):

@@ -3,40 +3,12 @@
 from pathlib import Path
 
 # Names that images and tables of a data set may have, of the standard library, of our packages, and of ours itself.
-MODULES = [
-    "accelerate",
-    "airflow",
-    "copy",
-    "csv",
-    "datasets",
-    "deepspeed",
-    "email",
-    "hardcase",
-    "imagehash",
-    "json",
-    "kfp",
-    "kubernetes",
-    "logging",
-    "mlflow",
-    "numpy",
-    "pandas",
-    "PIL",
-    "pyarrow",
-    "pydantic",
-    "queue",
-    "random",
-    "scipy",
-    "sitecustomize",
-    "socket",
-    "statistics",
-    "tokenize",
-    "torch",
-    "transformers",
-    "trl",
-    "typer",
-    "usercustomize",
+MODULES = (
+    "accelerate", "airflow", "copy", "csv", "datasets", "deepspeed", "email", "hardcase", "imagehash", "json", "kfp",
+    "kubernetes", "logging", "mlflow", "numpy", "pandas", "PIL", "pyarrow", "pydantic", "queue", "random", "scipy",
+    "sitecustomize", "socket", "statistics", "tokenize", "torch", "transformers", "trl", "typer", "usercustomize",
     "yaml",
-]
+)  # fmt: skip
 
 
 class HostileFolder:
