@@ -12,6 +12,7 @@ A temporary folder: it is locked while its process lives. The next start removes
 
 import ctypes
 import fcntl
+import multiprocessing
 import os
 import select
 import shutil
@@ -49,6 +50,8 @@ def die_with_parent() -> None:
     """Let the kernel kill this process when its parent dies."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if _forked_by not in (0, os.getpid()) and os.getppid() != _forked_by:  # it died before the call
+        os._exit(1)
+    if (parent := multiprocessing.parent_process()) and not parent.is_alive():  # the same of one that was spawned
         os._exit(1)
 
 

@@ -86,8 +86,8 @@ def test_a_lock_is_free_as_soon_as_its_process_is_dead_though_a_child_lives_on(t
     code = (
         "import os, sys, time; from pathlib import Path; from hardcase.lifetime import hold_lock\n"
         "with hold_lock(Path(sys.argv[1])):\n"
-        "    child = os.fork() or time.sleep(600)\n"
-        "    print(child, flush=True); time.sleep(600)"
+        "    if (child := os.fork()) == 0: print(os.getpid(), flush=True)\n"
+        "    time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
