@@ -54,6 +54,7 @@ SHARD: Final = pa.schema(
 IMAGES: Final = "images.list.element"
 SPLITS: Final = ("train", "eval")
 OPEN_SHARDS: Final = 16
+BATCH_ROWS: Final = 4096
 
 
 class Snapshot:
@@ -100,19 +101,17 @@ class Snapshot:
         """Return columns of the index, of all samples or those of one split."""
         selected = list(dict.fromkeys([*columns, "split"]))
         if self.manifest["schema"] == 1:
-            table = self._read_first_format(selected)
+            table = self._read_first_format(selected, split)
         else:
-            table = _read_columns(self._store.hold_object(self.manifest["index"]["sha256"]), selected)
-        if split:
-            table = table.filter(pc.equal(table["split"], split))
+            table = _read_columns(self._store.hold_object(self.manifest["index"]["sha256"]), selected, split)
         return table.combine_chunks() if "split" in columns else table.drop_columns("split").combine_chunks()
 
-    def _read_first_format(self, columns: Sequence[str]) -> pa.Table:
-        """Build columns of the index from shards of format 1."""
+    def _read_first_format(self, columns: Sequence[str], split: str) -> pa.Table:
+        """Build columns of the index from shards of format 1, which hold one split each."""
         tables = list[pa.Table]() if self.manifest["shards"] else [INDEX.empty_table()]
         for number, shard in enumerate(self.manifest["shards"]):
             own = [column for column in columns if column not in ("shard", "position")]
-            table = _read_columns(self._store.hold_object(shard["sha256"]), own)
+            table = _read_columns(self._store.hold_object(shard["sha256"]), own, split)
             if "shard" in columns:
                 table = table.append_column("shard", pa.array(np.full(table.num_rows, number, dtype=np.int32)))
             if "position" in columns:
@@ -211,6 +210,11 @@ class StoredImages(Sequence[bytes]):
         return hash(self._place)
 
 
-def _read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+def _read_columns(path: Path, columns: Sequence[str], split: str) -> pa.Table:
+    """Read columns of a table, of which `split` is one, a few rows at a time: all of them, or those of one split."""
     with pq.ParquetFile(path) as file:
-        return file.read(columns=list(columns))
+        batches = [
+            batch.filter(pc.equal(batch["split"], split)) if split else batch
+            for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False)
+        ]
+        return pa.Table.from_batches(batches) if batches else file.read(columns=list(columns))

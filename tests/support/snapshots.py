@@ -41,6 +41,6 @@ def write_snapshot(folder: Path, rows: Sequence[Row], *, written: int = 2, shard
 
 def _put(store: Store, rows: list[Row], schema: pa.Schema, group: int | None = None) -> dict[str, Any]:
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema), buffer, row_group_size=group)
+    pq.write_table(pa.Table.from_pylist(rows, schema), buffer, row_group_size=group, compression="none")
     data = buffer.getvalue().to_pybytes()
     return {"sha256": store.put_object(data), "bytes": len(data)}

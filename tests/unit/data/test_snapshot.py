@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from hardcase.data.snapshot import Snapshot
@@ -139,3 +140,15 @@ def test_manifest_of_a_newer_hardcase_asks_for_an_upgrade(tmp_path: Path) -> Non
     path.write_bytes(b'{"schema": 3}')
     with pytest.raises(NewerFormatError, match=r"manifest\.json: written by a newer hardcase \(format 3, .* up to 2\)"):
         Snapshot.open(path, str(tmp_path / "store"))
+
+
+def test_memory_of_samples_is_that_of_their_labels(tmp_path: Path) -> None:
+    rows = [row(number, "train") for number in range(1, 501)]
+    manifest = write_snapshot(tmp_path, rows, shard_rows=50)
+    assert sum(path.stat().st_size for path in (tmp_path / "store").rglob("*") if path.is_file()) > 4_000_000
+    samples = Snapshot.open(manifest, str(tmp_path / "store")).open_samples("train")
+    assert samples.table.nbytes < 250 * len(rows)
+    before = pa.total_allocated_bytes()
+    for sample in samples:
+        assert len(sample.images[2]) > 1000
+    assert pa.total_allocated_bytes() - before < 1_000_000  # the last images, and the metadata of open shards
