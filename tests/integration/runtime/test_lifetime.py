@@ -26,8 +26,8 @@ exit_on_sigterm()
 tie_children()
 with Home(Path(sys.argv[1])).locked(), temporary_folder(Path(sys.argv[2])), ProcessPoolExecutor(2) as pool:
     sleeping = [pool.submit(time.sleep, 600) for _ in range(2)]
-    print(*pool._processes, flush=True)
     try:
+        print(*pool._processes, flush=True)
         sleeping[0].result()
     except BaseException:
         for process in pool._processes.values():
