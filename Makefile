@@ -91,8 +91,9 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff format .
 
 bench: BENCHES = $(or $(ARGS),grpo_% store_% workflow_%)
-bench: $(READY) ## Measure GRPO, the store and the size of the workflow against baselines; results in benchmarks/results/
-	@$(if $(filter-out store_% workflow_%,$(BENCHES)),$(BIN)/python benchmarks/grpo_speed.py $(filter-out store_% workflow_%,$(ARGS)))
+bench: $(READY) ## Measure against baselines; results in benchmarks/results/; ARGS=ingest_scale for half an hour of ingest
+	@$(if $(filter-out ingest_% store_% workflow_%,$(BENCHES)),$(BIN)/python benchmarks/grpo_speed.py $(filter-out ingest_% store_% workflow_%,$(ARGS)))
+	@$(if $(filter ingest_%,$(BENCHES)),$(BIN)/python benchmarks/ingest_scale.py --full)
 	@$(if $(filter workflow_%,$(BENCHES)),$(BIN)/python benchmarks/workflow_size.py)
 	@$(if $(filter store_%,$(BENCHES)),$(BIN)/python benchmarks/store_throughput.py $(filter store_%,$(ARGS)))
 
