@@ -27,7 +27,7 @@ UV_LOCK = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-has
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run try test $(TIERS) test-durations acceptance lint lint-docs docs docs-reference format bench ablation airflow test-dags terraform-test terraform-docs lock image-locks images e2e-images e2e-containers clean
+.PHONY: help run try test $(TIERS) test-durations fuzz acceptance lint lint-docs docs docs-reference format bench ablation airflow test-dags terraform-test terraform-docs lock image-locks images e2e-images e2e-containers clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -48,6 +48,9 @@ test-e2e: ## Run the tests of whole chains: retraining, audit, containers, a sta
 test-compat: ## Run the tests of stores that earlier versions wrote
 $(TIERS): test-%: $(READY)
 	@$(PYTEST) tests/$* $(ARGS)
+
+fuzz: $(READY) ## Feed mutated images, manifests and Parquet files to ingest for SECONDS=60
+	@FUZZ_SECONDS=$(or $(SECONDS),60) $(BIN)/python -m pytest tests/unit/data/test_fuzz.py $(ARGS)
 
 test-durations: $(READY) ## Run all tests and record how long each file takes, which balances the workers
 	@$(PYTEST) --record-durations

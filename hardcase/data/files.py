@@ -135,7 +135,9 @@ def _hint_spelling(path: str, exists: Callable[[str], bool]) -> str:
     for form in ("NFC", "NFD"):
         with suppress(BaseError, OSError):
             if (other := unicodedata.normalize(form, path)) != path and exists(other):
-                return f"{ascii(path)[1:-1]}: the file's name is spelled {ascii(other)[1:-1]} ({form}); write it like that"
+                return (
+                    f"{ascii(path)[1:-1]}: the file's name is spelled {ascii(other)[1:-1]} ({form}); write it like that"
+                )
     return path
 
 

@@ -2,12 +2,13 @@
 
 A page of Parquet is decompressed as a whole, a dictionary can repeat one large value in every row, and run lengths can
 state millions of values in a few bytes. So the headers of all pages that Arrow will read are checked first: they, not
-the metadata at the file's end, decide what it allocates. Format: https://parquet.apache.org/docs/file-format/
+the metadata at the file's end, decide what it allocates. Format: https://parquet.apache.org/docs/file-format/ and
+parquet.thrift there, whose field numbers are below. pyarrow aborts the process on some damaged metadata of columns.
 """
 
 import os
 from bisect import bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -31,10 +32,15 @@ SMALL_GROUP, BATCH_ROWS = 2**26, 64
 MAX_REPEATED: Final = 2**27  # bytes of a dictionary's values in a batch; else they are read as a dictionary
 MAX_LIST: Final = 8  # elements that are read of a list
 HEADER_SIZES: Final = (2**10, 2**17)
+# Fields that are read. A page header: type, sizes, and the headers of a data page, a dictionary and a data page v2.
+PAGE_HEADER: Final[Mapping[int, Any]] = {1: {}, 2: {}, 3: {}, 5: {1: {}, 2: {}}, 7: {1: {}}, 8: {1: {}, 4: {}}}
+# A footer: of each row group its rows, and of each column its values, bytes, and offsets of pages and dictionary.
+FOOTER: Final[Mapping[int, Any]] = {4: {1: {3: {5: {}, 7: {}, 9: {}, 11: {}}}, 3: {}}}
 PADDING: Final = 100  # bytes that Arrow reads beyond a column of a file that names an old writer
 DATA, DICTIONARY, DATA_V2 = 0, 2, 3  # PageType
 DICTIONARY_ENCODINGS, DELTA_BYTE_ARRAY = (2, 8), 7  # Encoding
 IMAGE_FIELDS: Final = ("original", "candidates")
+DAMAGED: Final = "its pages cannot be read; write it again"
 IMAGE_PARTS: Final = {"bytes", "path"}
 
 
@@ -52,10 +58,13 @@ class ParquetRows:
         for field in schema:
             if field.name in fields:
                 self._check_type(field.name, field.type)
-        sizes = [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
-        self._starts: list[int] = list(accumulate(sizes, initial=1))  # the number of each group's first row
+        try:
+            self._groups = [(group[3], [column[3] for column in group[1]]) for group in _read_footer(path)[4]]
+            self._starts: list[int] = list(accumulate((rows for rows, _ in self._groups), initial=1))
+        except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+            raise self._refuse("its metadata cannot be read; write it again") from error
         self._leaves = [
-            number
+            (number, self._metadata.schema.column(number))
             for number in range(self._metadata.num_columns)
             if self._metadata.schema.column(number).path.split(".")[0] in self._columns
         ]
@@ -107,25 +116,26 @@ class ParquetRows:
 
     def _check_group(self, group: int) -> tuple[int, list[str]]:
         """Return how many rows may be read at once, and which columns by their dictionaries; or raise `InputError`."""
-        described = self._metadata.row_group(group)
-        if described.num_rows > MAX_GROUP_ROWS:
-            raise self._refuse(f"row group {group} has {described.num_rows} rows; write at most {MAX_GROUP_ROWS}")
-        max_values = max(FEW_VALUES, MAX_VALUES_PER_ROW * described.num_rows)
+        rows, columns = self._groups[group]
+        if not 0 <= rows <= MAX_GROUP_ROWS:
+            raise self._refuse(f"row group {group} has {rows} rows; write at most {MAX_GROUP_ROWS}")
+        max_values = max(FEW_VALUES, MAX_VALUES_PER_ROW * rows)
         held = plain = 0
         dictionaries = []
         with self.path.open("rb") as file:
-            for leaf in self._leaves:
-                column = described.column(leaf)
+            for number, leaf in self._leaves:
                 try:
-                    sizes = _check_pages(file.fileno(), column, max_values)
-                except ValueError as error:
-                    name = column.path_in_schema
-                    raise self._refuse(f"column {name}, row group {group}: {error}") from error
+                    if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY":  # a null takes its full width
+                        raise ValueError("values of fixed length are not supported; write text")
+                    sizes = _check_pages(file.fileno(), columns[number], max_values)
+                except (ValueError, TypeError, KeyError, IndexError) as error:
+                    fault = str(error) if type(error) is ValueError else DAMAGED
+                    raise self._refuse(f"column {leaf.path}, row group {group}: {fault}") from error
                 held, plain = held + sizes.dictionary + sizes.largest, plain + sizes.plain
                 # One value could be in all rows of a batch, or in all elements of one row.
-                repeats = sizes.values if self._metadata.schema.column(leaf).max_repetition_level else BATCH_ROWS
-                if column.physical_type == "BYTE_ARRAY" and sizes.dictionary * repeats > MAX_REPEATED:
-                    dictionaries.append(column.path_in_schema)
+                repeats = sizes.values if leaf.max_repetition_level else BATCH_ROWS
+                if leaf.physical_type == "BYTE_ARRAY" and sizes.dictionary * repeats > MAX_REPEATED:
+                    dictionaries.append(leaf.path)
         if held > MAX_PAGES:
             raise self._refuse(
                 f"row group {group} has pages of {held} bytes in all; write smaller row groups, and images without "
@@ -153,34 +163,29 @@ class _PageSizes:
     dictionary = largest = plain = values = 0
 
 
-def _check_pages(file: int, column: Any, max_values: int) -> _PageSizes:
+def _check_pages(file: int, column: Mapping[int, int], max_values: int) -> _PageSizes:
     """Walk the pages as Arrow does, and raise ValueError for one that would take more memory than its values should.
 
     Arrow begins and ends as column_reader.cc and file_reader.cc (`ComputeColumnChunkRange`) do.
     """
-    if column.physical_type == "FIXED_LEN_BYTE_ARRAY":  # a null takes its full width
-        raise ValueError("values of fixed length are not supported; write text")
-    start = column.data_page_offset
-    if column.has_dictionary_page and column.dictionary_page_offset and column.dictionary_page_offset < start:
-        start = column.dictionary_page_offset
-    end, sizes = start + column.total_compressed_size + PADDING, _PageSizes()
-    while sizes.values < column.num_values and start < end:
+    values, size, start, dictionary = column[5], column[7], column[9], column.get(11, 0)
+    if 0 < dictionary < start:
+        start = dictionary
+    end, sizes = start + size + PADDING, _PageSizes()
+    while sizes.values < values and start < end:
         header, length = _read_header(file, start)
-        try:
-            kind, size, stored = header[1], header[2], header[3]
-            count = header[{DATA: 5, DICTIONARY: 7, DATA_V2: 8}[kind]][1]
-            encoding = header[5][2] if kind == DATA else header[8][4] if kind == DATA_V2 else None
-        except (KeyError, TypeError) as error:
-            raise ValueError("has a page that cannot be read; write it again") from error
-        if min(size, stored, count) < 0 or size > max(SMALL_PAGE, MAX_COMPRESSION * stored):
+        kind, size, stored = header[1], header[2], header[3]
+        count = header[{DATA: 5, DICTIONARY: 7, DATA_V2: 8}[kind]][1]
+        if min(size, stored, count) < 0 or (kind == DICTIONARY and 4 * count > size):
+            raise ValueError(DAMAGED)
+        if size > max(SMALL_PAGE, MAX_COMPRESSION * stored):
             raise ValueError(f"a page of {stored} bytes becomes {size}; write pages of at most {SMALL_PAGE} bytes")
         if kind == DICTIONARY:
-            if 4 * count > size:
-                raise ValueError("its dictionary is damaged; write it again")
             sizes.dictionary = max(sizes.dictionary, size)
         else:
             sizes.values += count
             sizes.largest = max(sizes.largest, size)
+            encoding = header[5][2] if kind == DATA else header[8][4]
             if encoding == DELTA_BYTE_ARRAY:  # each value may repeat the one before
                 raise ValueError("is encoded as DELTA_BYTE_ARRAY; write it as PLAIN or by dictionary")
             if encoding not in DICTIONARY_ENCODINGS:
@@ -191,18 +196,26 @@ def _check_pages(file: int, column: Any, max_values: int) -> _PageSizes:
     return sizes
 
 
+def _read_footer(path: Path) -> dict[int, Any]:
+    with path.open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - length, os.SEEK_END)
+        return _read_struct(file.read(length), 0, FOOTER)[0]
+
+
 def _read_header(file: int, start: int) -> tuple[dict[int, Any], int]:
     """Return the fields of a page header by number, and its length."""
     for size in HEADER_SIZES:
         try:
-            return _read_struct(os.pread(file, size, start), 0)
+            return _read_struct(os.pread(file, size, start), 0, PAGE_HEADER)
         except (IndexError, RecursionError):
             continue
-    raise ValueError("has a page header that cannot be read; write it again")
+    raise ValueError(DAMAGED)
 
 
-def _read_struct(data: bytes, at: int) -> tuple[dict[int, Any], int]:
-    """Return the fields of a struct in Thrift's compact protocol, and where it ends."""
+def _read_struct(data: bytes, at: int, wanted: Mapping[int, Any]) -> tuple[dict[int, Any], int]:
+    """Return the wanted fields of a struct in Thrift's compact protocol, and where it ends."""
     fields, number = dict[int, Any](), 0
     while head := data[at]:
         at += 1
@@ -210,25 +223,39 @@ def _read_struct(data: bytes, at: int) -> tuple[dict[int, Any], int]:
             number += head >> 4
         else:
             number, at = _read_integer(data, at)
-        fields[number], at = _read_value(head & 15, data, at)
+        value, at = _read_value(head & 15, data, at, wanted.get(number, {}))
+        if number in fields:  # readers differ in which of them counts
+            raise ValueError(DAMAGED)
+        if number in wanted:
+            fields[number] = value
     return fields, at + 1
 
 
-def _read_value(kind: int, data: bytes, at: int) -> tuple[Any, int]:
-    if kind in (1, 2):  # true and false
-        return None, at
-    if kind == 3:  # a byte
-        return None, at + 1
-    if kind in (4, 5, 6):  # integers
-        return _read_integer(data, at)
-    if kind == 7:  # a double
-        return None, at + 8
-    if kind == 8:  # bytes
+def _read_value(kind: int, data: bytes, at: int, wanted: Mapping[int, Any]) -> tuple[Any, int]:
+    value: Any = None
+    if kind in (4, 5, 6):
+        value, at = _read_integer(data, at)
+    elif kind == 7:  # a double
+        at += 8
+    elif kind == 8:  # bytes
         length, at = _read_varint(data, at)
-        return None, at + length
-    if kind == 12:
-        return _read_struct(data, at)
-    raise ValueError("has a page header that cannot be read; write it again")
+        at += length
+    elif kind in (9, 10):  # a list or a set
+        head, at = data[at], at + 1
+        length, at = _read_varint(data, at) if head >> 4 == 15 else (head >> 4, at)
+        value = []
+        for _ in range(length):
+            item, at = _read_value(head & 15, data, at + (head & 15 in (1, 2)), wanted)
+            value.append(item)
+    elif kind == 12:
+        value, at = _read_struct(data, at, wanted)
+    elif kind == 3:
+        at += 1
+    elif kind not in (1, 2):  # true and false
+        raise ValueError(DAMAGED)
+    if at > len(data):
+        raise IndexError
+    return value, at
 
 
 def _read_integer(data: bytes, at: int) -> tuple[int, int]:

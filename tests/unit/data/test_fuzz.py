@@ -4,22 +4,32 @@
 """
 
 import io
+import json
 import os
 import struct
 import time
 import zlib
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from hardcase.data.images import MAX_PIXELS, BadImage, decode_image, inspect_image
+from hardcase.data.quarantine import BadRow, write_quarantine
+from hardcase.data.source import Row, Source
+from hardcase.errors import InputError
+from hardcase.task.sample import ASPECTS
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
+MEASURED = pa.proxy_memory_pool(pa.default_memory_pool())
 PROPERTIES: list[Callable[[], None]] = []
 
 
@@ -194,3 +204,90 @@ def test_whatever_metadata_and_bytes_after_the_end_leave_the_pixels_of_a_png(
 ) -> None:
     chunks = b"".join(chunk(name, body) for name, body in notes)
     assert decode_image(data[:33] + chunks + data[33:] + end).tobytes() == decode_image(data).tobytes()
+
+
+def check_rows(manifest: Path) -> list[Row | BadRow]:
+    """Read a manifest twice; what comes out is in order, keeps the rules, and can be written."""
+    source = Source(manifest)
+    rows = [row for block in source.list_blocks() for row in source.read_block(block)]
+    assert [row.row for row in rows] == sorted({row.row for row in rows})
+    for row in rows:
+        if isinstance(row, Row):
+            assert row.aspect in ASPECTS
+            assert set(row.answer) <= set("ABCD")
+            assert len(row.images) == 5
+            assert all(isinstance(image, bytes) or not image.startswith("/") for image in row.images)
+    bad = [row for row in rows if isinstance(row, BadRow)]
+    assert sum(write_quarantine(bad, manifest.with_name("quarantine")).values()) == len(bad)
+    json.dumps(sorted(source.unknown_keys)).encode()
+    assert [row for block in source.list_blocks() for row in Source(manifest).read_block(block)] == rows
+    return rows
+
+
+GOOD: dict[str, Any] = {
+    "id": "one",
+    "aspect": "physical_shadow",
+    "original": "o.png",
+    "candidates": ["a.png", "b.png", "c.png", "d.png"],
+    "answer": ["A", "C"],
+    "reasoning": "A leans.",
+    "split": "train",
+    "group": "kettle",
+}
+LINES = [json.dumps({**GOOD, "id": number}).encode() + b"\n" for number in range(3)]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@bounded
+@given(mutations([b"".join(LINES), b"\xef\xbb\xbf" + LINES[0] + b"\r\n" + LINES[1][:-1]]))
+def test_mutated_lines_are_rows_or_bad_rows(data: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        (manifest := Path(folder, "manifest.jsonl")).write_bytes(data)
+        filled = [number for number, line in enumerate(data.split(b"\n"), 1) if line.strip(b" \t\r\n\xef\xbb\xbf")]
+        assert {row.row for row in check_rows(manifest)} >= set(filled)
+
+
+@bounded
+@given(st.dictionaries(st.sampled_from([*GOOD, "note"]), JSON, max_size=4), st.booleans())
+def test_rows_of_any_json_are_rows_or_bad_rows(changes: dict[str, Any], ascii_only: bool) -> None:
+    text = json.dumps({**GOOD, **changes}, ensure_ascii=ascii_only)
+    with TemporaryDirectory() as folder:
+        (manifest := Path(folder, "manifest.jsonl")).write_bytes(text.encode(errors="surrogatepass"))
+        assert len(check_rows(manifest)) == 1
+
+
+def parquet(rows: list[dict[str, Any]], **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer, **options)
+    return buffer.getvalue()
+
+
+IMAGE = {"bytes": b"\x89PNG\r\n\x1a\n" * 40, "path": "o.png"}
+EMBEDDED = {**GOOD, "original": IMAGE, "candidates": [IMAGE] * 4}
+TABLES = [
+    parquet([GOOD] * 20, row_group_size=8),
+    parquet([GOOD] * 20, compression="zstd", data_page_version="2.0", use_dictionary=False),
+    parquet([{**GOOD, "id": number} for number in range(20)], compression="none", write_page_checksum=True),
+    parquet([EMBEDDED] * 3, compression="gzip"),
+    parquet([EMBEDDED] * 3, use_dictionary=False, write_statistics=False, compression="lz4"),
+]
+
+
+@bounded
+@given(mutations(TABLES))
+def test_a_mutated_parquet_file_is_rows_or_one_clear_error_and_takes_little_memory(data: bytes) -> None:
+    pool = pa.default_memory_pool()
+    with TemporaryDirectory() as folder:
+        (manifest := Path(folder, "manifest.parquet")).write_bytes(data)
+        pa.set_memory_pool(MEASURED)
+        try:
+            check_rows(manifest)
+        except InputError as error:
+            assert str(manifest) in str(error)
+        finally:
+            pa.set_memory_pool(pool)
+    assert MEASURED.max_memory() < 2**26
