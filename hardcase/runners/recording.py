@@ -1,8 +1,8 @@
 """Make KFP's local cache honest, and show on the terminal what the steps print.
 
 Stock `kfp.local` keys a task by the values of its inputs, here sha256 of attestations, which name the run that signed
-them, and trusts a hit. Here the key takes what was attested. A hit counts as none when its products, its attestation or
-one that it rests on are missing or altered.
+them, and trusts a hit. Here the key takes what was attested by them and by those that they rest on. A hit counts as
+none when its products, its attestation or one that it rests on are missing or altered.
 """
 
 import io
@@ -20,6 +20,7 @@ from hardcase.provenance.products import check_product
 from hardcase.provenance.signing import Keyring
 from hardcase.runners.display import Bars
 from hardcase.runtime.running import PROGRESS_MARK
+from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         super().__init__(str(root))
         self._bars, self._store, self._keys = bars, store, keys
         self._links = dict[str, Attestation]()  # by sha256 of their attestations
+        self._chains = dict[str, str]()  # digest of all that was attested up to an attestation, by its sha256
         self._sound = set[str]()  # sha256 of attestations that rest on none that is lost
         self.step = ""  # that is about to start
 
@@ -76,13 +78,24 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
             self._sound.add(digest)
 
     def _content(self, value: Any) -> Any:
-        """Return what an attestation attests instead of its sha256; anything else as it is."""
+        """Return what an attestation and those it rests on attest instead of its sha256; anything else as it is."""
         if not isinstance(value, str) or len(value) != 64:
             return value
         try:
-            return self._open(value).content
+            return self._describe_chain(value)
         except HardcaseError:
             return value
+
+    def _describe_chain(self, digest: str) -> str:
+        """Return the digest of all that was attested up to here.
+
+        Two trainings may end with equal weights. What rests on one of them does not account for the other.
+        """
+        if digest not in self._chains:
+            link = self._open(digest)
+            before = sorted({self._describe_chain(earlier) for earlier in link.attested_by.values()})
+            self._chains[digest] = bytes_digest(canonical_json([link.content, *before]))
+        return self._chains[digest]
 
     def _open(self, digest: str) -> Attestation:
         if digest not in self._links:

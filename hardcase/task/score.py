@@ -151,7 +151,7 @@ def _group_sums(aspects: Names, dpa: Values, exact: Values, groups: Names) -> Ar
 def _count_groups(sums: Array) -> Array:
     """Count the groups that overall, exact match and the four aspects rest on (6).
 
-    A group that has the weight w in overall counts as one of 1 / Σ w² groups of equal weight. Where an aspect lies in
+    A group that has the weight w in overall counts as one of 1 / Σ w² groups of equal weight. Where an aspect has only
     one group, that group has a quarter of the weight, and overall rests on fewer than 16 groups.
     """
     holds_GA = sums[:, len(ASPECTS) : 2 * len(ASPECTS)] > 0
