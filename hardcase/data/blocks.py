@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -141,7 +142,7 @@ class _Shards:
         self._writer.close()
         digest, size = path_digest(sync(self._draft)), self._draft.stat().st_size
         if self._reader.store:
-            open_store(self._reader.store).put_file(self._draft, digest)
+            _open_store(self._reader.store).put_file(self._draft, digest)
         else:
             self._draft.replace(self._reader.folder / digest)
         self.written.append({"sha256": digest, "bytes": size, "rows": self._count})
@@ -153,6 +154,9 @@ class _Shards:
             self._writer = self._writer or pq.ParquetWriter(self._draft, SHARD, compression="none")
             self._writer.write_table(pa.Table.from_pylist(self._rows, SHARD))
             self._rows, self._pending = [], 0
+
+
+_open_store = cache(open_store)  # for the life of a process that reads blocks
 
 
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:

@@ -1,9 +1,9 @@
 """A command on several nodes: a TrainJob of Kubeflow Trainer, or processes of this machine, both through its SDK.
 
 A node runs `python -m hardcase.runtime.processes JOB node`. Its GPUs, memory, account and volumes are those of the
-TrainingRuntime that `HARDCASE_TRAINING_RUNTIME` names, so a step knows of no cluster. All nodes must see the scratch
-folders (docs/decisions/0009). For a trial without a cluster, `HARDCASE_TRAINER=local` runs each node as a job of the
-SDK's local back end, which knows jobs of one node only, with the variables that Trainer sets.
+TrainingRuntime that `HARDCASE_TRAINING_RUNTIME` or `HARDCASE_INGEST_RUNTIME` names, so a step knows of no cluster. All
+nodes must see the scratch folders (docs/decisions/0009). For a trial without a cluster, `HARDCASE_TRAINER=local` runs
+each node as a job of the SDK's local back end, which knows jobs of one node only, with the variables that Trainer sets.
 """
 
 import os
@@ -16,17 +16,18 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from hardcase.errors import InputError
 from hardcase.lifetime import die_with_parent
 
 LAST_LINES: Final = 20
+NodeKind = Literal["training", "ingest"]
 SECONDS_BETWEEN: Final = 0.5
 LOOPBACK: Final = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
-def train_on_nodes(command: Sequence[str], nodes: int, processes: int, name: str) -> str:
+def run_on_nodes(command: Sequence[str], nodes: int, processes: int, name: str, kind: NodeKind = "training") -> str:
     """Run a command on several nodes and print the first node's log; all nodes end when this process is stopped.
 
     The command finds in its environment what `torchrun` does: `PET_NODE_RANK`, `PET_MASTER_ADDR`, `PET_MASTER_PORT`.
@@ -46,7 +47,7 @@ def train_on_nodes(command: Sequence[str], nodes: int, processes: int, name: str
         raise InputError(f"HARDCASE_TRAINER is {trainer!r}: say local or kubernetes")
     from hardcase.runtime.trainjob import run_trainjob
 
-    return run_trainjob(command, nodes, processes, name)
+    return run_trainjob(command, nodes, processes, name, kind)
 
 
 def _node(arguments):  # type: ignore[no-untyped-def]

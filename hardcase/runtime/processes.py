@@ -1,4 +1,4 @@
-"""A step's work in several processes, on one or more nodes: a training by `accelerate launch`, or answers in shards.
+"""A step's work in several processes, on one or more nodes: a training by `accelerate launch`, or shards.
 
 python -m hardcase.runtime.processes JOB          what each process of a training runs
 python -m hardcase.runtime.processes JOB N        what the process of shard N of a job runs, counted from 0
@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from pydantic_core import to_jsonable_python
 from hardcase.config import PROFILES, TrainConfig
 from hardcase.errors import HardcaseError, build_error
 from hardcase.lifetime import die_with_launcher, die_with_parent, exit_on_sigterm
-from hardcase.runtime.nodes import LOOPBACK, train_on_nodes
+from hardcase.runtime.nodes import LOOPBACK, NodeKind, run_on_nodes
 from hardcase.runtime.running import set_up_logging
 from hardcase.store.digest import bytes_digest
 
@@ -43,28 +43,34 @@ def in_processes(work: Callable[..., None], config: TrainConfig, scratch: Path, 
         return
     (scratch / DONE).unlink(missing_ok=True)
     everything = {**arguments, "config": config, "scratch": scratch}
-    _run(work, everything, [], scratch, config.nodes, config.processes)
+    _run(work, everything, [], scratch, config.nodes, config.processes, "training")
 
 
 def in_shards(
-    work: Callable[..., None], shards: int, nodes: int, scratch: Path, written: str, **arguments: Any
+    work: Callable[..., None],
+    shards: int,
+    nodes: int,
+    scratch: Path,
+    written: str,
+    kind: NodeKind = "training",
+    **arguments: Any,
 ) -> list[Path]:
     """Call `work(shard="i/n", scratch=..., <written>=..., **arguments)` for each shard, all at once; return the tables.
 
-    A shard that finished before the step was stopped is not run again. The shards are divided among `nodes` (1 is this
-    machine), and each has a GPU to itself. `written` names the argument that takes the path of a shard's table. The
-    rest is as of `in_processes`.
+    A shard that finished before the step was stopped is not run again. The shards are divided among `nodes` of a `kind`
+    (1 is this machine), and in training each has a GPU to itself. `written` names the argument that takes the path of
+    what a shard writes. The rest is as of `in_processes`.
     """
     own = list[dict[str, Any]]()
     for number in range(1, shards + 1):
         folder = scratch / f"shard-{number}-of-{shards}"
         folder.mkdir(parents=True, exist_ok=True)
-        own.append({"shard": f"{number}/{shards}", "scratch": folder, written: folder / "table.parquet"})
+        own.append({"shard": f"{number}/{shards}", "scratch": folder, written: folder / "written"})
     # A vLLM engine keeps its share of the GPU as long as its process lives, and a step may need another one next.
-    if shards == 1 and arguments["config"].engine != "vllm":
+    if shards == 1 and getattr(arguments["config"], "engine", "") != "vllm":
         work(**arguments, **own[0])
     elif left := [shard for shard in own if not (shard["scratch"] / DONE).exists()]:
-        _run(work, arguments, left, scratch, nodes, -(-len(left) // nodes))
+        _run(work, arguments, left, scratch, nodes, -(-len(left) // nodes), kind)
     return [shard[written] for shard in own]
 
 
@@ -75,16 +81,23 @@ def _run(
     scratch: Path,
     nodes: int,
     processes: int,
+    kind: NodeKind,
 ) -> None:
     """Run a job: a training, or else shards with the arguments of their own."""
     job, folders = scratch.absolute() / "job.json", [shard["scratch"] for shard in shards] or [scratch]
     for folder in folders:
         (folder / FAILED).unlink(missing_ok=True)
-    content = {"module": work.__module__, "arguments": _absolute(arguments), "shards": list(map(_absolute, shards))}
+    content = {
+        "module": work.__module__,
+        "function": work.__name__,
+        "kind": kind,
+        "arguments": _absolute(arguments),
+        "shards": list(map(_absolute, shards)),
+    }
     job.write_text(json.dumps(to_jsonable_python(content)), encoding="utf-8")
     if nodes > 1:
         name = f"{work.__module__.split('.')[-2]}-{bytes_digest(bytes(job))[:16]}"
-        ended = train_on_nodes([*COMMAND, str(job), "node"], min(nodes, len(shards) or nodes), processes, name)
+        ended = run_on_nodes([*COMMAND, str(job), "node"], min(nodes, len(shards) or nodes), processes, name, kind)
     else:
         code = _share(job, 0, 1, ["--num_machines=1", "--main_process_port=0"], {**os.environ, **LOOPBACK})
         ended = f"a process ended with {code}; its last lines are in this step's log" if code else ""
@@ -106,7 +119,8 @@ def _share(path: Path, rank: int, nodes: int, machines: list[str], environment: 
     """Run a node's share of a job's processes, and return the exit code of the first that failed."""
     job, environment = json.loads(path.read_text(encoding="utf-8")), {**environment, "PYTHONSAFEPATH": "1"}
     if job["shards"]:
-        return _side_by_side(path, range(len(job["shards"]))[rank::nodes], environment)
+        gpus = _list_gpus(environment) if job["kind"] == "training" else []
+        return _side_by_side(path, range(len(job["shards"]))[rank::nodes], gpus, environment)
     config = job["arguments"]["config"]
     command = [*COMMAND[:3], "accelerate.commands.launch", *machines]
     command += [f"--num_processes={config['nodes'] * config['processes']}"]
@@ -123,12 +137,15 @@ def _share(path: Path, rank: int, nodes: int, machines: list[str], environment: 
     return done.returncode
 
 
-def _side_by_side(job: Path, shards: Sequence[int], environment: dict[str, str]) -> int:
-    """Run shards at once, or as many as there are GPUs; the first that fails ends the others."""
+def _list_gpus(environment: Mapping[str, str]) -> list[str]:
     import torch
 
     count = torch.cuda.device_count()
-    gpus = environment.get(VISIBLE, ",".join(map(str, range(count)))).split(",")[:count]
+    return environment.get(VISIBLE, ",".join(map(str, range(count)))).split(",")[:count]
+
+
+def _side_by_side(job: Path, shards: Sequence[int], gpus: list[str], environment: dict[str, str]) -> int:
+    """Run shards at once, or as many as there are GPUs; the first that fails ends the others."""
     free, waiting, at_work = gpus or [""] * len(shards), list(shards), dict["subprocess.Popen[bytes]", str]()
     try:
         while waiting or at_work:
@@ -177,7 +194,7 @@ def main() -> None:
         _meet_without_gpus()
     scratch = Path(arguments["scratch"])
     try:
-        validate_call(importlib.import_module(job["module"]).run)(**arguments)
+        validate_call(getattr(importlib.import_module(job["module"]), job["function"]))(**arguments)
     except HardcaseError as error:
         logger.exception("failed")
         content = {"exit_code": error.exit_code, "message": str(error)}

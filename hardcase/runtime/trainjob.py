@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any, Final, TypeVar
 
@@ -21,9 +21,13 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
 from hardcase.errors import HardcaseError, InputError
-from hardcase.runtime.nodes import LAST_LINES
+from hardcase.runtime.nodes import LAST_LINES, NodeKind
 
-RUNTIME: Final = "hardcase-train"
+# The variable that names the TrainingRuntime of a kind of nodes, and the name by default.
+RUNTIMES: Final[Mapping[NodeKind, tuple[str, str]]] = {
+    "training": ("HARDCASE_TRAINING_RUNTIME", "hardcase-train"),
+    "ingest": ("HARDCASE_INGEST_RUNTIME", "hardcase-ingest"),
+}
 QUEUE: Final = {"kueue.x-k8s.io/queue-name": "gpu"}
 NODE: Final = "node"  # the replicated job and its container
 INDEX: Final = "batch.kubernetes.io/job-completion-index"
@@ -37,9 +41,10 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-def run_trainjob(command: Sequence[str], nodes: int, processes: int, name: str) -> str:
-    """Run a command on each of several nodes of the cluster, as `hardcase.runtime.nodes.train_on_nodes` says."""
-    wanted = os.environ.get("HARDCASE_TRAINING_RUNTIME") or RUNTIME
+def run_trainjob(command: Sequence[str], nodes: int, processes: int, name: str, kind: NodeKind) -> str:
+    """Run a command on each of several nodes of the cluster, as `hardcase.runtime.nodes.run_on_nodes` says."""
+    variable, default = RUNTIMES[kind]
+    wanted = os.environ.get(variable) or default
     try:
         client = TrainerClient()  # reads the kubeconfig; an API that is away is forgiven (SDK, :64)
     except Exception as error:

@@ -21,7 +21,7 @@ from hardcase.provenance.openlineage import emit
 from hardcase.registry.ledger import read_ledger
 from hardcase.runtime.devices import require_devices
 from hardcase.runtime.materials import keyring
-from hardcase.runtime.running import noted, read_locations
+from hardcase.runtime.running import namespace_of, noted, read_locations
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import open_store
 
@@ -133,6 +133,7 @@ def plan_retraining(profile: Profile, pinned: Mapping[str, Any], locations: Mapp
     values = {**config, **pinned, "shards": profile.cluster.rollout_shards}
     training = max(profile.sft.processes, profile.grpo.processes)
     wanted = {
+        "ingest": _divide_source(profile.cluster.ingest_shards),
         "sft": (profile.sft.processes, profile.sft.nodes),
         "grpo": (profile.grpo.processes, profile.grpo.nodes),
         "rollout": _divide(profile.cluster.rollout_shards, training, profile.cluster.gpu_memory),
@@ -152,7 +153,8 @@ def plan_evaluation(
     config["ingest"]["eval_share"] = 1.0
     values = {**config, "source": [profile.source, source_digest(profile.source)], "reference": reference}
     gpus = profile.cluster.gpu_memory
-    wanted = {"answer": _divide(profile.cluster.answer_shards, per_node, gpus)}
+    answers = _divide(profile.cluster.answer_shards, per_node, gpus)
+    wanted = {"ingest": _divide_source(profile.cluster.ingest_shards), "answer": answers}
     return _plans(("ingest", "answer", "evaluate", "drift"), config, values, locations, gpus, wanted)
 
 
@@ -176,12 +178,14 @@ def _plans(
             **locations,
             "parameters": parameters | ({"section": section} if section != step else {}),
         }
+        if step in wanted:
+            plan |= dict(zip(("shards", "nodes"), wanted[step], strict=True))
         if step in ON_GPUS:
             units, nodes = wanted[step]
             # Where several nodes work, the step only waits for them: their GPUs are the TrainingRuntime's.
             requests = _request(gpu, units if nodes == 1 else 0)
             plans |= {f"{step}_{what}": value for what, value in requests.items()}
-            plan |= {"gpus": requests["gpus"], "shards": units, "nodes": nodes}
+            plan["gpus"] = requests["gpus"]
         plans[step] = plan
     return plans
 
@@ -189,6 +193,12 @@ def _plans(
 def _divide(shards: int, per_node: int, gpu: GpuMemory | None) -> tuple[int, int]:
     """Return among how many processes and nodes answering is divided."""
     return shards, math.ceil(shards / per_node) if gpu else 1
+
+
+def _divide_source(shards: int) -> tuple[int, int]:
+    """Return among how many shards and nodes reading is divided; one machine reads with all its cores in any case."""
+    several = namespace_of() or os.environ.get("HARDCASE_TRAINER") == "local"
+    return (shards, shards) if several else (1, 1)
 
 
 def _request(gpu: GpuMemory | None, gpus: int) -> dict[str, Any]:

@@ -29,11 +29,12 @@ from hardcase.data.files import open_source
 from hardcase.data.quarantine import SCHEMA as QUARANTINE
 from hardcase.data.quarantine import BadRow, write_quarantine
 from hardcase.data.snapshot import INDEX, Snapshot
-from hardcase.data.source import MAX_UNKNOWN, Source
+from hardcase.data.source import MAX_UNKNOWN, Block, Source
 from hardcase.errors import HardcaseError, InputError
 from hardcase.formats import SNAPSHOT_FORMAT
 from hardcase.lifetime import die_with_parent
 from hardcase.progress import report, track
+from hardcase.runtime.processes import in_shards
 from hardcase.runtime.running import running
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import Store, open_store, write_atomically
@@ -67,33 +68,51 @@ def execute(plan: Mapping[str, Any]) -> str:
     """Read the plan's source into a snapshot, and return the sha256 of the step's attestation."""
     with running("ingest", plan, {}) as work:
         config, (source, _) = IngestConfig.model_validate(work.config), plan["parameters"]["source"]
-        run(source, plan["store"], config, work.outputs / "snapshot", work.outputs / "quarantine", work.folder)
+        written, division = (work.outputs / "snapshot", work.outputs / "quarantine"), (plan["shards"], plan["nodes"])
+        run(source, plan["store"], config, *written, work.folder, *map(int, division))
     return work.attestation
 
 
-def run(source: str, store: str, config: IngestConfig, snapshot: Path, quarantine: Path, scratch: Path) -> IngestResult:
+def run(
+    source: str,
+    store: str,
+    config: IngestConfig,
+    snapshot: Path,
+    quarantine: Path,
+    scratch: Path,
+    shards: int = 1,
+    nodes: int = 1,
+) -> IngestResult:
     """Read a source into a snapshot; `quarantine` is always written, the manifest at `snapshot` last.
 
     The source is `procedural://?samples=…&seed=…`, a folder or a manifest file, on this machine or on S3, or
     `snapshot:` and the id of a snapshot in the store. Images that are drawn go to `scratch`, and so do the blocks that
-    are read: a run that was stopped continues there.
+    are read: a run that was stopped continues there. Several nodes divide the blocks into shards, and see `scratch`.
     """
     if source.startswith(STORED):
         return _reuse_snapshot(source.removeprefix(STORED), store, snapshot, quarantine)
-    opened_store, blocks = open_store(store), scratch / "blocks"
-    blocks.mkdir(parents=True, exist_ok=True)
-    manifest, files = open_source(_draw(source, scratch), scratch)
-    reader = BlockReader(manifest, files, blocks, config.shard_bytes, "" if opened_store.local else store)
-    tables = _read_blocks(reader, source, spawned=not opened_store.local or source.startswith("s3://"))
-    result = _merge(tables, source, opened_store, config, snapshot, quarantine, scratch)
-    shutil.rmtree(blocks)  # another run here may read another source
+    given = {"source": source, "store": store, "config": config}
+    folders = in_shards(read_shard, shards, nodes, scratch, "blocks", "ingest", **given)
+    tables = sorted((path for folder in folders for path in folder.glob("*.parquet")), key=lambda path: int(path.stem))
+    result = _merge(tables, source, open_store(store), config, snapshot, quarantine, scratch)
+    for folder in folders:
+        shutil.rmtree(folder.parent)  # another run here may read another source
     return result
 
 
-def _read_blocks(reader: BlockReader, source: str, *, spawned: bool) -> list[Path]:
-    """Return the tables of all blocks, in order."""
-    blocks = Source(reader.manifest).list_blocks()
-    tables, rows, done = dict[int, Path](), sum(block.rows for block in blocks), 0
+def read_shard(source: str, store: str, config: IngestConfig, shard: str, scratch: Path, blocks: Path) -> None:
+    """Read one shard (`i/n`) of the blocks of a source into the folder `blocks`; `scratch` is for what is drawn."""
+    local, (number, shards) = open_store(store).local, map(int, shard.split("/"))
+    blocks.mkdir(parents=True, exist_ok=True)
+    manifest, files = open_source(_draw(source, scratch), scratch)
+    reader = BlockReader(manifest, files, blocks, config.shard_bytes, "" if local else store)
+    every = Source(manifest).list_blocks()
+    own = every[len(every) * (number - 1) // shards : len(every) * number // shards]
+    _read_blocks(reader, own, source, spawned=not local or source.startswith("s3://"))
+
+
+def _read_blocks(reader: BlockReader, blocks: Sequence[Block], source: str, *, spawned: bool) -> None:
+    rows, done = sum(block.rows for block in blocks), 0
     # Clients of S3 do not work in a forked process.
     context = multiprocessing.get_context("spawn" if spawned else "fork")
     workers = min(joblib.cpu_count(), max(len(blocks), 1))
@@ -102,7 +121,7 @@ def _read_blocks(reader: BlockReader, source: str, *, spawned: bool) -> list[Pat
         try:
             for future in as_completed(pending):
                 block = pending.pop(future)
-                tables[block.number] = future.result()
+                future.result()
                 done += block.rows
                 report("reading rows", done, rows)
         except (BrokenProcessPool, MemoryError) as error:
@@ -112,7 +131,6 @@ def _read_blocks(reader: BlockReader, source: str, *, spawned: bool) -> list[Pat
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    return [tables[block.number] for block in blocks]
 
 
 def _merge(

@@ -148,18 +148,30 @@ def test_a_step_that_only_waits_for_its_nodes_is_admitted_to_no_gpu(step: str) -
 def test_dev_refuses_a_training_on_several_nodes_at_once_as_it_has_no_such_nodes() -> None:
     """The step asks Trainer for its runtime first; one that does not exist is bad input (runtime/trainjob.py)."""
     for overlay, there in (("prod", True), ("dev", False)):
-        runtimes = [each for each in rendered(overlay) if each["kind"] == "TrainingRuntime"]
-        assert bool(runtimes) is there, overlay
-    (runtime,) = of("prod", "TrainingRuntime")
+        runtimes = {each["metadata"]["name"] for each in rendered(overlay) if each["kind"] == "TrainingRuntime"}
+        assert runtimes == {"hardcase-ingest", *(["hardcase-train"] if there else [])}, overlay
+    runtime = one("prod", "TrainingRuntime", "hardcase-train")
     (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
     selector = node["template"]["spec"]["template"]["spec"]["nodeSelector"]
     assert flavors("prod", selector) == {"gpu-80gb"}
     assert flavors("dev", selector) != {"gpu-24gb"}
 
 
-def test_a_node_that_fails_is_not_started_again_and_keeps_its_log() -> None:
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_node_that_reads_a_source_needs_no_gpu(overlay: str) -> None:
+    (node,) = one(overlay, "TrainingRuntime", "hardcase-ingest")["spec"]["template"]["spec"]["replicatedJobs"]
+    pod = node["template"]["spec"]["template"]["spec"]
+    assert flavors(overlay, pod["nodeSelector"]) == {"cpu"}
+    (container,) = pod["containers"]
+    assert not any("gpu" in name for name in container["resources"]["limits"])
+    assert "/python-light:" in container["image"]
+    assert pod["serviceAccountName"] == "pipeline-runner"
+
+
+@pytest.mark.parametrize("name", ["hardcase-train", "hardcase-ingest"])
+def test_a_node_that_fails_is_not_started_again_and_keeps_its_log(name: str) -> None:
     """JobSet 0.12 writes OnFailure where a runtime names nothing."""
-    (runtime,) = of("prod", "TrainingRuntime")
+    runtime = one("prod", "TrainingRuntime", name)
     (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
     pod = node["template"]["spec"]["template"]["spec"]
     assert node["template"]["spec"]["backoffLimit"] == 0

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from hardcase.config import EvaluateConfig, GrpoConfig, IngestConfig, ModelConfig, SftConfig, TinyModelConfig
 from hardcase.data.cases import judge, write_cases
 from hardcase.data.completions import Completion, merge_completions, read_completions
+from hardcase.data.scenes import write_source
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import HardcaseError, InputError
 from hardcase.model.internvl import build_tiny, load_model, save_model
@@ -165,7 +166,7 @@ def test_shards_of_another_division_count_for_nothing(shared: dict[str, Any]) ->
 
 
 def test_shard_that_breaks_without_a_word_is_told(shared: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "scratch" / "shard-2-of-2" / "table.parquet").mkdir(parents=True)
+    (tmp_path / "scratch" / "shard-2-of-2" / "written").mkdir(parents=True)
     with pytest.raises(HardcaseError, match="a process ended with 1; its last lines"):
         in_shards(shards=2, nodes=1, **shared)
 
@@ -182,3 +183,17 @@ def test_each_shard_has_a_gpu_to_itself(
     used = [text for ((text, _),) in read_completions(tables, ["1/3", "2/3", "3/3"])]
     assert used[:2] == gpus
     assert used[2] in gpus
+
+
+def test_a_source_in_shards_is_the_same_snapshot(tmp_path: Path) -> None:
+    write_source(tmp_path / "source", samples=70, seed=9)
+    with (tmp_path / "source" / "manifest.jsonl").open("a") as manifest:
+        manifest.write("nonsense\n")
+    places, store = (tmp_path / "snapshot", tmp_path / "quarantine", tmp_path / "scratch"), tmp_path.as_uri() + "/store"
+    results = [
+        ingest(str(tmp_path / "source"), store, IngestConfig(), *places, shards=shards) for shards in (1, 2, 3, 9)
+    ]
+    assert results == [results[0]] * 4
+    assert (results[0].accepted, results[0].quarantined) == (70, {"bad_row": 1})
+    assert len(Snapshot.open(places[0], store).open_samples("train")[3].images[4]) > 100
+    assert not any(places[2].glob("shard-*"))

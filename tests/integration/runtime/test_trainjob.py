@@ -26,7 +26,7 @@ from kubeflow_trainer_api import models
 from hardcase.config import EvaluateConfig, GrpoConfig, SftConfig
 from hardcase.data.completions import Completion, read_completions, write_completions
 from hardcase.errors import HardcaseError, InputError
-from hardcase.runtime.nodes import train_on_nodes
+from hardcase.runtime.nodes import run_on_nodes
 from hardcase.runtime.processes import COMMAND, in_processes, in_shards
 from hardcase.runtime.trainjob import _notice_dead_connections
 from tests.integration.runtime.test_launching import CONFIG
@@ -273,7 +273,7 @@ def test_what_is_sent_is_a_trainjob_and_the_first_nodes_log_is_the_steps(
 ) -> None:
     monkeypatch.setenv("HARDCASE_IMAGE", "registry/train@sha256:abc")
     command = said("print(f'node {rank} was here')")
-    assert train_on_nodes(command, 2, 2, "grpo-0123456789abcdef") == ""
+    assert run_on_nodes(command, 2, 2, "grpo-0123456789abcdef") == ""
     assert "node 0 was here\n" in capfd.readouterr().out
     assert cluster.sent == [
         {
@@ -290,14 +290,14 @@ def test_what_is_sent_is_a_trainjob_and_the_first_nodes_log_is_the_steps(
 
 
 def test_node_that_fails_is_named_with_its_last_lines(cluster: Cluster) -> None:
-    ended = train_on_nodes(said("if rank == '1': sys.exit('out of memory')"), 2, 2, "grpo-0123456789abcdef")
+    ended = run_on_nodes(said("if rank == '1': sys.exit('out of memory')"), 2, 2, "grpo-0123456789abcdef")
     assert ended.splitlines() == [f"TrainJob {NAME} failed", "node-1 failed; its last lines:", "out of memory"]
     assert cluster.deleted == [NAME]
 
 
 def test_node_that_the_kernel_killed_says_so(cluster: Cluster) -> None:
     cluster.exit = container({"terminated": {"reason": "OOMKilled", "exitCode": 137}})
-    ended = train_on_nodes(said("if rank == '0': sys.exit('last line')"), 2, 2, "grpo-0123456789abcdef")
+    ended = run_on_nodes(said("if rank == '0': sys.exit('last line')"), 2, 2, "grpo-0123456789abcdef")
     assert "node-0 failed (OOMKilled, exit code 137); its last lines:\nlast line" in ended
 
 
@@ -305,7 +305,7 @@ def test_job_of_a_step_that_was_killed_gives_way(cluster: Cluster) -> None:
     trainer = {"numNodes": 1, "command": said("time.sleep(99)")}
     reference = {"name": "hardcase-train", "kind": "TrainingRuntime"}
     cluster.start(NAME, {"metadata": {"name": NAME}, "spec": {"runtimeRef": reference, "trainer": trainer}})
-    assert train_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef") == ""
+    assert run_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef") == ""
     assert cluster.deleted == [NAME, NAME]
 
 
@@ -316,7 +316,7 @@ def test_nodes_begin_when_the_pods_of_an_earlier_attempt_are_gone(cluster: Clust
     cluster.start(NAME, {"metadata": {"name": NAME}, "spec": {"runtimeRef": reference, "trainer": trainer}})
     cluster.lingering = [1.5]
     began = time.monotonic()
-    assert train_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef") == ""
+    assert run_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef") == ""
     assert time.monotonic() - began > 1.5
     assert len(cluster.sent) == 2
 
@@ -328,7 +328,7 @@ def test_pods_that_stay_are_named(cluster: Cluster, monkeypatch: pytest.MonkeyPa
     cluster.start(NAME, {"metadata": {"name": NAME}, "spec": {"runtimeRef": reference, "trainer": trainer}})
     cluster.lingering = [60]
     with pytest.raises(HardcaseError, match=f"{NAME}-node-0 of an earlier attempt does not end"):
-        train_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef")
+        run_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef")
     assert len(cluster.sent) == 1
 
 
@@ -336,7 +336,7 @@ def test_a_log_whose_connection_breaks_is_shown_whole_and_no_line_twice(
     cluster: Cluster, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cluster.cut = 3
-    assert train_on_nodes(said("[print('line', number) for number in range(6)]"), 2, 2, "grpo-0123456789abcdef") == ""
+    assert run_on_nodes(said("[print('line', number) for number in range(6)]"), 2, 2, "grpo-0123456789abcdef") == ""
     assert capfd.readouterr().out.splitlines() == [f"line {number}" for number in range(6)]
 
 
@@ -362,7 +362,7 @@ def test_an_api_that_is_never_there_is_no_bad_input(
     cluster.server.server_close()
     monkeypatch.setattr("hardcase.runtime.trainjob.SECONDS_AWAY", 0.5)
     with pytest.raises(HardcaseError, match="TrainingRuntime hardcase-train") as failure:
-        train_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef")
+        run_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef")
     assert failure.value.exit_code == 1, "a step that is refused is never tried again"
     assert "asking again" in caplog.text
 
@@ -373,7 +373,7 @@ def test_an_api_that_refuses_us_is_the_users_to_mend(
 ) -> None:
     monkeypatch.setattr(cluster, "refused", status)
     with pytest.raises(InputError, match=str(status)):
-        train_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef")
+        run_on_nodes(said(""), 2, 2, "grpo-0123456789abcdef")
 
 
 def test_a_job_that_waits_says_why(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
@@ -382,7 +382,7 @@ def test_a_job_that_waits_says_why(cluster: Cluster, caplog: pytest.LogCaptureFi
     cluster.workload = "couldn't assign flavors to pod set node: insufficient quota for nvidia.com/gpu"
     threading.Timer(1.0, cluster.conditions.clear).start()
     with caplog.at_level("INFO"):
-        assert train_on_nodes(said("time.sleep(1.5)"), 2, 2, "grpo-0123456789abcdef") == ""
+        assert run_on_nodes(said("time.sleep(1.5)"), 2, 2, "grpo-0123456789abcdef") == ""
     (waits,) = [record.message for record in caplog.records if " waits: " in record.message]
     assert waits == f"TrainJob {NAME} waits: queued by Kueue: {cluster.workload}"
 
@@ -393,7 +393,7 @@ def test_a_pod_that_waits_says_why_each_time_it_changes(cluster: Cluster, caplog
     pulling = container({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}})
     cluster.pending = [{"conditions": unschedulable}, {"conditions": unschedulable}, pulling, {}]
     with caplog.at_level("INFO"):
-        assert train_on_nodes(said("time.sleep(2)"), 2, 2, "grpo-0123456789abcdef") == ""
+        assert run_on_nodes(said("time.sleep(2)"), 2, 2, "grpo-0123456789abcdef") == ""
     waits = [record.message.partition("pending")[2] for record in caplog.records if " waits: 2 of 2" in record.message]
     assert waits == [f": {message}", ": ImagePullBackOff: Back-off pulling image", ""]
 
@@ -401,13 +401,13 @@ def test_a_pod_that_waits_says_why_each_time_it_changes(cluster: Cluster, caplog
 def test_a_kubeconfig_that_is_wrong_is_the_users_to_mend(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "kubeconfig").write_text("contexts: []")
     with pytest.raises(InputError, match=r"nodes is 2: no cluster is known: .*current-context"):
-        train_on_nodes(said(""), 2, 2, "grpo-0")
+        run_on_nodes(said(""), 2, 2, "grpo-0")
 
 
 def test_a_node_that_is_asked_to_end_does_so_as_first_process_of_its_container(tmp_path: Path) -> None:
     """The kernel keeps signals without a handler from the first process; a node held on for 30 s."""
     shard = {"shard": "1/1", "scratch": str(tmp_path), "answers": str(tmp_path / "table")}
-    job = {"module": "tests.support.sleeping", "arguments": {}, "shards": [shard]}
+    job = {"module": "tests.support.sleeping", "function": "run", "kind": "ingest", "arguments": {}, "shards": [shard]}
     (tmp_path / "job.json").write_text(json.dumps(job))
     place = {"PET_NODE_RANK": "0", "PET_NNODES": "1", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": "0"}
     inside = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -427,20 +427,18 @@ def test_a_node_that_is_asked_to_end_does_so_as_first_process_of_its_container(t
 
 def test_api_that_is_away_for_a_while_is_asked_again(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     threading.Timer(0.3, lambda: setattr(cluster, "away", 2)).start()
-    assert train_on_nodes(said("time.sleep(1.5)"), 2, 2, "grpo-0123456789abcdef") == ""
+    assert run_on_nodes(said("time.sleep(1.5)"), 2, 2, "grpo-0123456789abcdef") == ""
     assert "asking again" in caplog.text
 
 
 def test_job_that_someone_deletes_is_told(cluster: Cluster) -> None:
     threading.Timer(1.0, lambda: cluster.stop(NAME)).start()
     with pytest.raises(HardcaseError, match="deleted while it was at work; run again to go on"):
-        train_on_nodes(said("time.sleep(99)"), 2, 2, "grpo-0123456789abcdef")
+        run_on_nodes(said("time.sleep(99)"), 2, 2, "grpo-0123456789abcdef")
 
 
 def test_step_that_is_stopped_deletes_its_job(cluster: Cluster, tmp_path: Path) -> None:
-    code = (
-        f"from hardcase.runtime.nodes import train_on_nodes\ntrain_on_nodes({said('time.sleep(99)')!r}, 2, 2, 'grpo-0')"
-    )
+    code = f"from hardcase.runtime.nodes import run_on_nodes\nrun_on_nodes({said('time.sleep(99)')!r}, 2, 2, 'grpo-0')"
     with subprocess.Popen([sys.executable, "-P", "-c", code], env=dict(os.environ)) as step:
         until = time.monotonic() + 60
         while not cluster.sent and time.monotonic() < until:
@@ -454,13 +452,13 @@ def test_runtime_that_is_missing_or_does_not_fit_is_the_users_error(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="2 GPUs a node for 4 processes"):
-        train_on_nodes(said(""), 2, 4, "grpo-0")
+        run_on_nodes(said(""), 2, 4, "grpo-0")
     monkeypatch.setenv("HARDCASE_TRAINING_RUNTIME", "other")
     with pytest.raises(InputError, match=r"namespace hardcase has no TrainingRuntime other, so it has"):
-        train_on_nodes(said(""), 2, 2, "grpo-0")
+        run_on_nodes(said(""), 2, 2, "grpo-0")
     monkeypatch.setenv("HARDCASE_TRAINER", "docker")
     with pytest.raises(InputError, match="say local or kubernetes"):
-        train_on_nodes(said(""), 2, 2, "grpo-0")
+        run_on_nodes(said(""), 2, 2, "grpo-0")
     assert cluster.sent == []
 
 
@@ -483,7 +481,7 @@ def test_nodes_divide_shards_and_a_retry_takes_no_more_nodes_than_it_needs(clust
         in_shards(sharing.run, **given)
     given["refused"].unlink()
     (given["scratch"] / "shard-3-of-3" / "done").touch()
-    write_completions(["3/3"], [[Completion("kept")]], given["scratch"] / "shard-3-of-3" / "table.parquet")
+    write_completions(["3/3"], [[Completion("kept")]], given["scratch"] / "shard-3-of-3" / "written")
     tables = in_shards(sharing.run, **given)
     assert read_completions(tables, ["1/3", "2/3", "3/3"]) == [[Completion(text)] for text in ("", "", "kept")]
     assert [job["spec"]["trainer"]["numNodes"] for job in cluster.sent] == [2, 1]

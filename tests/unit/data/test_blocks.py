@@ -69,15 +69,16 @@ def test_a_stopped_ingest_continues_with_the_blocks_it_has_not_read(
     with pytest.raises(HardcaseError, match="out of disk"):
         run(scratch)
     monkeypatch.undo()
-    (scratch / "blocks" / "1.parquet").unlink()  # the only one that is not complete
-    (scratch / "blocks" / "1.draft").write_bytes(b"half")
-    (scratch / "blocks" / "1.shard").write_bytes(b"half")
+    folder = scratch / "shard-1-of-1" / "written"
+    (folder / "1.parquet").unlink()  # the only one that is not complete
+    (folder / "1.draft").write_bytes(b"half")
+    (folder / "1.shard").write_bytes(b"half")
     read = list[int]()
     monkeypatch.setattr(blocks, "Source", lambda manifest: Counting(manifest, read))
     monkeypatch.setattr(ingest, "ProcessPoolExecutor", OneProcess)
     assert run(scratch) == expected
     assert read == [1]
-    assert not (scratch / "blocks").exists()
+    assert not folder.exists()
 
 
 class Counting(Source):

@@ -383,6 +383,7 @@ def test_a_dying_worker_is_one_clear_error(
 def test_procedural_samples_come_in_and_are_the_same_again(desk: Desk) -> None:
     first = desk.ingest("procedural://?samples=16&seed=3")
     assert (first.accepted, first.quarantined) == (16, {})
-    (desk.root / "scratch" / "procedural" / "half-drawn.png").touch()  # of a run that was stopped
+    (drawn := desk.root / "scratch" / "shard-1-of-1" / "procedural").mkdir(parents=True)
+    (drawn / "half-drawn.png").touch()  # of a run that was stopped
     assert desk.ingest("procedural://?samples=16&seed=3") == first
     assert desk.ingest("procedural://?samples=16&seed=4").snapshot_id != first.snapshot_id
