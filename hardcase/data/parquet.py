@@ -20,13 +20,14 @@ import pyarrow.parquet as pq
 
 from hardcase.errors import InputError
 
+MAX_ROWS: Final = 2**26
 MAX_GROUP_ROWS: Final = 2**20  # what pyarrow writes by default
 # Values of a column in a row group: lists of our fields hold at most four, and some rows are bad.
 FEW_VALUES, MAX_VALUES_PER_ROW = 2**16, 8
 # Beyond the first, a page may be at most so many times its compressed size. Images are hardly compressible.
 SMALL_PAGE, MAX_COMPRESSION = 2**22, 8
-# A dictionary and a page of each column are in memory together, Arrow's copies of them beside.
-MAX_PAGES: Final = 2**28
+# A dictionary and a page of each column are in memory together, with up to four copies that Arrow makes: under 1 GiB.
+MAX_PAGES: Final = 3 * 2**26
 # Rows are read one by one unless all values of the row group, its dictionaries apart, fit into this size.
 SMALL_GROUP, BATCH_ROWS = 2**26, 64
 MAX_REPEATED: Final = 2**27  # bytes of a dictionary's values in a batch; else they are read as a dictionary
@@ -63,6 +64,11 @@ class ParquetRows:
             self._starts: list[int] = list(accumulate((rows for rows, _ in self._groups), initial=1))
         except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
             raise self._refuse("its metadata cannot be read; write it again") from error
+        for group, (rows, _) in enumerate(self._groups):
+            if not 0 <= rows <= MAX_GROUP_ROWS:
+                raise self._refuse(f"row group {group} has {rows} rows; write at most {MAX_GROUP_ROWS}")
+        if self.num_rows > MAX_ROWS:
+            raise self._refuse(f"has {self.num_rows} rows; at most {MAX_ROWS} are read")
         self._leaves = [
             (number, self._metadata.schema.column(number))
             for number in range(self._metadata.num_columns)
@@ -76,18 +82,24 @@ class ParquetRows:
         """Number of rows that the file states."""
         return self._starts[-1] - 1
 
-    def read(self, first: int, rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield rows by their number from 1, each a batch of one row."""
+    def read(self, first: int, rows: int) -> Iterator[tuple[int, dict[str, Any] | ValueError | OverflowError]]:
+        """Yield rows by their number from 1: the values by column, or why Python has none for them."""
         for number in range(first, first + rows):
             group = bisect_right(self._starts, number) - 1
             if group != self._group or number < self._next:
                 self._rows, self._group, self._next = self._read_group(group), group, self._starts[group]
-            row = None
+            row: Any = None
             while self._next <= number:
+                del row  # it holds the memory of a batch, perhaps of the one before
                 if (row := next(self._rows, None)) is None:
                     raise self._refuse(f"row group {group} has fewer rows than the file states; write it again")
                 self._next += 1
-            yield number, row
+            try:
+                (values,) = row.to_pylist()
+            except (ValueError, OverflowError) as error:  # invalid UTF-8, times out of range
+                values = error
+            del row
+            yield number, values
 
     def _read_group(self, group: int) -> Iterator[pa.RecordBatch]:
         batch_rows, dictionaries = self._check_group(group)
@@ -104,6 +116,7 @@ class ParquetRows:
             for batch in map(_cut_lists, batches):
                 for at in range(batch.num_rows):
                     yield batch.slice(at, 1)
+                del batch  # before the next one is read
 
     def _check_type(self, name: str, kind: pa.DataType) -> None:
         element = kind.value_type if _is_list(kind) else kind
@@ -117,8 +130,6 @@ class ParquetRows:
     def _check_group(self, group: int) -> tuple[int, list[str]]:
         """Return how many rows may be read at once, and which columns by their dictionaries; or raise `InputError`."""
         rows, columns = self._groups[group]
-        if not 0 <= rows <= MAX_GROUP_ROWS:
-            raise self._refuse(f"row group {group} has {rows} rows; write at most {MAX_GROUP_ROWS}")
         max_values = max(FEW_VALUES, MAX_VALUES_PER_ROW * rows)
         held = plain = 0
         dictionaries = []

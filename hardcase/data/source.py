@@ -151,15 +151,13 @@ class Source:
         file = self._open_parquet()
         self._note_unknown(name for name in file.names if name not in FIELDS)
         repeated = [name for name in FIELDS if file.names.count(name) > 1]
-        for number, row in file.read(block.first, block.rows):
+        for number, values in file.read(block.first, block.rows):
             if repeated:
                 yield number, BadRow(number, None, Reason.DUPLICATE_KEY, f"two columns {repeated[0]}")
-                continue
-            try:
-                (values,) = row.to_pylist()
-            except (ValueError, OverflowError) as error:  # invalid UTF-8, times out of range
-                values = BadRow(number, None, Reason.BAD_ROW, f"cannot be read: {error}"[:200])
-            yield number, values
+            elif isinstance(values, Exception):
+                yield number, BadRow(number, None, Reason.BAD_ROW, f"cannot be read: {values}"[:200])
+            else:
+                yield number, values
 
     def _note_unknown(self, keys: Iterable[str]) -> None:
         for key in keys:

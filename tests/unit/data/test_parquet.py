@@ -24,7 +24,7 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before = peak()
 try:
     rows = ParquetRows(Path(sys.argv[1]), ("id", "original", "candidates", "answer", "group"))
-    print(sum(len(row.to_pylist()) for _, row in rows.read(1, rows.num_rows)), peak() - before)
+    print(sum(isinstance(row, dict) for _, row in rows.read(1, rows.num_rows)), peak() - before)
 except InputError as error:
     print(error, peak() - before)
 """
@@ -36,9 +36,9 @@ def written(folder: Path, columns: dict[str, Any], **options: Any) -> Path:
     return path
 
 
-def values(path: Path, first: int = 1, rows: int | None = None) -> list[dict[str, Any]]:
+def values(path: Path) -> list[Any]:
     opened = ParquetRows(path, FIELDS)
-    return [row.to_pylist()[0] for _, row in opened.read(first, opened.num_rows if rows is None else rows)]
+    return [row for _, row in opened.read(1, opened.num_rows)]
 
 
 def measure(path: Path) -> tuple[str, int]:
@@ -64,8 +64,9 @@ def test_rows_are_those_that_were_written_wherever_reading_begins(tmp_path: Path
     expected, opened = pa.table(columns).to_pylist(), ParquetRows(path, FIELDS)
     for first in (*range(1, 1001, rows), 700, 3, 4):
         stop = min(first + rows, 1001)
-        read = [(number, row.to_pylist()[0]) for number, row in opened.read(first, stop - first)]
-        assert read == [(number, expected[number - 1]) for number in range(first, stop)]
+        assert list(opened.read(first, stop - first)) == [
+            (number, expected[number - 1]) for number in range(first, stop)
+        ]
 
 
 @pytest.mark.parametrize("dictionary", [True, False])
@@ -127,6 +128,18 @@ def test_metadata_that_states_fewer_values_than_the_pages_hold_does_not_help(tmp
     result, peak = measure(path)
     assert "holds 20000000 values" in result
     assert peak < 64
+
+
+@pytest.mark.parametrize("stated", [-1, 2**20 + 1, 2**40])
+def test_more_rows_than_a_row_group_can_have_are_refused_before_they_are_counted(tmp_path: Path, stated: int) -> None:
+    path = written(tmp_path, {"id": ["a"] * 70_000}, write_statistics=False)
+    data, number = path.read_bytes(), varint(2 * 70_000)
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    at = data.rindex(b"\x16" + number, footer) + 1  # rows of the row group follow the columns
+    changed = data[footer:at] + varint(2 * stated if stated > 0 else 1) + data[at + len(number) : -8]
+    path.write_bytes(data[:footer] + changed + len(changed).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(InputError, match=f"row group 0 has {stated} rows"):
+        ParquetRows(path, FIELDS)
 
 
 def test_pages_that_are_far_larger_than_their_bytes_are_refused(tmp_path: Path) -> None:
