@@ -36,10 +36,11 @@ from hardcase.lifetime import die_with_parent
 from hardcase.progress import report, track
 from hardcase.runtime.processes import in_shards
 from hardcase.runtime.running import running
-from hardcase.store.digest import bytes_digest, canonical_json
+from hardcase.store.digest import bytes_digest, canonical_json, path_digest
 from hardcase.store.store import Store, open_store, write_atomically
 
 STORED = "snapshot:"
+ACCEPTANCE = "rows.sqlite"
 PROCEDURAL = {"samples": int, "seed": int, "views_a_product": int}
 INDEX_BLOCKS = 64  # in a row group of the index
 LARGE_SHARE = 0.1  # of the rows; a larger group is warned about
@@ -95,6 +96,7 @@ def run(
     folders = in_shards(read_shard, shards, nodes, scratch, "blocks", "ingest", **given)
     tables = sorted((path for folder in folders for path in folder.glob("*.parquet")), key=lambda path: int(path.stem))
     result = _merge(tables, source, open_store(store), config, snapshot, quarantine, scratch)
+    (scratch / ACCEPTANCE).unlink()
     for folder in folders:
         shutil.rmtree(folder.parent)  # another run here may read another source
     return result
@@ -148,7 +150,7 @@ def _merge(
     unknown_keys = sorted({key for block in details for key in block.unknown_keys})[:MAX_UNKNOWN]
     if unknown_keys:
         logger.warning("source %s: keys ignored: %s", source, ", ".join(unknown_keys))
-    with closing(Acceptance(scratch / "rows.sqlite")) as acceptance:
+    with closing(Acceptance(scratch / ACCEPTANCE)) as acceptance:
         for table in track(tables, "comparing rows"):
             rows = pq.read_table(table).to_pylist()
             acceptance.add(_summarise(row) for row in rows if row["reason"] is None)
@@ -174,6 +176,8 @@ def _merge(
         for folder in folders:
             if (path := folder / shard["sha256"]).exists():
                 store.put_file(path, shard["sha256"])
+    entry = {"sha256": path_digest(index), "bytes": index.stat().st_size}
+    store.put_file(index, str(entry["sha256"]))
     manifest = canonical_json(
         {
             "schema": SNAPSHOT_FORMAT,
@@ -181,7 +185,7 @@ def _merge(
             "splits": counts.splits,
             "groups": counts.groups,
             "largest_group": counts.largest,
-            "index": {"sha256": store.put_object(index.read_bytes()), "bytes": index.stat().st_size},
+            "index": entry,
             "shards": shards,
             "unknown_keys": unknown_keys,
         }

@@ -11,8 +11,10 @@ from hardcase.config import IngestConfig
 from hardcase.data.files import open_source
 from hardcase.data.listing import source_digest
 from hardcase.data.scenes import write_source
+from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
 from hardcase.steps.ingest import run
+from hardcase.store.digest import bytes_digest
 from tests.support.s3 import moto_bucket
 
 
@@ -103,3 +105,42 @@ def test_a_row_may_name_an_object_as_it_may_name_a_file(folder: Path, tmp_path: 
     places = desk / "snapshot", desk / "quarantine", desk / "scratch"
     result = run("s3://data/odd", (desk / "store").as_uri(), IngestConfig(max_bad_share=1, eval_share=0.5), *places)
     assert (result.accepted, result.quarantined) == (4, {"bad_path": 1, "missing_file": 1})
+
+
+def test_a_source_and_a_store_on_s3_give_the_same_snapshot(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARDCASE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "scratch").mkdir()
+    places = tmp_path / "snapshot", tmp_path / "quarantine", tmp_path / "scratch"
+    run(f"s3://data/team/{folder.name}", "s3://data/store", IngestConfig(eval_share=0.5), *places)
+    assert places[0].read_bytes() == snapshot_of(str(folder), tmp_path / "here")
+    assert not list((tmp_path / "scratch").glob("**/*.parquet"))
+    samples = Snapshot.open(places[0], "s3://data/store").open_samples("train")
+    rows = {row["id"]: row for row in map(json.loads, (folder / "manifest.jsonl").read_text().splitlines())}
+    for sample in [samples[-1], *samples]:
+        row = rows[sample.id]
+        assert list(sample.images) == [(folder / path).read_bytes() for path in (row["original"], *row["candidates"])]
+    # A shard that another process has evicted from the cache is fetched again.
+    for path in (tmp_path / "cache").iterdir():
+        path.unlink()
+    assert len(Snapshot.open(places[0], "s3://data/store").open_samples("train")[0].images) == 5
+
+
+def test_a_refused_source_on_s3_leaves_no_snapshot(folder: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    client, (refused, *others) = boto3.client("s3"), rows
+    lines = [{**refused, "answer": None}, *others]
+    body = "".join(json.dumps(row) + "\n" for row in lines).encode()
+    client.put_object(Bucket="data", Key=f"team/{folder.name}/refused.jsonl", Body=body)
+    places = tmp_path / "snapshot", tmp_path / "quarantine", tmp_path / "scratch"
+    with pytest.raises(InputError, match=r"1 of 6 rows are bad \(bad_answer 1\)"):
+        run(f"s3://data/team/{folder.name}/refused.jsonl", "s3://data/refused", IngestConfig(), *places)
+    listed = client.list_objects_v2(Bucket="data", Prefix="refused/").get("Contents", [])
+    names = [entry["Key"].rpartition("/")[2] for entry in listed]
+    assert not places[0].exists()
+    assert places[1].exists()
+    # Shards are uploaded while the source is read. No snapshot names these, so `store gc` lists them.
+    assert [
+        bytes_digest(client.get_object(Bucket="data", Key=entry["Key"])["Body"].read()) for entry in listed
+    ] == names
