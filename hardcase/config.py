@@ -392,5 +392,6 @@ def _validate(kind: type[Chosen], tree: dict[str, Any], overrides: dict[str, Any
         return kind.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        parts = [what, ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")]
+        message = "no such key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        parts = [what, ".".join(str(part) for part in first["loc"]), message]
         raise InputError(f"{': '.join(filter(None, parts))}; fix this key in the file or by --set") from error

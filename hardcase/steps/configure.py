@@ -84,7 +84,7 @@ def check_model(profile: Profile) -> None:
 
             cached = try_to_load_from_cache(checkpoint, "config.json", revision=profile.model.revision)
             folder = Path(cached).parent if isinstance(cached, str) else folder
-        check_context(profile, folder)
+        check_context(profile, folder, checkpoint)
     if (profile.sft.lora or profile.grpo.lora) and find_spec("torch"):
         from hardcase.model.internvl import build_outline
         from hardcase.model.training import build_lora_config
@@ -94,10 +94,10 @@ def check_model(profile: Profile) -> None:
             build_lora_config(profile.grpo, outline, "grpo")
 
 
-def check_context(profile: Profile | EvaluationProfile, model: Path) -> None:
-    """Refuse completions that the context of a model in a folder has no room for."""
+def check_context(profile: Profile | EvaluationProfile, folder: Path, model: str) -> None:
+    """Refuse completions that the context of a model in a folder has no room for; `model` is what the user calls it."""
     try:
-        described = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         sizes = int(described["image_seq_length"]), int(described["text_config"]["max_position_embeddings"])
     except (OSError, ValueError, KeyError, TypeError):
         return  # loading the model reports what is wrong with it

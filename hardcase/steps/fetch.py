@@ -50,7 +50,7 @@ def execute(model: str, source: str, settings: Mapping[str, Any]) -> Any:
         write_atomically(work.outputs / "version", canonical_json(described))
         profile = load_evaluation_profile(recorded, {**settings, "source": source})
         require_devices(profile)
-        check_context(profile, work.outputs / "model")
+        check_context(profile, work.outputs / "model", model)
         per_node = max(int(recorded.get(step, {}).get("processes", 1)) for step in ("sft", "grpo"))
         plans = plan_evaluation(profile, version.evaluation if version else "", locations, per_node)
     return EvaluationPlan(model=work.attestation, **plans)

@@ -37,6 +37,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"grpo.max_new_tokens": 4000}, "grpo.max_new_tokens is 4000", "lower it"),
     ({"evaluate.max_new_tokens": 4000}, "evaluate.max_new_tokens is 4000", "lower it"),
     ({"model.tiny.image_size": 512}, "mine.max_new_tokens", "has room for 0 beside five images of 1024"),
+    ({"sft.stepz": 3}, "sft.stepz", "no such key"),
     ({"seed": 2**32}, "seed", "less than 2147483648"),
     ({"sft.threads": 100_000}, "sft.threads", "less than or equal to 1024"),
     ({"grpo.workers": 100_000}, "grpo.workers", "less than or equal to 1024"),
