@@ -25,7 +25,7 @@ def evaluation(
     with dsl.ExitHandler(request_handler(handler), name="run"):
         planned = request_cpus(steps.fetch(model=model, source=source, settings=settings), cached=False)  # aliases move
         plan = planned.outputs
-        snapshot = request_cpus(steps.ingest(plan=plan["ingest"])).output
+        snapshot = request_cpus(steps.ingest(plan=plan["ingest"]), timeout=12 * HOUR).output
         answers = steps.answer(plan=plan["answer"], snapshot=snapshot, model=plan["model"])
         request_gpus(answers, "answer", plan, 12 * HOUR, priority="backfill")
         scores = request_cpus(steps.evaluate(plan=plan["evaluate"], answers=answers.output))

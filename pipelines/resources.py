@@ -21,10 +21,13 @@ RETRIES: Final = 3
 BACKOFF: Final = 20
 
 
-def request_cpus(task: dsl.PipelineTask, cached: bool = True) -> dsl.PipelineTask:
-    """Request a light step's pod, retried when it fails; `cached` tells whether the cache may serve its result."""
-    _request_surroundings(task, HOUR)
-    _retry(task, HOUR)
+def request_cpus(task: dsl.PipelineTask, cached: bool = True, timeout: int = HOUR) -> dsl.PipelineTask:
+    """Request a light step's pod, retried when it fails.
+
+    `cached` tells whether the cache may serve its result. The timeout of an attempt is in seconds.
+    """
+    _request_surroundings(task, timeout)
+    _retry(task, timeout)
     task.set_caching_options(cached)
     return _request_light(task)
 

@@ -33,7 +33,7 @@ def retraining(
     with dsl.ExitHandler(handler, name="run"):
         planned = request_cpus(steps.configure(**asked), cached=False)  # the champion of today is no input of it
         plan = planned.outputs
-        snapshot = request_cpus(steps.ingest(plan=plan["ingest"])).output
+        snapshot = request_cpus(steps.ingest(plan=plan["ingest"]), timeout=12 * HOUR).output
         validation = request_cpus(steps.validate(plan=plan["validate"], snapshot=snapshot)).output
         sft = steps.sft(plan=plan["sft"], snapshot=snapshot, validation=validation)
         sft_model = request_gpus(sft, "sft", plan, 24 * HOUR).output

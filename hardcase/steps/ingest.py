@@ -202,10 +202,10 @@ def _require_rows(source: str, accepted: int, reasons: Mapping[str, int], share:
     if bad / total > share or not accepted:
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
         (first,) = next(pq.ParquetFile(quarantine).iter_batches(1)).to_pylist()
+        example = f"first row {first['row']}: {first['reason']}, {first['detail']}"
         raise InputError(
-            f"source {source}: {bad} of {total} rows are bad ({counts}), first row {first['row']}: {first['detail']}; "
-            f"at most ingest.max_bad_share {share:g} may be, and one must be left; see {quarantine}, fix them or raise "
-            "the share"
+            f"source {source}: {bad} of {total} rows are bad ({counts}), {example}; at most ingest.max_bad_share "
+            f"{share:g} may be, and one must be left; see {quarantine}, fix them or raise the share"
         )
 
 
