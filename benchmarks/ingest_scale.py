@@ -42,7 +42,7 @@ from scipy.ndimage import gaussian_filter
 from hardcase.task.sample import ASPECTS
 
 CORES: Final = os.cpu_count() or 1
-SIZES: Final = {True: ((2_000, 8_000, 32_000, 128_000), 40), False: ((100, 400), 4)}  # small samples; large ones
+SIZES: Final = {True: ((2_000, 8_000, 32_000, 128_000), 100), False: ((100, 400), 4)}  # small samples; large ones
 BESIDE: Final = 32_000  # samples up to which the other ways are measured too
 IMAGES: Final = 5  # of a sample
 INGEST: Final = str(Path(sys.executable).with_name("hardcase"))

@@ -51,10 +51,13 @@ def processes_of(machine: Machine) -> Iterator[str]:
 
 
 def leftovers(machine: Machine, temporary: Path) -> list[Path]:
-    """Return what killed commands left after a complete one: temporary folders and files, and drafts in the store."""
+    """Return what killed commands left after a complete one: temporary folders and files, and drafts in the store.
+
+    torch keeps a cache of its own in a folder that all processes of a user share.
+    """
     store = machine.home / "store"
     return [
-        *temporary.iterdir(),
+        *(path for path in temporary.iterdir() if not path.name.startswith("torchinductor_")),
         *machine.home.glob("scratch/*"),
         *machine.home.glob("hardcase.*"),
         *(path for path in store.rglob("*") if path.is_file() and ("#" in path.name or path.name.startswith("."))),
