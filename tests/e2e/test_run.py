@@ -139,6 +139,24 @@ def _kill_at_first_checkpoint(machine, step):
     assert list(machine.home.glob(f"scratch/{step}-*")), f"{step} ended before the kill"
 
 
+def test_sigterm_ends_a_run_in_order_at_once_and_records_that_it_was_cancelled(machine, first):
+    attestation, _ = _attestations(machine)["grpo"]
+    for entry in (machine.home / "cache").glob("*.json"):
+        if attestation.name in entry.read_text():
+            entry.unlink()
+    launcher = machine.start("run", "--profile", "smoke")
+    while not list(machine.home.glob("scratch/grpo-*")):
+        assert launcher.poll() is None, launcher.communicate()
+        time.sleep(0.01)
+    launcher.terminate()
+    launcher.communicate(timeout=60)
+    assert launcher.returncode == 128 + signal.SIGTERM
+    assert _children_of(launcher.pid) == []
+    recorded = json.loads(machine.call("runs", "--store", str(machine.home / "store"), "--json").stdout)
+    assert (recorded[0]["status"], recorded[0]["steps"]["grpo"]["status"]) == ("cancelled", "cancelled")
+    assert machine.run()["model"] == first["model"]
+
+
 def test_a_run_killed_at_random_moments_of_its_steps_leaves_nothing_and_ends_with_the_same_model(
     machine, first, tmp_path, monkeypatch
 ):
