@@ -7,7 +7,7 @@ numbers while groups are formed.
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -30,8 +30,7 @@ CREATE TABLE groups (label INTEGER PRIMARY KEY, name TEXT, accepted INTEGER, eva
 LISTED: Final = 5  # rows that a detail names
 
 
-@dataclass(frozen=True, slots=True)
-class RowSummary:
+class RowSummary(NamedTuple):
     """What acceptance needs of a row with valid images."""
 
     row: int
@@ -80,8 +79,7 @@ class Acceptance:
 
     def add(self, rows: Iterable[RowSummary]) -> None:
         """Add rows with valid images."""
-        values = (astuple(row) for row in rows)
-        self._database.executemany(f"INSERT INTO rows VALUES ({', '.join('?' * 10)}, NULL, NULL, NULL)", values)
+        self._database.executemany(f"INSERT INTO rows VALUES ({', '.join('?' * 10)}, NULL, NULL, NULL)", rows)
 
     def refuse(self, rows: Iterable[BadRow]) -> None:
         """Add rows that are quarantined already; they link no others."""

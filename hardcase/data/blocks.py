@@ -177,3 +177,9 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], ahead: 
 def read_details(table: Path) -> BlockDetails:
     """Return the details of a block from the metadata of its table."""
     return BlockDetails(**json.loads(pq.read_schema(table).metadata[DETAILS]))
+
+
+def read_rows(table: Path) -> pa.Table:
+    """Return the rows of a block from its table; `pq.read_table` would import pandas."""
+    with pq.ParquetFile(table) as file:
+        return file.read(use_threads=False)

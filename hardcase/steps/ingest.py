@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from hardcase.config import IngestConfig
 from hardcase.data.accept import Acceptance, Assignment, RowSummary
-from hardcase.data.blocks import BlockDetails, BlockReader, read_details
+from hardcase.data.blocks import BlockDetails, BlockReader, read_details, read_rows
 from hardcase.data.files import open_source
 from hardcase.data.quarantine import SCHEMA as QUARANTINE
 from hardcase.data.quarantine import BadRow, write_quarantine
@@ -152,7 +152,7 @@ def _merge(
         logger.warning("source %s: keys ignored: %s", source, ", ".join(unknown_keys))
     with closing(Acceptance(scratch / ACCEPTANCE)) as acceptance:
         for table in track(tables, "comparing rows"):
-            rows = pq.read_table(table).to_pylist()
+            rows = read_rows(table).to_pylist()
             acceptance.add(_summarise(row) for row in rows if row["reason"] is None)
             acceptance.refuse(BadRow(*map(row.get, QUARANTINE.names)) for row in rows if row["reason"])
         acceptance.decide(
@@ -233,7 +233,7 @@ def _write_index(
     pending, shards, assignment = list[pa.Table](), 0, next(assignments, None)
     with pq.ParquetWriter(path, INDEX, compression="zstd") as writer:
         for number, (table, block) in enumerate(zip(tables, details, strict=True), start=1):
-            rows, own = pq.read_table(table), list[Assignment]()
+            rows, own = read_rows(table), list[Assignment]()
             last = rows["row"][-1].as_py() if rows.num_rows else 0
             while assignment and assignment.row <= last:
                 own.append(assignment)
