@@ -1,8 +1,8 @@
 """Read blocks of a source: rows are checked, images decoded and measured, and both written into files.
 
 Images go into shards, Parquet files that the snapshot consists of. All else of the rows goes into a small table beside
-them. A block's files follow from its rows alone, whoever reads them, and the table is written last. So a stopped ingest
-continues with the blocks that have none.
+them. A block's files follow from its rows alone, and the table is written last. So a stopped ingest continues with the
+blocks that have none.
 """
 
 import json
