@@ -58,12 +58,12 @@ class Cost(NamedTuple):
 
 
 def write_images(folder: Path, samples: int, side: int, suffix: str) -> None:
-    """Write different images into folders of a thousand, and a manifest."""
+    """Write different images into folders, of a thousand small ones or fifty large ones, and a manifest."""
     rng = np.random.default_rng(side)
     fields = [gaussian_filter(rng.standard_normal((side, side, 3)), (s, s, 0), mode="wrap") * s for s in (1, 4, 32)]
     rows = []
     for number in range(samples):
-        place = Path("images", f"{number // 200:04}")
+        place = Path("images", f"{number // (200 if side <= 64 else 10):04}")
         (folder / place).mkdir(parents=True, exist_ok=True)
         paths = [(place / f"{number:06}-{image}{suffix}").as_posix() for image in range(IMAGES)]
         for path in paths:
