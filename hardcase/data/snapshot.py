@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hardcase.errors import InputError
+from hardcase.errors import HardcaseError, InputError
 from hardcase.formats import SNAPSHOT_FORMAT, check_format
-from hardcase.store.digest import path_digest
-from hardcase.store.store import Store, open_store
+from hardcase.store.digest import bytes_digest, path_digest
+from hardcase.store.store import Store, object_name, open_store
 from hardcase.task.sample import LETTERS, Sample
 
 # What a snapshot holds of an image besides its bytes.
@@ -85,8 +85,11 @@ class Snapshot:
     def open_samples(self, split: str, *, reasoning: bool = False) -> "Samples":
         """Return the samples of `split` in order, read one at a time, with their chains of thought if asked for."""
         columns = ["id", "aspect", "answer", "group", f"{IMAGES}.width", f"{IMAGES}.height", "shard", "position"]
-        digests = [shard["sha256"] for shard in self.manifest["shards"]]
-        return Samples(self._read_index([*columns, *(["reasoning"] if reasoning else [])], split), self._store, digests)
+        columns += ["reasoning"] if reasoning else []
+        shards = [(shard["sha256"], shard["bytes"]) for shard in self.manifest["shards"]]
+        if self._store.keeps(sum(size for _, size in shards)):
+            return Samples(self._read_index(columns, split), self._store, shards)
+        return RangedSamples(self._read_index([*columns, f"{IMAGES}.sha256"], split), self._store, shards)
 
     def read_labels(self, split: str) -> list[dict[str, Any]]:
         """Return id, aspect, answer and group of the samples of `split`, in order."""
@@ -121,13 +124,13 @@ class Snapshot:
 
 
 class Samples(Sequence[Sample]):
-    """Samples of a snapshot. A table holds about 200 bytes of each, and its images are read from a local shard.
+    """Samples of a snapshot. A table holds about 160 bytes of each, and its images are read from a local shard.
 
     Reading is safe in forked processes. A shard is verified when a process first opens it.
     """
 
-    def __init__(self, table: pa.Table, store: Store, digests: Sequence[str]) -> None:
-        self.table, self._store, self._digests = table, store, digests
+    def __init__(self, table: pa.Table, store: Store, shards: Sequence[tuple[str, int]]) -> None:
+        self.table, self._store, self._shards = table, store, shards  # sha256 and bytes of each shard
         self._verified = set[str]()
         self._open_recent = lru_cache(OPEN_SHARDS)(self._open_shard)
 
@@ -142,14 +145,15 @@ class Samples(Sequence[Sample]):
         if isinstance(at, slice):
             return self.select(range(len(self))[at])
         (row,) = self.table.slice(range(len(self))[at], 1).to_pylist()
-        images = StoredImages(self, row["shard"], row["position"])
+        digests = [image.get("sha256", "") for image in row["images"]]
+        images = StoredImages(self, row["shard"], row["position"], digests)
         sizes = tuple((image["width"], image["height"]) for image in row["images"])
         truth, reasoning = frozenset(row["answer"]), row.get("reasoning")
         return Sample(row["id"], row["aspect"], truth, reasoning, row["group"], images, sizes)
 
     def select(self, indices: Iterable[int]) -> "Samples":
         """Return the samples at some indices."""
-        return Samples(self.table.take(pa.array(indices, pa.int64())), self._store, self._digests)
+        return type(self)(self.table.take(pa.array(indices, pa.int64())), self._store, self._shards)
 
     def select_shard(self, shard: str) -> tuple[int, "Samples"]:
         """Return the samples of one shard of these (`3/8` is the third of eight), and how many precede them."""
@@ -166,8 +170,8 @@ class Samples(Sequence[Sample]):
         values: list[Any] = self.table[name].to_pylist()
         return values
 
-    def read_images(self, shard: int, position: int) -> tuple[bytes, ...]:
-        """Return the five encoded images at a position of a shard."""
+    def read_images(self, shard: int, position: int, digests: Sequence[str]) -> tuple[bytes, ...]:
+        """Return the five encoded images, of those sha256, at a position of a shard."""
         file, starts = self._open_recent(shard)
         group = bisect_right(starts, position) - 1
         column = file.read_row_group(group, columns=[f"{IMAGES}.bytes"], use_threads=False)["images"]
@@ -175,23 +179,39 @@ class Samples(Sequence[Sample]):
 
     def _open_shard(self, shard: int) -> tuple[pq.ParquetFile, list[int]]:
         """Return a shard's file, and the position of the first row of each of its row groups."""
-        digest = self._digests[shard]
-        path = self._store.hold_object(digest, verified=digest in self._verified)
-        self._verified.add(digest)
-        file = pq.ParquetFile(path)
+        file = self._open_file(*self._shards[shard])
         rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         return file, [0, *np.cumsum(rows[:-1]).tolist()]
+
+    def _open_file(self, digest: str, _size: int) -> pq.ParquetFile:
+        path = self._store.hold_object(digest, verified=digest in self._verified)
+        self._verified.add(digest)
+        return pq.ParquetFile(path)
+
+
+class RangedSamples(Samples):
+    """Samples whose shards on S3 are too large for the cache: single ones are fetched, and each image is verified."""
+
+    def read_images(self, shard: int, position: int, digests: Sequence[str]) -> tuple[bytes, ...]:
+        """Return the five encoded images, of those sha256, at a position of a shard."""
+        images = super().read_images(shard, position, digests)
+        if [bytes_digest(image) for image in images] != list(digests):
+            raise HardcaseError(f"{object_name(self._shards[shard][0])} was altered; remove it and ingest again")
+        return images
+
+    def _open_file(self, digest: str, size: int) -> pq.ParquetFile:
+        return pq.ParquetFile(self._store.open_ranges(digest, size))
 
 
 class StoredImages(Sequence[bytes]):
     """The five encoded images of a sample, which are read when they are first used."""
 
-    def __init__(self, samples: Samples, shard: int, position: int) -> None:
-        self._samples, self._place = samples, (shard, position)
+    def __init__(self, samples: Samples, shard: int, position: int, digests: Sequence[str]) -> None:
+        self._samples, self._place, self._digests = samples, (shard, position), digests
 
     @cached_property
     def _contents(self) -> tuple[bytes, ...]:
-        return self._samples.read_images(*self._place)
+        return self._samples.read_images(*self._place, self._digests)
 
     def __len__(self) -> int:
         return 1 + len(LETTERS)

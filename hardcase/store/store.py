@@ -28,6 +28,7 @@ from hardcase.errors import HardcaseError, InputError
 from hardcase.progress import track
 from hardcase.store.cache import open_cache
 from hardcase.store.digest import bytes_digest, canonical_json
+from hardcase.store.ranges import RangeFile, is_forked, note_use, read_in_fork
 from hardcase.store.s3_errors import describe_error
 
 NAME: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)*[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
@@ -84,10 +85,7 @@ class Store:
         refuse_links(self.uri, name)
         with self._report_errors(f"cannot read {name}", "fix permissions, or remove it"):
             try:
-                if self.local:  # twice as fast as through obstore, which copies
-                    data = (parse_local_path(self.uri) / name).read_bytes()
-                else:
-                    data = bytes(obstore.get(self._objects, name).bytes())
+                data = self._download(name)
             except FileNotFoundError as error:
                 raise HardcaseError(f"store {self.uri}: {name} is missing; run again to create it") from error
         if bytes_digest(data) != digest:
@@ -112,6 +110,30 @@ class Store:
                     f"{path}: the cache did not keep {object_name(digest)}; free space, or raise HARDCASE_CACHE_GB"
                 )
         return path
+
+    def open_ranges(self, digest: str, size: int) -> RangeFile:
+        """Open an object of `size` bytes on S3 to read parts of it, which are not verified."""
+
+        def read_span(start: int, end: int) -> bytes:
+            with self._report_errors(f"cannot read {name}", "fix permissions"):
+                return self._download(name, (start, end))
+
+        name = object_name(digest)
+        return RangeFile(read_span, size)
+
+    def keeps(self, size: int) -> bool:
+        """Tell whether objects of `size` bytes together are local files, or fit into this machine's cache."""
+        return self.local or size <= (self._cache or open_cache()).limit
+
+    def _download(self, name: str, span: tuple[int, int] | None = None) -> bytes:
+        if self.local:  # twice as fast as through obstore, which copies
+            return (parse_local_path(self.uri) / name).read_bytes()
+        if is_forked():
+            bucket, prefix = split_s3(self.uri)
+            return read_in_fork(bucket, f"{prefix}/{name}" if prefix else name, span)
+        if span is None:
+            return bytes(obstore.get(self._objects, name).bytes())
+        return bytes(obstore.get_range(self._objects, name, start=span[0], end=span[1]))
 
     def check_object(self, digest: str) -> None:
         """Verify that the store itself holds an object, and on local files also that it is unaltered."""
@@ -262,6 +284,7 @@ def open_objects(uri: str) -> tuple[str, ObjectStore]:
     session = boto3.Session()
     if session.get_credentials() is None:
         raise InputError(f"store {uri}: no AWS credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret")
+    note_use()
     client = session.client("s3", region_name=session.region_name or "us-east-1")
     endpoint = client.meta.endpoint_url
     return f"s3://{bucket}/{prefix}".rstrip("/"), S3Store(

@@ -1,6 +1,7 @@
 """A source on S3 is the source it would be in a folder."""
 
 import json
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from hardcase.config import IngestConfig
 from hardcase.data.files import open_source
 from hardcase.data.listing import source_digest
 from hardcase.data.scenes import write_source
-from hardcase.data.snapshot import Snapshot
-from hardcase.errors import InputError
+from hardcase.data.snapshot import RangedSamples, Samples, Snapshot
+from hardcase.errors import HardcaseError, InputError
 from hardcase.steps.ingest import run
 from hardcase.store.digest import bytes_digest
 from tests.support.s3 import moto_bucket
@@ -144,3 +145,54 @@ def test_a_refused_source_on_s3_leaves_no_snapshot(folder: Path, tmp_path: Path)
     assert [
         bytes_digest(client.get_object(Bucket="data", Key=entry["Key"])["Body"].read()) for entry in listed
     ] == names
+
+
+@pytest.fixture
+def stored(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A snapshot in a store on S3, and an empty cache."""
+    places = tmp_path / "snapshot", tmp_path / "quarantine", tmp_path / "scratch"
+    run(str(folder), "s3://data/ranged", IngestConfig(eval_share=0, shard_bytes=60_000), *places)
+    monkeypatch.setenv("HARDCASE_CACHE", str(tmp_path / "cache"))
+    return places[0]
+
+
+def images_of(folder: Path) -> dict[str, list[bytes]]:
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    return {row["id"]: [(folder / path).read_bytes() for path in (row["original"], *row["candidates"])] for row in rows}
+
+
+@pytest.mark.parametrize("gigabytes", ["20", "0.00002"])
+def test_samples_on_s3_are_read_whether_or_not_the_cache_holds_them(
+    folder: Path, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gigabytes: str
+) -> None:
+    monkeypatch.setenv("HARDCASE_CACHE_GB", gigabytes)
+    samples, expected = Snapshot.open(stored, "s3://data/ranged").open_samples("train"), images_of(folder)
+    assert isinstance(samples, RangedSamples) is (gigabytes != "20")
+    assert {sample.id: list(sample.images) for sample in samples[::-1]} == expected
+    # So are they in a forked process, as PyTorch's DataLoader has them, where obstore's threads are missing.
+    again = Snapshot.open(stored, "s3://data/ranged").open_samples("train")
+    for path in (tmp_path / "cache").glob("*"):
+        path.unlink()
+    INHERITED.append(again)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert dict(pool.map_async(read_inherited, range(len(again))).get(timeout=60)) == expected
+
+
+INHERITED = list[Samples]()
+
+
+def read_inherited(at: int) -> tuple[str, list[bytes]]:
+    sample = INHERITED[-1][at]
+    return sample.id, list(sample.images)
+
+
+def test_an_altered_image_on_s3_is_never_trained_on(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARDCASE_CACHE_GB", "0.00002")
+    snapshot, client = Snapshot.open(stored, "s3://data/ranged"), boto3.client("s3")
+    digest = snapshot.manifest["shards"][0]["sha256"]
+    key = f"ranged/objects/{digest[:2]}/{digest}"
+    data = bytearray(client.get_object(Bucket="data", Key=key)["Body"].read())
+    data[data.index(b"IDAT") + 30] ^= 1
+    client.put_object(Bucket="data", Key=key, Body=bytes(data))
+    with pytest.raises(HardcaseError, match="was altered; remove it and ingest again"):
+        [list(sample.images) for sample in snapshot.open_samples("train")]
