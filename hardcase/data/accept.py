@@ -185,7 +185,7 @@ class Acceptance:
         )
         edges = [self._find_equal(rows, column) for column in ("named", "original")]
         if distance is not None:
-            edges.append(self._find_near_originals(rows, distance))
+            edges += [self._find_equal(rows, "phash, thumbnail"), self._find_near_originals(rows, distance)]
         first, second = np.concatenate(edges, axis=1)
         graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(len(rows), len(rows)))
         labels = connected_components(graph, directed=False)[1] if len(rows) else rows
@@ -197,22 +197,21 @@ class Acceptance:
         )
         self._database.execute("CREATE INDEX labels ON rows (label)")
 
-    def _find_equal(self, rows: npt.NDArray[np.int64], column: str) -> npt.NDArray[np.int64]:
-        """Return two arrays of indices: rows whose value of a column is equal, and the first of these."""
+    def _find_equal(self, rows: npt.NDArray[np.int64], columns: str) -> npt.NDArray[np.int64]:
+        """Return two arrays of indices: rows whose values of some columns are equal, and the first of these."""
         query = (
-            f"SELECT row, min(row) OVER (PARTITION BY {column}) FROM rows "
-            f"WHERE original IS NOT NULL AND {column} IS NOT NULL"
+            f"SELECT row, min(row) OVER (PARTITION BY {columns}) FROM rows "
+            f"WHERE original IS NOT NULL AND {columns.split(',', maxsplit=1)[0]} IS NOT NULL"
         )
         pairs = np.fromiter(self._select(query), dtype=np.dtype((np.int64, 2)))
         return np.searchsorted(rows, pairs.T)
 
     def _find_near_originals(self, rows: npt.NDArray[np.int64], distance: int) -> npt.NDArray[np.int64]:
-        ((count,),) = self._select("SELECT count(DISTINCT original) FROM rows")
+        distinct = "SELECT min(row), phash, thumbnail FROM rows WHERE original IS NOT NULL GROUP BY phash, thumbnail"
+        ((count,),) = self._select(f"SELECT count(*) FROM ({distinct})")
         firsts, hashes = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.uint64)
         thumbnails = np.empty((count, THUMBNAIL_BYTES), dtype=np.uint8)
-        # Of equal originals, the first stands for all.
-        query = "SELECT min(row), phash, thumbnail FROM rows WHERE original IS NOT NULL GROUP BY original ORDER BY 1"
-        for at, (row, phash, thumbnail) in enumerate(self._select(query)):
+        for at, (row, phash, thumbnail) in enumerate(self._select(f"{distinct} ORDER BY 1")):
             firsts[at], hashes[at], thumbnails[at] = row, int(phash, 16), np.frombuffer(thumbnail, np.uint8)
         return np.searchsorted(rows, firsts)[find_near(hashes, thumbnails, distance)]
 

@@ -18,7 +18,8 @@ SIDE: Final = 8  # pixels of a thumbnail's side
 THUMBNAIL_BYTES: Final = 3 * SIDE**2
 AGREEMENT: Final = 0.97  # least correlation of two thumbnails
 FLAT: Final = 2.0  # deviation, of 255, up to which a thumbnail has no pattern to compare
-CELLS: Final = 2**21  # pairs compared at a time
+CELLS: Final = 2**21  # pairs of hashes compared at a time, and of images held
+COMPARED: Final = 2**14  # pairs of thumbnails compared at a time
 Pairs = npt.NDArray[np.intp]  # 2 × n
 
 
@@ -34,21 +35,23 @@ def find_near(hashes: npt.NDArray[np.uint64], thumbnails: npt.NDArray[np.uint8],
     n × 192, is at least 0.97. Cut into distance + 1 bands, two such hashes agree in at least one band, so only those
     are compared.
     """
-    keys = np.concatenate([hashes.view(np.uint8).reshape(len(hashes), 8), thumbnails], axis=1)
-    if not len(hashes):
-        return np.empty((2, 0), dtype=np.intp)
-    _, chosen, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    pairs = np.stack([chosen[inverse.ravel()], np.arange(len(hashes))])  # equal ones, which need no comparison
-    patterns = thumbnails[chosen].astype(np.float32)
+    parts = [np.empty((2, 0), dtype=np.intp)]
+    for near in _find_near_hashes(hashes, distance):
+        for some in np.array_split(near, 1 + near.shape[1] // COMPARED, axis=1):
+            # Of two unit vectors, |a - b|² = 2 (1 - correlation). Flat ones are shorter, and equal to each other.
+            gaps = np.square(_scale(thumbnails[some[0]]) - _scale(thumbnails[some[1]])).sum(axis=1)
+            parts.append(some[:, gaps <= 2 * (1 - AGREEMENT)])
+        if sum(part.shape[1] for part in parts[1:]) > CELLS:
+            parts = [_reduce(np.concatenate(parts, axis=1), len(hashes))]
+    return np.concatenate(parts, axis=1)
+
+
+def _scale(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return thumbnails as vectors of mean 0 and length 1."""
+    patterns = thumbnails.astype(np.float32)
     patterns -= patterns.mean(axis=1, keepdims=True)
     patterns /= np.maximum(np.linalg.norm(patterns, axis=1, keepdims=True), FLAT * np.sqrt(patterns.shape[1]))
-    for near in _find_near_hashes(hashes[chosen], distance):
-        # Of two unit vectors, |a - b|² = 2 (1 - correlation). Flat ones are shorter, and equal to each other.
-        gaps = np.square(patterns[near[0]] - patterns[near[1]]).sum(axis=1)
-        pairs = np.concatenate([pairs, chosen[near[:, gaps <= 2 * (1 - AGREEMENT)]]], axis=1)
-        if pairs.shape[1] > len(hashes) + CELLS:
-            pairs = _reduce(pairs, len(hashes))
-    return pairs
+    return patterns
 
 
 def _find_near_hashes(hashes: npt.NDArray[np.uint64], distance: int) -> Iterator[Pairs]:
@@ -56,13 +59,15 @@ def _find_near_hashes(hashes: npt.NDArray[np.uint64], distance: int) -> Iterator
         band = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
         order = np.argsort(band, kind="stable")
         starts = np.flatnonzero(band[order][1:] != band[order][:-1]) + 1
-        for members in np.split(order, starts):
-            rows = max(1, CELLS // 16 // len(members))
+        for start_of, end_of in pairwise([0, *starts.tolist(), len(order)]):
+            members = order[start_of:end_of]
+            rows = max(1, CELLS // 16 // max(1, len(members)))
             for start in range(0, len(members) - 1, rows):
                 some, others = members[start : start + rows], members[start:]
                 differing: Any = np.bitwise_count(hashes[some][:, None] ^ hashes[others][None])
                 first, second = np.nonzero(np.triu(differing <= distance, 1))
-                yield np.stack([some[first], others[second]])
+                if len(first):
+                    yield np.stack([some[first], others[second]])
 
 
 def _reduce(pairs: Pairs, count: int) -> Pairs:
