@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
+import pandas as pd  # noqa: F401 — pyarrow imports it when first used, which every worker would pay for
 import pyarrow as pa
 import pyarrow.parquet as pq
 

@@ -5,6 +5,7 @@ with valid images are compared with each other on disk, and the index of the acc
 grow with the source. A stopped ingest continues with the blocks that it has not read.
 """
 
+import ctypes
 import json
 import logging
 import multiprocessing
@@ -12,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
@@ -43,6 +44,7 @@ STORED = "snapshot:"
 ACCEPTANCE = "rows.sqlite"
 PROCEDURAL = {"samples": int, "seed": int, "views_a_product": int}
 INDEX_BLOCKS = 64  # in a row group of the index
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 2**26  # of <malloc.h>
 LARGE_SHARE = 0.1  # of the rows; a larger group is warned about
 logger = logging.getLogger(__name__)
 
@@ -118,9 +120,9 @@ def _read_blocks(reader: BlockReader, blocks: Sequence[Block], source: str, *, s
     # Clients of S3 do not work in a forked process.
     context = multiprocessing.get_context("spawn" if spawned else "fork")
     workers = min(joblib.cpu_count(), max(len(blocks), 1))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as pool:
-        pending = {pool.submit(reader.read, block): block for block in blocks}
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
+            pending = {pool.submit(reader.read, block): block for block in blocks}
             for future in as_completed(pending):
                 block = pending.pop(future)
                 future.result()
@@ -133,6 +135,14 @@ def _read_blocks(reader: BlockReader, blocks: Sequence[Block], source: str, *, s
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    die_with_parent()
+    # Keep the memory of an image for the next one: the kernel's pages for each cost a tenth of the time.
+    with suppress(AttributeError):  # of the GNU C library
+        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            ctypes.CDLL(None).mallopt(parameter, KEPT_BYTES)
 
 
 def _merge(
