@@ -23,6 +23,16 @@ REMEDIES: Final = {
     "TokenRefreshRequired": "renew the credentials: `aws sso login`, or a new session token",
 }
 
+# By botocore's class of an error that no answer of S3 is the cause of.
+LOCAL_REMEDIES: Final = {
+    "EndpointConnectionError": "check AWS_ENDPOINT_URL, and whether it can be reached",
+    "NoCredentialsError": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret",
+    "PartialCredentialsError": "set both AWS_ACCESS_KEY_ID and its secret",
+    "ProfileNotFound": "check AWS_PROFILE",
+    "SSOTokenLoadError": "renew the credentials: `aws sso login`",
+    "UnauthorizedSSOTokenError": "renew the credentials: `aws sso login`",
+}
+
 
 def find_code(error: Exception) -> str:
     """Return the code in S3's answer; empty where it is not S3's, or had no body."""
@@ -38,5 +48,5 @@ def describe_error(error: Exception, remedy: str = "") -> str:
     if region := EXPECTED_REGION.search(text):
         return f"{code}: the bucket is in another region; set AWS_REGION={region[1]}"
     cause = f"{code}: {text[:160]}" if code else text[:200] or type(error).__name__
-    remedy = REMEDIES.get(code, remedy)
+    remedy = REMEDIES.get(code) or LOCAL_REMEDIES.get(type(error).__name__, remedy)
     return f"{cause}; {remedy}" if remedy else cause

@@ -1,8 +1,9 @@
 """An error of S3 is told by its own code and what to do, as obstore and boto3 pass it on."""
 
 import pytest
+from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 
-from hardcase.store.s3_errors import REMEDIES, describe_error
+from hardcase.store.s3_errors import LOCAL_REMEDIES, REMEDIES, describe_error
 
 # What obstore 0.11 raises: the answer's code comes after the request, and a dump of the error after that.
 REQUEST = "Generic S3 error: Error performing GET http://127.0.0.1:9000/bucket/" + "p" * 300 + " in 2.5ms"
@@ -40,3 +41,11 @@ def test_other_errors_keep_their_text() -> None:
         "No space left on device; free space"
     )
     assert describe_error(TimeoutError()) == "TimeoutError"
+
+
+def test_credentials_that_are_missing_or_an_endpoint_that_is_away_are_told_apart() -> None:
+    assert describe_error(NoCredentialsError(), "check it").endswith(
+        "credentials; " + LOCAL_REMEDIES["NoCredentialsError"]
+    )
+    away = EndpointConnectionError(endpoint_url="http://127.0.0.1:1/bucket")
+    assert describe_error(away, "check it").endswith("; check AWS_ENDPOINT_URL, and whether it can be reached")
