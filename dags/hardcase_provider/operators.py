@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import IO, Any, ClassVar, Final, cast
 
 import httpx
 from airflow.sdk import BaseOperator, BaseOperatorLink
@@ -207,8 +207,7 @@ class LocalRunOperator(BaseOperator):
         words = threading.Thread(target=self._pass_on, args=(process.stderr,), daemon=True)
         words.start()
         try:
-            assert process.stdout is not None
-            printed = process.stdout.read()
+            printed = cast("IO[str]", process.stdout).read()
             code = process.wait()
             words.join(timeout=5)
         finally:

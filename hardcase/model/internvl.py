@@ -61,7 +61,8 @@ def load_initial_model(
         if config.max_tiles is not None:
             processor.image_processor.max_patches = config.max_tiles
         return model, processor
-    assert config.tiny is not None
+    if config.tiny is None:
+        raise InputError("model: neither a checkpoint nor a tiny model; set `model.checkpoint` or `model.tiny`")
     return build_tiny(config.tiny, texts, seed)
 
 

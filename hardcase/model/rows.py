@@ -6,6 +6,7 @@ from typing import Any
 from datasets import Dataset
 
 from hardcase.data.images import decode_image
+from hardcase.errors import HardcaseError
 from hardcase.task.prompt import build_messages, format_completion
 from hardcase.task.sample import Sample
 
@@ -35,7 +36,8 @@ def build_prompt_row(sample: Sample) -> Row:
 
 def build_sft_row(sample: Sample) -> Row:
     """Build a sample's row for supervised fine-tuning, with its annotated chain of thought."""
-    assert sample.reasoning is not None
+    if sample.reasoning is None:
+        raise HardcaseError(f"sample {sample.id}: has no `reasoning`, so SFT cannot learn from it")
     return {
         "prompt": build_messages(sample.aspect),
         "completion": build_assistant_turn(format_completion(sample.reasoning, sample.truth)),

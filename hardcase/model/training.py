@@ -70,9 +70,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        assert args.output_dir is not None
         PartialState().wait_for_everyone()  # each process writes a part
-        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if state.is_world_process_zero:
             (folder / COMPLETE).write_text(json.dumps(_read_shape(args)), encoding="utf-8")
 
