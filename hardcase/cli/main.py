@@ -337,19 +337,23 @@ def audit(
 
 @app.command()
 def rollback(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="NAME of the registered model.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="NAME (the champion before the promoted one), or NAME:VERSION.")
+    ],
     why: Annotated[str, typer.Option(help="Goes into the signed record.")] = "rolled back by hand",
     store: StoreUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let the champion before this one serve again."""
-    from hardcase.cli.auditing import rolled_back
+    """Make the previous or the named champion champion again. Repeated, it changes nothing."""
+    from hardcase.cli.auditing import roll_back_to
 
     with reported(as_json):
-        version = rolled_back(model, Home.of_latest(store), why)
+        version, moved = roll_back_to(model, Home.of_latest(store), why)
     name = split_spec(model)
-    result = {"name": name, "version": version.number, "alias": "champion", "digest": version.digest}
+    result = {"name": name, "version": version.number, "alias": "champion", "digest": version.digest, "moved": moved}
     text = f"{name}@champion is :{version.number} again, digest {version.digest}"
+    if not moved:
+        text = f"{name}@champion is :{version.number} already; `hardcase rollback {name}:VERSION` goes back further"
     typer.echo(json.dumps(result) if as_json else text)
 
 

@@ -10,6 +10,7 @@ The format version of an entry is the one in its predicate type. Format 1 says `
 import datetime
 import json
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from hardcase.config import RegisterConfig
-from hardcase.errors import InputError
+from hardcase.errors import HardcaseError, InputError
 from hardcase.formats import check_type
 from hardcase.provenance.products import fetch_folder
 from hardcase.provenance.signing import STATEMENT, DistrustError, Keyring
@@ -74,6 +75,7 @@ class Move(_Record):
     when: str
     why: str
     made: Version | None = None
+    nonce: str = ""  # no two entries have equal bytes, so a writer recognises its own
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,13 @@ class Ledger:
 
 def split_spec(spec: str) -> str:
     """Return the name in `NAME`, `NAME@ALIAS` or `NAME:VERSION`; `InputError` if the text has another form."""
+    return _parse_spec(spec)["name"]
+
+
+def _parse_spec(spec: str) -> re.Match[str]:
     if (parts := SPEC.fullmatch(spec)) is None:
         raise InputError(f"model {spec!r}: no such folder; name a folder, NAME, NAME@ALIAS or NAME:VERSION")
-    return parts["name"]
+    return parts
 
 
 def list_models(store: Store) -> list[str]:
@@ -209,6 +215,7 @@ def append(store: Store, keys: Keyring, ledger: Ledger, move: Move) -> bool:
             "sequence": sequence,
             "previous": ledger.digests[-1] if ledger.digests else "",
             **move.model_dump(mode="json"),
+            "nonce": secrets.token_hex(16),
         },
     }
     keys.publish(store)
@@ -227,18 +234,62 @@ def dossier_name(name: str, version: int, file: str) -> str:
     return f"{MODELS}/{name}/{version}/{file}"
 
 
-def roll_back(store: Store, keys: Keyring, name: str, who: str, why: str, verify: Callable[[Version], None]) -> Version:
-    """Move the alias `champion` back to the previous champion, which `verify` finds intact or raises."""
-    while True:
-        ledger = read_ledger(store, name, keys)
-        if len(ledger.champions) < 2:
-            now = f"its only champion is :{ledger.champion.number}" if ledger.champion else "it has no champion"
-            raise InputError(f"model {name}: nothing to roll back to: {now}; `hardcase audit {name}` shows its history")
-        target = ledger.champions[-2]
+def roll_back(
+    store: Store, keys: Keyring, spec: str, who: str, why: str, verify: Callable[[Version], None]
+) -> tuple[Version, bool]:
+    """Move the alias `champion` back to an earlier champion, and return that one and whether the alias was moved.
+
+    The target is chosen once, from the ledger as it is read first. Nothing is moved if the target is the champion, so
+    the command can be repeated after a lost answer.
+
+    Args:
+        store: store of the ledger.
+        keys: keyring that signs.
+        spec: `NAME:VERSION`, or `NAME` for the champion before the one that a run promoted. A champion that a rollback
+            restored stays.
+        who: name of the user, for the record.
+        why: reason, for the record.
+        verify: raises if a version is not intact.
+
+    Raises:
+        InputError: there is no such target.
+        HardcaseError: another process changed the champion at the same time; nothing was moved.
+    """
+    ledger = read_ledger(store, split_spec(spec), keys)
+    replaced, target = ledger.champion, _find_target(ledger, spec)
+    if target != replaced:
         verify(target)
+    while target != ledger.champion:
+        if ledger.champion != replaced:
+            now = f":{ledger.champion.number}" if ledger.champion else "none"
+            raise HardcaseError(f"model {ledger.name}: its champion changed to {now} meanwhile; look, then run again")
         move = Move(alias=CHAMPION, version=target.number, who=who, when=now_utc(), why=why)
         if append(store, keys, ledger, move):
-            return target
+            return target, True
+        ledger = read_ledger(store, ledger.name, keys)
+    return target, False
+
+
+def _find_target(ledger: Ledger, spec: str) -> Version:
+    """Return the champion that a rollback to `spec` restores."""
+    name, alias, number = _parse_spec(spec).group("name", "alias", "version")
+    history = f"`hardcase audit {name}` shows its history"
+    if alias not in (None, CHAMPION):
+        raise InputError(f"model {spec}: a rollback restores an earlier champion; name {name} or {name}:VERSION")
+    nothing = f"model {name}: nothing to roll back to"
+    if ledger.champion is None:
+        raise InputError(f"{nothing}: it has no champion; {history}")
+    if number:
+        by_number = {version.number: version for version in ledger.champions}
+        if int(number) not in by_number:
+            earlier = ", ".join(f":{known}" for known in by_number)
+            raise InputError(f"model {spec}: cannot be restored; its champions are {earlier}; {history}")
+        return by_number[int(number)]
+    if [move for move in ledger.moves if move.alias == CHAMPION][-1].made is None:
+        return ledger.champion
+    if len(ledger.champions) < 2:
+        raise InputError(f"{nothing}: its only champion is :{ledger.champion.number}; {history}")
+    return ledger.champions[-2]
 
 
 def fetch_model(store: Store, keys: Keyring, spec: str, dest: Path) -> None:

@@ -91,7 +91,8 @@ class Mirror:
         Raises:
             UnshownError: MLflow cannot be read or written.
         """
-        self._make_database()
+        with self._requests():
+            self._make_database()
         name, refusals = read().name, 0
         while True:
             shown = self._look(name)

@@ -11,6 +11,7 @@ REMEDIES: Final = {
     "AccessDenied": "let the role list, read and write there",
     "AllAccessDisabled": "ask the owner of the bucket for access",
     "AuthorizationHeaderMalformed": REGION,
+    "ConditionalRequestConflict": "run again; others write the same name",
     "ExpiredToken": "renew the credentials: `aws sso login`, or a new session token",
     "IllegalLocationConstraintException": REGION,
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID or the profile",

@@ -10,7 +10,9 @@ No URI, digest, listing or symlink makes the store read or write outside its fol
 
 import json
 import os
+import random
 import re
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +23,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from hardcase.errors import HardcaseError, InputError
@@ -38,6 +40,7 @@ ODD: Final = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\\\\]")
 # AWS accepts no bucket named like an IPv4 address or with two dots in a row.
 BUCKET: Final = re.compile(r"(?!\d+(?:\.\d+){3}$)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
 CONCURRENCY: Final = 4  # transfers at once; each holds a complete object in memory
+CONFLICT_WAITS: Final = (0.2, 0.5, 1, 2, 5)  # longest waits, in seconds, before a write in conflict is repeated
 
 
 class Store:
@@ -56,12 +59,8 @@ class Store:
         digest = bytes_digest(data)
         name = refuse_links(self.uri, object_name(digest))
         with self._report_errors(f"cannot write {name}", "free space or fix permissions"):
-            try:
-                obstore.put(self._objects, name, data, mode="create")
-            except AlreadyExistsError:
-                # Replace bytes that a damaged disk has altered.
-                if bytes(obstore.get(self._objects, name).bytes()) != data:
-                    obstore.put(self._objects, name, data, use_multipart=False)
+            if self._create(name, data) != data:  # altered by a damaged disk
+                obstore.put(self._objects, name, data, use_multipart=False)
         return digest
 
     def put_file(self, path: Path, digest: str) -> None:
@@ -215,21 +214,42 @@ class Store:
         return listing
 
     def put_named(self, name: str, data: bytes) -> bool:
-        """Store `data` under a readable name, unless the name is taken, and return whether it was stored."""
+        """Store `data` under a readable name, unless the name is taken, and return whether `data` is stored there.
+
+        Writers that compete for a name need unlike bytes, because equal bytes count as stored by each of them.
+        """
         with self._report_errors(f"cannot write {name}", "free space or fix permissions"):
-            try:
-                obstore.put(self._objects, refuse_links(self.uri, check_name(name)), data, mode="create")
-            except AlreadyExistsError:
-                return False
-        return True
+            return self._create(refuse_links(self.uri, check_name(name)), data) == data
 
     def get_named(self, name: str) -> bytes | None:
         """Return the object under a readable name, unverified, or None if there is none."""
         with self._report_errors(f"cannot read {name}", "fix permissions"):
+            return self._read(refuse_links(self.uri, check_name(name)))
+
+    def _create(self, name: str, data: bytes) -> bytes:
+        """Store `data`, unless the name is taken, and return the bytes that are stored under it.
+
+        The answer to a write that S3 carried out may be lost. A retry, obstore's own too, then finds the name taken by
+        its own bytes. obstore also reports the name as taken when S3 answers 409 because of a conflicting write, after
+        which there may be no object. Only what is stored tells whose write it was.
+        """
+        waits = iter(CONFLICT_WAITS)
+        while True:
             try:
-                return bytes(obstore.get(self._objects, refuse_links(self.uri, check_name(name))).bytes())
-            except FileNotFoundError:
-                return None
+                obstore.put(self._objects, name, data, mode="create")
+                return data
+            except (AlreadyExistsError, GenericError) as error:
+                if (stored := self._read(name)) is not None:
+                    return stored
+                if isinstance(error, GenericError) or (wait := next(waits, None)) is None:
+                    raise
+            time.sleep(random.random() * wait)
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return bytes(obstore.get(self._objects, name).bytes())
+        except FileNotFoundError:
+            return None
 
     def list_objects(self) -> Iterator[tuple[str, int, datetime]]:
         """Yield the sha256, size in bytes and time of writing of every object."""

@@ -240,13 +240,15 @@ def test_rollback_restores_the_exact_digest_of_the_champion_before(copy: Machine
     digests = [run["model"]["digest"] for run in runs]
     done = copy.call("rollback", f"{NAME}@champion", "--why", "it flags every shadow", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"name": NAME, "version": 1, "alias": "champion", "digest": digests[0]}
+    restored = {"name": NAME, "version": 1, "alias": "champion", "digest": digests[0]}
+    assert json.loads(done.stdout) == {**restored, "moved": True}
     done = copy.call("audit", NAME)
     assert done.returncode == 0, done.stdout
     assert "it flags every shadow" in done.stdout
     done = copy.call("rollback", NAME)
-    assert done.returncode == 2
-    assert "nothing to roll back to: its only champion is :1" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert f"{NAME}@champion is :1 already" in done.stdout
+    assert len(list((copy.home / "store" / "models" / NAME / "ledger").iterdir())) == 3
 
 
 def test_difference_of_two_versions(machine: Machine, runs: Any) -> None:

@@ -5,6 +5,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import boto3
 import pytest
@@ -13,6 +14,7 @@ from hardcase.errors import HardcaseError, InputError
 from hardcase.store.conformance import check_store, require_conformance
 from hardcase.store.digest import path_digest
 from hardcase.store.store import open_store
+from tests.support.faults import Fault, faulty_endpoint
 from tests.support.s3 import moto_bucket, sloppy_endpoint
 
 URI = "s3://models/team a/hardcase"
@@ -107,6 +109,29 @@ def test_every_upload_carries_its_sha256_or_object_lock_would_refuse_it() -> Non
         f"/locked/x/objects/{digest[:2]}/{digest}": b64encode(hashlib.sha256(big).digest()).decode(),
         "/locked/x/models/m/1": b64encode(hashlib.sha256(b"entry").digest()).decode(),
     }
+
+
+@pytest.mark.parametrize("fault", get_args(Fault))
+def test_writer_whose_answer_was_lost_or_in_conflict_knows_its_own_bytes(fault: Fault) -> None:
+    with faulty_endpoint() as faults:
+        store = open_store(URI, cached=False)
+        for number in (1, 2):
+            faults.arm(fault, 1)
+            assert store.put_named(f"models/{fault}/{number}", b"ours")
+            assert not store.put_named(f"models/{fault}/{number}", b"theirs")
+            assert store.get_named(f"models/{fault}/{number}") == b"ours"
+        faults.arm(fault, 1)
+        assert store.get_object(store.put_object(fault.encode())) == fault.encode()
+        assert faults.struck
+
+
+def test_conflict_that_does_not_end_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hardcase.store.store.CONFLICT_WAITS", (0, 0))
+    with faulty_endpoint() as faults:
+        faults.arm("409", 1, times=100)
+        with pytest.raises(HardcaseError, match=r"models/busy: .*ConditionalRequestConflict.*run again"):
+            open_store(URI).put_named("models/busy", b"x")
+        assert len(faults.writes) == 3
 
 
 def test_a_large_object_that_was_altered_is_mended_by_putting_it_again() -> None:

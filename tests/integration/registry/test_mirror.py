@@ -8,7 +8,7 @@ import pytest
 from hardcase.config import RegisterConfig
 from hardcase.errors import HardcaseError, InputError
 from hardcase.registry.ledger import roll_back
-from hardcase.registry.mirror import Mirror
+from hardcase.registry.mirror import Mirror, UnshownError
 from tests.integration.registry.conftest import House
 from tests.support.evaluations import evaluated
 
@@ -82,6 +82,14 @@ def test_database_that_is_none_is_refused_at_once(house: House, tmp_path: Path) 
     (tmp_path / "other.db").write_text("hello")
     with pytest.raises(HardcaseError, match="not an SQLite database"):
         Mirror(f"sqlite:///{tmp_path}/other.db").show(lambda: house.ledger, "s")
+
+
+def test_database_that_cannot_be_made_is_told_and_the_ledger_stands(house: House, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "mlflow.db", tmp_path / "folder"):
+        with pytest.raises(UnshownError, match="the ledger is complete without it"):
+            Mirror(f"sqlite:///{path}").show(lambda: house.ledger, "s")
 
 
 @pytest.mark.parametrize("uri", ["databricks", "sqlite:///relative.db", "./mlruns"])

@@ -1,5 +1,7 @@
 """The ledger: a chain that tells when it was touched, and folds into versions, aliases and champions."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardcase.errors import InputError
+from hardcase.errors import HardcaseError, InputError
 from hardcase.provenance.signing import DistrustError, Keyring, make_key, open_keyring
 from hardcase.registry.ledger import (
     Ledger,
@@ -219,7 +221,8 @@ def test_names_that_could_mean_a_path_or_a_query_are_refused(store: Store, keys:
 def test_rollback_asks_first_whether_its_target_is_whole(store: Store, keys: Keyring) -> None:
     written(store, keys, made(1), made(2))
     asked: list[int] = []
-    assert roll_back(store, keys, NAME, "me", "why not", lambda target: asked.append(target.number)).number == 1
+    champion, moved = roll_back(store, keys, NAME, "me", "why not", lambda target: asked.append(target.number))
+    assert (champion.number, moved) == (1, True)
     assert asked == [1]
     move = read_ledger(store, NAME, keys).moves[-1]
     assert (move.who, move.why, move.made) == ("me", "why not", None)
@@ -231,3 +234,92 @@ def test_rollback_asks_first_whether_its_target_is_whole(store: Store, keys: Key
     with pytest.raises(DistrustError, match="gone"):
         roll_back(store, keys, NAME, "me", "", broken)
     assert read_ledger(store, NAME, keys).aliases["champion"] == 3
+
+
+def ok(target: Version) -> None:
+    pass
+
+
+def test_rollback_done_again_changes_nothing_and_a_version_named_goes_further_back(store: Store, keys: Keyring) -> None:
+    written(store, keys, made(1), made(2), made(3))
+    steps = [
+        roll_back(store, keys, spec, "me", "", ok) for spec in (NAME, NAME, "m@champion", "m:2", "m:1", "m:1", NAME)
+    ]
+    assert [(champion.number, moved) for champion, moved in steps] == [
+        *((2, True), (2, False), (2, False), (2, False), (1, True), (1, False), (1, False))
+    ]
+    assert [move.version for move in read_ledger(store, NAME, keys).moves] == [1, 2, 3, 2, 1]
+    written(store, keys, made(4, "rejected"))
+    assert roll_back(store, keys, NAME, "me", "", ok)[1] is False
+    written(store, keys, made(5))
+    assert roll_back(store, keys, NAME, "me", "", ok)[0].number == 1
+
+
+@pytest.mark.parametrize("spec", ["m:4", "m:2", "m:7", "m@challenger"])
+def test_rollback_to_what_is_no_earlier_champion_is_refused(store: Store, keys: Keyring, spec: str) -> None:
+    written(store, keys, made(1), made(2), made(3), back(1), made(4, "rejected"))
+    with pytest.raises(InputError, match=r"m:\d: cannot be restored; its champions are :1|name m or m:VERSION"):
+        roll_back(store, keys, spec, "me", "", ok)
+    assert read_ledger(store, NAME, keys).aliases["champion"] == 1
+
+
+@pytest.mark.parametrize("spec", [NAME, "m:2"])
+def test_promotion_during_a_rollback_is_not_undone_by_it(store: Store, keys: Keyring, spec: str) -> None:
+    written(store, keys, made(1), made(2), made(3))
+    with pytest.raises(HardcaseError, match="its champion changed to :4 meanwhile"):
+        roll_back(store, keys, spec, "me", "", lambda target: written(store, keys, made(4)))
+    assert read_ledger(store, NAME, keys).aliases["champion"] == 4
+
+
+def test_rollback_of_another_operator_to_the_same_version_is_taken_for_ones_own(store: Store, keys: Keyring) -> None:
+    written(store, keys, made(1), made(2), made(3))
+    champion, moved = roll_back(store, keys, NAME, "me", "", lambda target: written(store, keys, back(2)))
+    assert (champion.number, moved) == (2, False)
+    assert len(read_ledger(store, NAME, keys).moves) == 4
+
+
+def test_registration_of_a_challenger_during_a_rollback_does_not_stop_it(store: Store, keys: Keyring) -> None:
+    written(store, keys, made(1), made(2))
+    champion, moved = roll_back(
+        store, keys, NAME, "me", "", lambda target: written(store, keys, made(3, "rejected")) and None
+    )
+    assert (champion.number, moved) == (1, True)
+
+
+def test_equal_moves_of_the_same_second_have_unlike_entries_and_one_writer(store: Store, keys: Keyring) -> None:
+    ledger = written(store, keys, made(1), made(2))
+    assert [append(store, keys, ledger, back(1)) for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize("race", range(20))
+def test_two_rollbacks_and_a_promotion_at_once_are_one_step_each_in_the_order_of_the_ledger(
+    store: Store, keys: Keyring, race: int
+) -> None:
+    written(store, keys, made(1), made(2), made(3))
+    start = threading.Barrier(3)
+
+    def promote() -> None:
+        start.wait()
+        while not append(store, keys, ledger := read_ledger(store, NAME, keys), made(4)):
+            assert 4 not in ledger.versions
+
+    def undo(who: str) -> tuple[int, bool] | None:
+        start.wait()
+        try:
+            champion, moved = roll_back(store, keys, NAME, who, "", ok)
+        except HardcaseError:
+            return None
+        return champion.number, moved
+
+    with ThreadPoolExecutor(3) as pool:
+        promotion, *rollbacks = pool.submit(promote), pool.submit(undo, "x"), pool.submit(undo, "y")
+        promotion.result()
+        outcomes = {who: rollback.result() for who, rollback in zip("xy", rollbacks, strict=True)}
+    moves = read_ledger(store, NAME, keys).moves
+    assert [move.version for move in moves if move.made] == [1, 2, 3, 4]
+    for number, move in enumerate(moves):
+        before = Ledger(NAME, moves[:number]).champions
+        assert move.made or move.version == before[-2].number
+        assert move.made or outcomes[move.who] == (move.version, True)
+    recorded = sorted(move.who for move in moves if not move.made)
+    assert recorded == sorted(who for who, outcome in outcomes.items() if outcome and outcome[1])

@@ -1,0 +1,109 @@
+"""A proxy before an S3 endpoint that loses the answer of one write, after the endpoint has carried it out."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock, Thread
+from typing import Literal
+from urllib.parse import urlsplit
+
+from tests.support.s3 import credentials
+
+Fault = Literal["500", "409", "cut"]
+ANSWERS = {
+    "500": (500, b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"),
+    "409": (409, b"<Error><Code>ConditionalRequestConflict</Code><Message>Conflicting operation.</Message></Error>"),
+}
+
+
+@dataclass
+class Faults:
+    """What the proxy does: `fault` at write number `at`, from 1, of those that name a key with `within`.
+
+    A 500 and a cut line come after the work. S3 answers 409 to a conditional write instead of the work.
+    """
+
+    fault: Fault = "500"
+    at: int = 0  # never
+    within: str = ""
+    last: int = 0  # times that the fault is repeated
+    writes: list[str] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock)
+
+    def arm(self, fault: Fault, at: int, within: str = "", times: int = 1) -> None:
+        """Count writes from 1 again, and fail from number `at` on."""
+        self.fault, self.at, self.within, self.last, self.writes = fault, at, within, at + times - 1, []
+
+    @property
+    def struck(self) -> bool:
+        """Return whether the write came that was to fail."""
+        return 0 < self.at <= len(self.writes)
+
+    def note(self, method: str, path: str, conditional: bool) -> bool:
+        """Note a request, and return whether its answer is to be lost."""
+        write = method in ("PUT", "POST", "DELETE") and self.within in path and (conditional or self.fault != "409")
+        with self.lock:
+            if write:
+                self.writes.append(path)
+            return write and self.at <= len(self.writes) <= self.last
+
+
+@contextmanager
+def faulty_endpoint() -> Iterator[Faults]:
+    """A proxy before the endpoint of the environment, to which the environment leads instead."""
+    faults, target = Faults(), urlsplit(os.environ["AWS_ENDPOINT_URL"])
+
+    class Proxy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else an answer in two parts waits for 40 ms
+        wbufsize = -1
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            strike = faults.note(self.command, self.path, "If-None-Match" in self.headers)
+            if not (strike and faults.fault == "409"):
+                upstream = HTTPConnection(str(target.hostname), target.port, timeout=30)
+                upstream.request(self.command, self.path, body, dict(self.headers))
+                answer = upstream.getresponse()
+                status, content, headers = answer.status, answer.read(), answer.getheaders()
+                upstream.close()
+            if strike and faults.fault == "cut":
+                self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+                return
+            if strike:
+                (status, content), headers = ANSWERS[faults.fault], []
+            self.send_response_only(status)
+            for name, value in headers:
+                if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                    self.send_header(name, value)
+            if self.command == "HEAD":
+                length = next((value for name, value in headers if name.lower() == "content-length"), "0")
+            else:
+                length = str(len(content))
+            self.send_header("Content-Length", length)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+    for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
+        setattr(Proxy, f"do_{method}", Proxy.answer)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    server.daemon_threads = True
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with credentials(f"http://127.0.0.1:{server.server_address[1]}"):
+            yield faults
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
