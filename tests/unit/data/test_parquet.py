@@ -159,7 +159,7 @@ def test_pages_that_take_too_much_memory_together_are_refused(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("columns", "options", "fault"),
     [
-        ({"id": pa.array([None] * 64, pa.binary(2**26))}, {}, "column id, row group 0: values of fixed length"),
+        ({"id": pa.array([None] * 64, pa.binary(2**16))}, {}, "column id, row group 0: values of fixed length"),
         (
             {"id": ["x" * 2**20] * 64},
             {"use_dictionary": False, "column_encoding": {"id": "DELTA_BYTE_ARRAY"}},
