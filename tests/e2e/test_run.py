@@ -108,20 +108,6 @@ def test_killed_while_training_goes_on_and_ends_with_the_same_model(machine, fir
     assert list(machine.home.glob("scratch/*")) == []
 
 
-def test_another_training_with_the_same_weights_is_accounted_for(machine, first):
-    """GRPO changes no weight of this model; with a KL term it logs more. The scores of before rest on the other log."""
-    again = machine.run("--set", "grpo.beta=0.1")
-    assert again["status"] == "succeeded"
-    assert again["model"]["digest"] == first["model"]["digest"]
-    assert [name for name, step in again["steps"].items() if step["cached"]] == [
-        "ingest",
-        "validate",
-        "sft",
-        "rollout",
-        "mine",
-    ]
-
-
 def _kill_at_first_checkpoint(machine, step):
     launcher = machine.start("run", "--profile", "smoke")
     deadline = time.monotonic() + 300
@@ -208,3 +194,17 @@ def _children_of(launcher):
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
     return found
+
+
+def test_another_training_with_the_same_weights_is_accounted_for(machine, first):
+    """GRPO changes no weight of this model; with a KL term it logs more. The scores of before rest on the other log."""
+    again = machine.run("--set", "grpo.beta=0.1")
+    assert again["status"] == "succeeded"
+    assert again["model"]["digest"] == first["model"]["digest"]
+    assert [name for name, step in again["steps"].items() if step["cached"]] == [
+        "ingest",
+        "validate",
+        "sft",
+        "rollout",
+        "mine",
+    ]
