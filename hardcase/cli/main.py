@@ -22,13 +22,13 @@ from hardcase.cli.console import AsJson, StoreUri, errors, output, reported
 from hardcase.cli.launch import launch
 from hardcase.cli.settings import parse_settings
 from hardcase.compiled import FOLDER
-from hardcase.config import IngestConfig, Profile, load_evaluation_profile, load_profile
+from hardcase.config import Profile, load_evaluation_profile, load_profile
 from hardcase.data.listing import source_digest
 from hardcase.errors import InputError
 from hardcase.lifetime import exit_on_sigterm, temporary_folder, tie_children
 from hardcase.provenance.code import ROOT
 from hardcase.registry.ledger import split_spec
-from hardcase.registry.runs import list_runs, write_run
+from hardcase.registry.runs import list_runs
 from hardcase.runners.home import QUIET, Home
 from hardcase.store.store import open_store, parse_local_path, write_atomically
 from hardcase.text import PrintableFormatter
@@ -147,31 +147,13 @@ def ingest(
 ) -> None:
     """Read a source into a snapshot, and nothing more."""
     with reported(as_json):
+        from hardcase.cli.ingesting import ingest_source
+
         chosen, _ = read_profile(profile, source, None, settings or [])
         home = Home.here(store)
         with home.locked():
             folder, result = ingest_source(chosen.source, chosen.ingest, home, Path(profile).stem)
     output({**result, "quarantine": str(folder / "quarantine.parquet")}, as_json, show.ingested)
-
-
-def ingest_source(source: str, config: IngestConfig, home: Home, profile: str) -> tuple[Path, dict[str, Any]]:
-    """Run the step `ingest` alone, in a run folder of its own: `manifest.json` and `quarantine.parquet`."""
-    from hardcase.runners.display import showing
-    from hardcase.runtime.running import private_folder
-    from hardcase.steps.ingest import run as ingest_step
-    from hardcase.store.digest import bytes_digest
-
-    identity = f"{source}\n{source_digest(source, home.root)}\n{config.model_dump_json()}"
-    digest = bytes_digest(identity.encode())
-    folder = home.new_run(digest, newest=False)
-    with showing("ingest"), private_folder(home.root / "scratch" / f"ingest-{digest[:16]}") as scratch:
-        done = ingest_step(source, home.store, config, folder / "manifest.json", folder / "quarantine.parquet", scratch)
-    result = {"snapshot": done.snapshot_id, **done._asdict()}
-    del result["snapshot_id"]
-    summary = {"run_id": folder.name, "profile": profile, "status": "ingested", **result}
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
-    write_run(open_store(home.store), folder.name, summary)
-    return folder, result
 
 
 @app.command(name="source-digest")

@@ -87,7 +87,7 @@ class Snapshot:
         columns = ["id", "aspect", "answer", "group", f"{IMAGES}.width", f"{IMAGES}.height", "shard", "position"]
         columns += ["reasoning"] if reasoning else []
         shards = [(shard["sha256"], shard["bytes"]) for shard in self.manifest["shards"]]
-        if self._store.keeps(sum(size for _, size in shards)):
+        if self._store.fits_locally(sum(size for _, size in shards)):
             return Samples(self._read_index(columns, split), self._store, shards)
         return RangedSamples(self._read_index([*columns, f"{IMAGES}.sha256"], split), self._store, shards)
 

@@ -52,16 +52,16 @@ logger = logging.getLogger(__name__)
 class IngestResult(NamedTuple):
     """Result of an ingest."""
 
-    snapshot_id: str  # sha256 of the manifest
+    snapshot: str  # sha256 of the manifest
     accepted: int  # rows in the snapshot
     quarantined: dict[str, int]  # rows by reason
     splits: dict[str, int]  # rows by split
-    groups: int | None  # a snapshot of format 1 does not tell
+    groups: int | None  # None for a snapshot of format 1
     largest_group: int | None  # rows
 
     @classmethod
     def of_manifest(cls, manifest: bytes, quarantined: dict[str, int]) -> "IngestResult":
-        """Return what a manifest tells."""
+        """Return the result that a manifest describes."""
         content = json.loads(manifest)
         groups = content.get("groups"), content.get("largest_group")
         return cls(bytes_digest(manifest), content["rows"], quarantined, content["splits"], *groups)
@@ -130,8 +130,8 @@ def _read_blocks(reader: BlockReader, blocks: Sequence[Block], source: str, *, s
                 report("reading rows", done, rows)
         except (BrokenProcessPool, MemoryError) as error:
             raise HardcaseError(
-                f"source {source}: a process that reads images died near row {block.first}, most likely for want of "
-                "memory; make room, or take large images out"
+                f"source {source}: a process that reads images died near row {block.first}, most likely because memory "
+                "ran out; free memory, or remove large images"
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

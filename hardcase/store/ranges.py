@@ -1,7 +1,7 @@
 """Read objects on S3 in part, and in forked processes.
 
-obstore's requests are served by threads that a forked process does not have, so there they would wait for ever. A
-forked process, such as a worker of PyTorch's DataLoader, reads by boto3 instead, with a client of its own.
+obstore's requests are served by threads that a forked process does not have, so there they would never return. A forked
+process, such as a worker of PyTorch's DataLoader, reads by boto3 instead, with a client of its own.
 """
 
 import io
@@ -20,7 +20,7 @@ def note_use() -> None:
 
 
 def is_forked() -> bool:
-    """Tell whether this process was forked from one that used obstore on S3."""
+    """Return whether this process was forked from one that used obstore on S3."""
     return _forked
 
 
@@ -61,11 +61,11 @@ class RangeFile(io.RawIOBase):
         self._read_span, self._size, self._at = read_span, size, 0
 
     def readable(self) -> bool:
-        """Tell that it can be read."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Tell that it can be read anywhere."""
+        """Return True."""
         return True
 
     def tell(self) -> int:

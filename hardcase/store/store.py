@@ -120,8 +120,8 @@ class Store:
         name = object_name(digest)
         return RangeFile(read_span, size)
 
-    def keeps(self, size: int) -> bool:
-        """Tell whether objects of `size` bytes together are local files, or fit into this machine's cache."""
+    def fits_locally(self, size: int) -> bool:
+        """Return whether objects of `size` bytes together are local files, or fit into this machine's cache."""
         return self.local or size <= (self._cache or open_cache()).limit
 
     def _download(self, name: str, span: tuple[int, int] | None = None) -> bytes:

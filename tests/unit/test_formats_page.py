@@ -1,5 +1,6 @@
 """docs/reference/formats.md names the fields that the code writes, with their types where it says them."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from hardcase.config import IngestConfig
 from hardcase.data import cases, completions, evaluations, quarantine, snapshot
 from hardcase.data.scores import PARTS
 from hardcase.formats import SNAPSHOT_FORMAT
@@ -18,6 +20,7 @@ from hardcase.registry import ledger, runs
 from hardcase.registry.ledger import Move, Version
 from hardcase.registry.runs import StepRecord
 from hardcase.report.summary import summarise_run
+from hardcase.steps.ingest import run as ingest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
 TYPES = {
@@ -72,6 +75,13 @@ def test_fields_of_signed_records_are_documented(keys: Keyring) -> None:
     assert sorted(documented("statement")) == sorted(paths)
     assert documented("ledger") == ["sequence", "previous", *Move.model_fields]
     assert documented("version") == list(Version.model_fields)
+
+
+def test_fields_of_a_snapshot_manifest_are_documented(tmp_path: Path) -> None:
+    places = tmp_path / "manifest", tmp_path / "quarantine", tmp_path / "scratch"
+    ingest("procedural://?samples=4&seed=0", str(tmp_path / "store"), IngestConfig(), *places)
+    written = {field for fields in documented("snapshot") for field in fields.replace("`", "").split(", ")}
+    assert written == set(json.loads(places[0].read_bytes()))
 
 
 def _ordered(keys: Any, order: list[str]) -> list[str]:

@@ -97,7 +97,7 @@ def test_good_rows_come_back_as_they_were(desk: Desk) -> None:
     result = desk.ingest(write(desk.source, rows), IngestConfig(group_distance=0))
     assert (result.accepted, result.quarantined) == (12, {})
     snapshot = Snapshot.open(desk.manifest, str(desk.root / "store"))
-    assert snapshot.id == result.snapshot_id
+    assert snapshot.id == result.snapshot
     found = {
         sample.id: sample for split in ("train", "eval") for sample in snapshot.open_samples(split, reasoning=True)
     }
@@ -376,7 +376,7 @@ def test_a_dying_worker_is_one_clear_error(
 ) -> None:
     source = write(desk.source, samples(desk.source, 3))
     monkeypatch.setattr(blocks, "measure_image", end)
-    with pytest.raises(HardcaseError, match="died near row 1, most likely for want of memory"):
+    with pytest.raises(HardcaseError, match="died near row 1, most likely because memory ran out"):
         desk.ingest(source)
 
 
@@ -386,4 +386,4 @@ def test_procedural_samples_come_in_and_are_the_same_again(desk: Desk) -> None:
     (drawn := desk.root / "scratch" / "shard-1-of-1" / "procedural").mkdir(parents=True)
     (drawn / "half-drawn.png").touch()  # of a run that was stopped
     assert desk.ingest("procedural://?samples=16&seed=3") == first
-    assert desk.ingest("procedural://?samples=16&seed=4").snapshot_id != first.snapshot_id
+    assert desk.ingest("procedural://?samples=16&seed=4").snapshot != first.snapshot
