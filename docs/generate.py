@@ -169,7 +169,7 @@ def configuration_page() -> str:
             for key, field in model.model_fields.items()
         ]
         if missing := [key for key, *_, description in rows if not description]:
-            raise SystemExit(f"hardcase/config.py: {model.__name__}: no description of {', '.join(missing)}")
+            raise SystemExit(f"hardcase/config: {model.__name__}: no description of {', '.join(missing)}")
         lines += table(("key", "type", "default", "meaning"), [tuple(map(str, cells)) for cells in rows])[1:]
     return "\n".join([*lines, NOTE]).rstrip() + "\n"
 

@@ -1,0 +1,18 @@
+"""What all sections of a configuration are made of."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EngineKind = Literal["transformers", "vllm"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]  # each process adds its number, and NumPy takes less than 2**32
+Resamples = Annotated[int, Field(ge=100, le=1_000_000)]
+
+
+class Config(BaseModel):
+    """A frozen section that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
