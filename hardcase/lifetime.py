@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Final
 
 PREFIX: Final = "hardcase."
+STOP: Final = "stop"  # a file in the scratch folder of a training, which asks it to save a checkpoint and to end
+STOPPED: Final = 128 + signal.SIGTERM  # the exit code
 LIBC: Final = ctypes.CDLL(None)
 PR_SET_PDEATHSIG: Final = 1  # of <linux/prctl.h>
 _forked_by = 0  # by which this process was forked, or its own number if it forked last
@@ -89,7 +91,27 @@ def die_with_launcher() -> None:
 
 def exit_on_sigterm() -> None:
     """Let SIGTERM end this process in order, with exit code 143: every context is left."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
+
+
+@contextmanager
+def note_sigterm(file: Path) -> Iterator[None]:
+    """Create `file` at SIGTERM, and let this process continue as long as the context lasts; its forks end as usual."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals nowhere else
+        yield
+        return
+    owner = os.getpid()
+
+    def note(*_: object) -> None:
+        if os.getpid() != owner:
+            os._exit(STOPPED)
+        file.touch()
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

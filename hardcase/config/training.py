@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -51,6 +51,17 @@ class TrainConfig(Config):
         None, description="Stage of DeepSpeed ZeRO (arXiv 1910.02054), from profiles/zero2.json or zero3.json."
     )
     lora: LoraConfig | None = Field(None, description="Train low-rank adapters instead of all weights.")
+    freeze_vision_tower: bool = Field(False, description="Leave the weights of the vision tower as they are.")
+    trl: dict[str, Any] = Field(
+        {}, description="More settings of TRL by its own names. Those that hardcase sets itself are refused."
+    )
+
+    @field_validator("trl")
+    @classmethod
+    def _has_values(cls, trl: dict[str, Any]) -> dict[str, Any]:
+        if empty := [name for name, value in trl.items() if value is None]:
+            raise ValueError(f"{empty[0]} has no value; leave it out")
+        return trl
 
     @property
     def dtype(self) -> str:

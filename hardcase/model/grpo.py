@@ -12,11 +12,13 @@ from trl.models.utils import unwrap_model_for_generation
 
 from hardcase.config import GrpoConfig
 from hardcase.data.cases import MinedCase, judge, read_cases, write_cases
+from hardcase.lifetime import STOP
 from hardcase.model.engine import LocalEngine, generate_answers
 from hardcase.model.mining import Weights, compute_weights
 from hardcase.model.rows import build_lazy_dataset, build_prompt_row
 from hardcase.model.trainer import HCMGRPOTrainer
-from hardcase.model.training import build_common_arguments, build_lora_config, train
+from hardcase.model.training import build_common_arguments, build_lora_config, freeze, train
+from hardcase.model.trl_settings import build_arguments
 from hardcase.task.reward import dpa_reward
 from hardcase.task.sample import Sample
 
@@ -45,22 +47,11 @@ def train_grpo(
             cases[:] = _mine_again(trainer, samples, config, seed + number, checkpoints / f"mined-{number}.parquet")
         return compute_weights(cases, samples, config)
 
+    freeze(model, config)
     trainer = HCMGRPOTrainer(
         model,
         reward_funcs=partial(dpa_reward, kind=config.reward, worth=config.partial_credit),
-        args=TrlGrpoConfig(
-            **build_common_arguments(config, seed, checkpoints),
-            num_generations=config.generations,
-            max_completion_length=config.max_new_tokens,
-            temperature=config.temperature,
-            beta=config.beta,
-            num_iterations=config.updates,
-            use_vllm=config.engine == "vllm",
-            vllm_mode="colocate",
-            vllm_gpu_memory_utilization=config.vllm_memory,
-            scale_rewards="none",  # the spread of a group measures its difficulty: dividing by it would undo the mining
-            loss_type="dapo",
-        ),
+        args=build_grpo_arguments(config, seed, checkpoints),
         train_dataset=build_lazy_dataset(
             len(samples), lambda index: {**read_row(index), "hard": float(cases[index].hard)}
         ),
@@ -70,7 +61,25 @@ def train_grpo(
         rounds=config.rounds,
         most_draws=config.most_draws,
     )
-    return train(trainer, "grpo")
+    return train(trainer, "grpo", checkpoints / STOP)
+
+
+def build_grpo_arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpoConfig:
+    """Build TRL's arguments of GRPO."""
+    own = {
+        **build_common_arguments(config, seed, folder),
+        "num_generations": config.generations,
+        "max_completion_length": config.max_new_tokens,
+        "temperature": config.temperature,
+        "beta": config.beta,
+        "num_iterations": config.updates,
+        "use_vllm": config.engine == "vllm",
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": config.vllm_memory,
+        "scale_rewards": "none",  # the spread of a group is its difficulty: dividing by it would undo the mining
+        "loss_type": "dapo",
+    }
+    return build_arguments(TrlGrpoConfig, own, config.trl, "grpo")
 
 
 def _mine_again(

@@ -10,8 +10,10 @@ from trl import SFTTrainer
 
 from hardcase.config import SftConfig, TrainConfig
 from hardcase.data.scenes import VOCABULARY
+from hardcase.lifetime import STOP
 from hardcase.model.rows import build_lazy_dataset, build_sft_row
-from hardcase.model.training import build_common_arguments, build_lora_config, train
+from hardcase.model.training import build_common_arguments, build_lora_config, freeze, train
+from hardcase.model.trl_settings import build_arguments
 from hardcase.model.warmup import NAMES, build_reading_rows, build_warm_up_rows
 from hardcase.task.prompt import build_messages
 from hardcase.task.sample import ASPECTS, Sample
@@ -39,17 +41,20 @@ def fine_tune(
 ) -> list[dict[str, Any]]:
     """Train `model` in place, in the configured phases of warm-up and on the annotated samples; return the log."""
     log = []
-    for phase, warm_up, build_rows in (
-        ("warmup", config.warm_up, build_warm_up_rows),
-        ("reading", config.reading, build_reading_rows),
+    for phase, section, warm_up, build_rows in (
+        ("warmup", "sft.warm_up", config.warm_up, build_warm_up_rows),
+        ("reading", "sft.reading", config.reading, build_reading_rows),
     ):
         if warm_up is not None:
             rows = build_rows(warm_up.steps * warm_up.batch_size, seed)
-            arguments = _build_arguments(warm_up, seed, checkpoints / phase, sequential=True)
-            log += train(SFTTrainer(model, arguments, train_dataset=rows, processing_class=processor), phase)
+            arguments = build_sft_arguments(warm_up, seed, checkpoints / phase, section, sequential=True)
+            freeze(model, warm_up)
+            trainer = SFTTrainer(model, arguments, train_dataset=rows, processing_class=processor)
+            log += train(trainer, phase, checkpoints / STOP)
     annotated = [at for at, sample in enumerate(samples) if sample.reasoning is not None]
     rows = build_lazy_dataset(len(annotated), lambda index: build_sft_row(samples[annotated[index]]))
-    arguments = _build_arguments(config, seed, checkpoints / "sft", sequential=False)
+    arguments = build_sft_arguments(config, seed, checkpoints / "sft")
+    freeze(model, config)
     trainer = SFTTrainer(
         model,
         arguments,
@@ -57,12 +62,16 @@ def fine_tune(
         processing_class=processor,
         peft_config=build_lora_config(config, model, "sft"),
     )
-    return log + train(trainer, "sft")
+    return log + train(trainer, "sft", checkpoints / STOP)
 
 
-def _build_arguments(config: TrainConfig, seed: int, folder: Path, *, sequential: bool) -> TrlSftConfig:
-    return TrlSftConfig(
+def build_sft_arguments(
+    config: TrainConfig, seed: int, folder: Path, section: str = "sft", *, sequential: bool = False
+) -> TrlSftConfig:
+    """Build TRL's arguments of a phase of SFT, configured in `section`."""
+    own = {
         **build_common_arguments(config, seed, folder),
-        max_length=None,  # truncation would separate image tokens from their images
-        train_sampling_strategy="sequential" if sequential else "random",
-    )
+        "max_length": None,  # truncation would separate image tokens from their images
+        "train_sampling_strategy": "sequential" if sequential else "random",
+    }
+    return build_arguments(TrlSftConfig, own, config.trl, section)

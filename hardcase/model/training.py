@@ -3,7 +3,9 @@
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hardcase.config import TrainConfig
 from hardcase.errors import HardcaseError, InputError
+from hardcase.lifetime import STOPPED, note_sigterm
 from hardcase.model.internvl import gather_weights
 from hardcase.progress import report
 
@@ -37,14 +40,25 @@ SHAPE: Final = (
 )
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Report progress, stop before an update that is not finite, and mark checkpoints as complete."""
+class _TrainedBefore(Exception):
+    """The checkpoint is that of the last step."""
 
-    def __init__(self, trainer: Trainer, what: str) -> None:
-        self.trainer, self.what = trainer, what
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Report progress, stop before an update that is not finite, mark checkpoints as complete, and end when asked."""
+
+    def __init__(self, trainer: Trainer, what: str, stop: Path) -> None:
+        self.trainer, self.what, self.stop, self.stopping = trainer, what, stop, False
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step >= state.max_steps:  # transformers 5.23.0, trainer.py:1831, would train a step more
+            raise _TrainedBefore
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         report(self.what, state.global_step, state.max_steps)
+        asked = torch.tensor(float(self.stop.exists()), device=args.device)
+        if self.trainer.accelerator.reduce(asked):  # all processes end after the same step
+            self.stopping = control.should_save = True
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.not_finite = torch.zeros((), dtype=torch.bool, device=args.device)
@@ -74,6 +88,10 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if state.is_world_process_zero:
             (folder / COMPLETE).write_text(json.dumps(_read_shape(args)), encoding="utf-8")
+        if self.stopping:
+            PartialState().wait_for_everyone()  # one that ends early would take the others with it
+            logger.warning("%s: stopped after step %d; run again to resume", self.what, state.global_step)
+            sys.exit(STOPPED)
 
 
 def _read_shape(args: TrainingArguments) -> dict[str, int]:
@@ -88,13 +106,14 @@ def find_last_checkpoint(folder: Path) -> Path | None:
     return max(paths - incomplete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
 
-def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
+def train(trainer: Trainer, what: str, stop: Path) -> list[dict[str, Any]]:
     """Train to the end, from the last complete checkpoint if there is one, and return the log: one dict a logged step.
 
     Afterwards the trainer's model has all weights, with adapters merged. The log is the same if training was stopped
-    and resumed. Resuming with other arguments is an `InputError`.
+    and resumed. Resuming with other arguments is an `InputError`. If the file `stop` exists, or at SIGTERM, the step at
+    work is finished and saved, and the process exits with 143.
     """
-    trainer.add_callback(_Watch(trainer, what))
+    trainer.add_callback(_Watch(trainer, what, stop))
     trainer.remove_callback(PrinterCallback)  # the log is returned
     with PartialState().main_process_first():
         checkpoint = find_last_checkpoint(Path(trainer.args.output_dir))
@@ -109,7 +128,8 @@ def train(trainer: Trainer, what: str) -> list[dict[str, Any]]:
             # Checkpoints use the hub's names of weights, which Trainer does not translate and therefore ignores.
             saved = type(trainer.model).from_pretrained(checkpoint, dtype=trainer.model.dtype)
             trainer.model.load_state_dict(saved.state_dict())
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with note_sigterm(stop), suppress(_TrainedBefore):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if is_peft_model(trainer.model):
         with gather_weights(trainer.model, change=True):
             trainer.model.merge_and_unload()
@@ -147,6 +167,11 @@ def build_common_arguments(config: TrainConfig, seed: int, folder: Path) -> dict
     }
 
 
+def freeze(model: nn.Module, config: TrainConfig) -> None:
+    """Freeze the vision tower, or let it learn, as `config` says. Adapters are added later."""
+    model.get_submodule("model.vision_tower").requires_grad_(not config.freeze_vision_tower)
+
+
 def build_lora_config(config: TrainConfig, model: torch.nn.Module, what: str) -> LoraConfig | None:
     """Build peft's configuration of LoRA, if it is configured; `what` is the section of the profile.
 
@@ -165,6 +190,11 @@ def build_lora_config(config: TrainConfig, model: torch.nn.Module, what: str) ->
         return built
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, ADAPTABLE)}
     chosen = [name for name, _ in model.named_modules() if check_target_module_exists(built, name)]
+    if config.freeze_vision_tower and (inside := [name for name in chosen if ".vision_tower." in name]):
+        raise InputError(
+            f"{what}.lora.targets {lora.targets!r} matches {inside[0]!r}, but {what}.freeze_vision_tower is set; "
+            "change one"
+        )
     if not chosen or set(chosen) - set(layers):
         wrong = next((f"{name!r}, which" for name in chosen if name not in layers), "no layer that")
         raise InputError(

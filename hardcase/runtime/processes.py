@@ -21,7 +21,7 @@ from pydantic_core import to_jsonable_python
 
 from hardcase.config import PROFILES, TrainConfig
 from hardcase.errors import HardcaseError, build_error
-from hardcase.lifetime import die_with_launcher, die_with_parent, exit_on_sigterm
+from hardcase.lifetime import STOP, STOPPED, die_with_launcher, die_with_parent, exit_on_sigterm, note_sigterm
 from hardcase.runtime.nodes import LOOPBACK, NodeKind, run_on_nodes
 from hardcase.runtime.running import set_up_logging
 from hardcase.store.digest import bytes_digest
@@ -38,6 +38,7 @@ def in_processes(work: Callable[..., None], config: TrainConfig, scratch: Path, 
     `work` is a step's `run`: its annotations define how the arguments are read back from JSON. With several nodes, all
     see `scratch`, and every path is below it. The error of the first process that failed is raised.
     """
+    (scratch / STOP).unlink(missing_ok=True)
     if config.nodes == config.processes == 1 and not config.zero:
         work(**arguments, config=config, scratch=scratch)
         return
@@ -95,6 +96,7 @@ def _run(
         "shards": list(map(_absolute, shards)),
     }
     job.write_text(json.dumps(to_jsonable_python(content)), encoding="utf-8")
+    code = 0
     if nodes > 1:
         name = f"{work.__module__.split('.')[-2]}-{bytes_digest(bytes(job))[:16]}"
         ended = run_on_nodes([*COMMAND, str(job), "node"], min(nodes, len(shards) or nodes), processes, name, kind)
@@ -106,6 +108,8 @@ def _run(
     if failed := next((sign for sign in signs if sign.name == FAILED), None):
         raise build_error(**json.loads(failed.read_text(encoding="utf-8")))
     if len(signs) < len(folders):
+        if nodes == 1 and code == STOPPED:
+            sys.exit(STOPPED)
         raise HardcaseError(ended or "the processes ended without a word; see this step's log")
     if ended:  # gloo and NCCL now and then abort on threads of theirs while processes take leave of each other
         logger.warning("all work was done, but %s", ended)
@@ -133,8 +137,10 @@ def _share(path: Path, rank: int, nodes: int, machines: list[str], environment: 
     command += [*COMMAND[2:], str(path)]
     # accelerate adds its working directory to PYTHONPATH (accelerate 1.15, utils/launch.py:557): not the user's.
     environment["HARDCASE_FOLDER"] = str(Path.cwd())
-    done = subprocess.run(command, cwd=path.parent, env=environment, check=False, preexec_fn=die_with_parent)
-    return done.returncode
+    # SIGTERM to accelerate would leave 30 s to its processes, so they are asked by a file, and end by themselves.
+    with note_sigterm(path.parent / STOP):
+        done = subprocess.run(command, cwd=path.parent, env=environment, check=False, preexec_fn=die_with_parent)
+    return STOPPED if (path.parent / STOP).exists() else done.returncode
 
 
 def _list_gpus(environment: Mapping[str, str]) -> list[str]:
@@ -192,7 +198,7 @@ def main() -> None:
         set_up_logging()
     if not shard and arguments["config"]["zero"]:
         _meet_without_gpus()
-    scratch = Path(arguments["scratch"])
+    scratch, done = Path(arguments["scratch"]), True
     try:
         validate_call(getattr(importlib.import_module(job["module"]), job["function"]))(**arguments)
     except HardcaseError as error:
@@ -200,13 +206,17 @@ def main() -> None:
         content = {"exit_code": error.exit_code, "message": str(error)}
         (scratch / FAILED).write_text(json.dumps(content), encoding="utf-8")
         sys.exit(error.exit_code)
+    except SystemExit as end:  # a training that was asked to end: the launcher finds no sign that it is done
+        if end.code != STOPPED:
+            raise
+        done = False
     if shard:
         (scratch / DONE).touch()
         return
     from accelerate import PartialState
 
     state = PartialState()
-    if state.is_main_process:
+    if state.is_main_process and done:
         (scratch / DONE).touch()
     state.wait_for_everyone()
     state.destroy_process_group()

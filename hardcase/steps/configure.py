@@ -85,6 +85,15 @@ def check_model(profile: Profile) -> None:
             cached = try_to_load_from_cache(checkpoint, "config.json", revision=profile.model.revision)
             folder = Path(cached).parent if isinstance(cached, str) else folder
         check_context(profile, folder, checkpoint)
+    phases = {"sft": profile.sft, "sft.warm_up": profile.sft.warm_up, "sft.reading": profile.sft.reading}
+    if any(phase and phase.trl for phase in (profile.grpo, *phases.values())) and find_spec("torch"):
+        from hardcase.model.grpo import build_grpo_arguments
+        from hardcase.model.sft import build_sft_arguments
+
+        build_grpo_arguments(profile.grpo, profile.seed, Path())
+        for section, phase in phases.items():
+            if phase is not None:
+                build_sft_arguments(phase, profile.seed, Path(), section)
     if (profile.sft.lora or profile.grpo.lora) and find_spec("torch"):
         from hardcase.model.internvl import build_outline
         from hardcase.model.training import build_lora_config

@@ -1,7 +1,10 @@
 """A step's work in several processes: training under DeepSpeed with its checkpoints, answers in shards."""
 
 import json
-import shutil
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from hardcase.data.snapshot import Snapshot
 from hardcase.errors import HardcaseError, InputError
 from hardcase.model.internvl import build_tiny, load_model, save_model
 from hardcase.model.sft import collect_vocabulary_texts, fine_tune
+from hardcase.model.training import find_last_checkpoint
 from hardcase.runtime.processes import in_processes, in_shards
 from hardcase.steps.answer import run as answer
 from hardcase.steps.grpo import run
@@ -89,15 +93,27 @@ def test_two_processes_train_under_zero_and_save_safetensors(
     assert max(entry["reward_std"] for entry in log) > 0
 
 
-def test_two_processes_go_on_from_their_checkpoint_to_the_same_bytes_and_one_process_does_not(
+def test_two_processes_told_to_end_resume_to_the_same_bytes_and_one_process_does_not(
     given: dict[str, Any], tmp_path: Path
 ) -> None:
-    whole = train(given, tmp_path, zero=2)
-    shutil.rmtree(tmp_path / "scratch" / "checkpoint-3")
-    resumed = train(given, tmp_path, zero=2)
-    assert all(resumed[name].equal(whole[name]) for name in whole)
+    settings = {"zero": 2, "steps": 5, "save_steps": 2}
+    whole, folder = train(given, tmp_path / "whole", **settings), tmp_path / "stopped"
+
+    def terminate() -> None:
+        while not (folder / "scratch" / "checkpoint-2" / "complete").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+    with pytest.raises(SystemExit) as end:
+        train(given, folder, **settings)
+    assert end.value.code == 143
+    assert not (folder / "model").exists()
+    assert find_last_checkpoint(folder / "scratch") != folder / "scratch" / "checkpoint-2", "the step at work is saved"
     with pytest.raises(InputError, match="written with world_size 2, now 1; restore that to resume"):
-        train(given, tmp_path, zero=2, processes=1)
+        train(given, folder, **settings, processes=1)
+    resumed = train(given, folder, **settings)
+    assert all(resumed[name].equal(whole[name]) for name in whole)
 
 
 def test_a_gradient_that_is_not_finite_stops_deepspeed_before_the_update(given: dict[str, Any], tmp_path: Path) -> None:

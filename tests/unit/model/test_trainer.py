@@ -253,7 +253,7 @@ def test_rollouts_and_loss_in_bfloat16(fresh_model: Build, samples: list[Sample]
     )
     trainer.reward_funcs[0] = by_length
     before = weights_of(trainer.model)
-    train(trainer, "grpo")
+    train(trainer, "grpo", tmp_path / "stop")
     assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in trainer.model.parameters())
     assert any(not torch.equal(before[name], weight) for name, weight in weights_of(trainer.model).items())
 
@@ -283,9 +283,9 @@ def stopping(monkeypatch: pytest.MonkeyPatch, module: str, step: int) -> None:
     target = importlib.import_module(module)
     whole = target.train
 
-    def train(trainer: Any, what: str) -> Any:
+    def train(trainer: Any, *arguments: Any) -> Any:
         trainer.add_callback(Stop(step))
-        return whole(trainer, what)
+        return whole(trainer, *arguments)
 
     monkeypatch.setattr(target, "train", train)
 
@@ -342,7 +342,7 @@ def test_rollouts_used_for_several_updates_survive_a_stop_between_them(
         trainer = trainer_of(HCMGRPOTrainer, fresh_model, samples, folder, arguments=more)
         if stop is not None:
             trainer.add_callback(Stop(stop))
-        train(trainer, "grpo")
+        train(trainer, "grpo", tmp_path / "stop")
         return weights_of(trainer.model)
 
     whole = trained(tmp_path / "whole")
@@ -356,10 +356,10 @@ def test_a_training_of_another_shape_does_not_go_on_from_the_checkpoint(
     fresh_model: Build, samples: list[Sample], tmp_path: Path
 ) -> None:
     shape = {"max_steps": 2, "save_steps": 1}
-    train(trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path, arguments=shape), "grpo")
+    train(trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path, arguments=shape), "grpo", tmp_path / "stop")
     changed = trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path, arguments={**shape, "num_generations": 8})
     with pytest.raises(InputError, match=r"checkpoint-2: written with num_generations 4, now 8; restore that"):
-        train(changed, "grpo")
+        train(changed, "grpo", tmp_path / "stop")
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update(
@@ -369,7 +369,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(
     before = weights_of(trainer.model)
     next(trainer.model.parameters()).register_hook(lambda gradient: gradient * torch.inf)
     with pytest.raises(HardcaseError, match="gradient of step 1 is not finite, so nothing was updated"):
-        train(trainer, "grpo")
+        train(trainer, "grpo", tmp_path / "stop")
     assert_equal(before, weights_of(trainer.model))
 
 
