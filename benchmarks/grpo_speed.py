@@ -116,7 +116,7 @@ def measure(size: str, what: str, prompts: int, kind: str, side: int = 448, gene
 
 def _mining(kind: str, engine: Any, samples: list[Any], build_prompt_inputs: Any) -> Any:
     if kind == "ours":
-        return lambda: engine.complete(samples, G, COMPLETION["mid"], temperature=1.0, seed=0)
+        return lambda: engine.complete(engine.prepare(samples), G, COMPLETION["mid"], temperature=1.0, seed=0)
 
     def stock() -> None:
         inputs = build_prompt_inputs(engine.processor, samples, engine.model.device)

@@ -151,12 +151,12 @@ class RegisterConfig(Config):
 
 
 class ClusterConfig(Config):
-    """Resources of a cluster and how work is divided. A run on one machine ignores it."""
+    """Resources of a cluster and how work is divided. A run on one machine ignores it and uses all GPUs there."""
 
     gpu_memory: GpuMemory | None = Field(None, description="Memory of each GPU. Unset, steps get no GPU.")
     ingest_shards: int = Field(1, ge=1, le=256, description="Pods that share the reading of a source.")
-    rollout_shards: int = Field(1, ge=1, le=256, description="Pods that share the rollouts of mining.")
-    answer_shards: int = Field(1, ge=1, le=256, description="Pods that share the answers to evaluate.")
+    rollout_shards: int = Field(1, ge=1, le=256, description="GPUs that share the rollouts of mining.")
+    answer_shards: int = Field(1, ge=1, le=256, description="GPUs that share the answers to evaluate.")
 
 
 class GeneratingConfig(Config):

@@ -155,10 +155,13 @@ class Samples(Sequence[Sample]):
         """Return the samples at some indices."""
         return type(self)(self.table.take(pa.array(indices, pa.int64())), self._store, self._shards)
 
-    def select_shard(self, shard: str) -> tuple[int, "Samples"]:
-        """Return the samples of one shard of these (`3/8` is the third of eight), and how many precede them."""
-        (number, shards), rows = map(int, shard.split("/")), len(self)
-        start, stop = rows * (number - 1) // shards, rows * number // shards
+    def select_shard(self, shard: str, window: int) -> tuple[int, "Samples"]:
+        """Return the samples of one shard of these, and how many precede them.
+
+        `3/8` is the third of eight shards, which divide windows of so many samples.
+        """
+        (number, shards), windows = map(int, shard.split("/")), -(-len(self) // window)
+        start, stop = (windows * end // shards * window for end in (number - 1, number))
         return start, self[start:stop]
 
     def select_annotated(self) -> "Samples":

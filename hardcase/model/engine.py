@@ -1,14 +1,18 @@
 """Generate answers to many samples: with our shared-prompt rollouts anywhere, or with vLLM on GPU nodes.
 
-Both engines compute a prompt once for its k completions. Samples are answered in batches of similar length. The answers
-of each batch are written to a file, so that a stopped run resumes with the batch it was stopped in.
+Both engines compute a prompt once for its k completions. Samples are answered in batches of similar length. While the
+engine answers one batch, the next is read and decoded. The answers of each batch are written to a file, so that a
+stopped run resumes with the batch it was stopped in.
 """
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import torch
 from PIL import Image
@@ -24,6 +28,10 @@ from hardcase.progress import track
 from hardcase.store.store import write_atomically
 from hardcase.task.sample import LETTERS, Sample
 
+# Batches whose samples are ordered by length together. More would leave less padding; shards hold whole windows.
+WINDOW: Final = 4
+Batch = TypeVar("Batch")
+
 
 class LocalEngine:
     """Run transformers in this process, each prompt computed once (`rollout.generate_completions`)."""
@@ -31,13 +39,17 @@ class LocalEngine:
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         self.model, self.processor = model, processor
 
+    def prepare(self, samples: Sequence[Sample]) -> Any:
+        """Return what `complete` takes of these samples; runs beside it in another thread."""
+        return build_prompt_inputs(self.processor, samples, torch.device("cpu"))
+
     def complete(
-        self, samples: Sequence[Sample], copies: int, max_new_tokens: int, temperature: float, seed: int
+        self, prompts: Any, copies: int, max_new_tokens: int, temperature: float, seed: int
     ) -> list[list[Completion]]:
-        """Return `copies` completions of each sample without special tokens; temperature 0 is greedy."""
+        """Return `copies` completions of each prompt without special tokens; temperature 0 is greedy."""
         device = self.model.device
         generator = torch.Generator(device).manual_seed(seed)
-        inputs = build_prompt_inputs(self.processor, samples, device)
+        inputs = {name: tensor.to(device) for name, tensor in prompts.items()}
         ids = generate_completions(self.model, inputs, copies, max_new_tokens, temperature, generator)
         tokenizer: Any = self.processor.tokenizer
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
@@ -63,14 +75,17 @@ class VllmEngine:
             model=str(model), seed=seed, limit_mm_per_prompt={"image": 1 + len(LETTERS)}, enable_prefix_caching=True
         )
 
-    def complete(
-        self, samples: Sequence[Sample], copies: int, max_new_tokens: int, temperature: float, seed: int
-    ) -> list[list[Completion]]:
-        """Return the same as `LocalEngine.complete`."""
-        prompts = [
+    def prepare(self, samples: Sequence[Sample]) -> Any:
+        """Return what `complete` takes of these samples; runs beside it in another thread."""
+        return [
             {"prompt": text, "multi_modal_data": {"image": images}}
             for text, images in zip(*render_prompts(self.processor, samples), strict=True)
         ]
+
+    def complete(
+        self, prompts: Any, copies: int, max_new_tokens: int, temperature: float, seed: int
+    ) -> list[list[Completion]]:
+        """Return the same as `LocalEngine.complete`."""
         sampling = self.vllm.SamplingParams(
             n=copies,
             temperature=temperature,
@@ -99,6 +114,20 @@ def _count_tiles(processor: ProcessorMixin, sample: Sample) -> int:
     return sum(count(height, width, {"crop_to_patches": True}) for width, height in sizes)
 
 
+def _prepare_ahead(prepare: Callable[[Batch], Any], batches: Iterable[Batch]) -> Iterator[tuple[Batch, Any]]:
+    """Yield each batch with its result of `prepare`, which a thread computes one batch ahead."""
+    # Decoding an image changes the filters of warnings, which are those of all threads.
+    with warnings.catch_warnings(), ThreadPoolExecutor(1) as ahead:
+        pending = deque[tuple[Batch, Future[Any]]]()
+        for batch in batches:
+            pending.append((batch, ahead.submit(prepare, batch)))
+            if len(pending) > 1:
+                first, result = pending.popleft()
+                yield first, result.result()
+        for last, result in pending:
+            yield last, result.result()
+
+
 def generate_answers(
     engine: Engine,
     samples: Sequence[Sample],
@@ -114,25 +143,37 @@ def generate_answers(
 ) -> list[list[Completion]]:
     """Return `copies` completions of each sample, in the order of the samples.
 
-    Each batch has its own random stream, so a resumed run can start at any batch; `first`, the number of the split's
-    samples before these, is part of it. Answers are written to `folder`, which must belong to this work alone.
+    Each batch has its own random stream, so a resumed run can start at any batch. `first`, the number of the split's
+    samples before these, is part of it: after whole windows of batches, the answers are those of a run on all samples.
+    Answers are written to `folder`, which must belong to this work alone.
     """
-    order = sorted(range(len(samples)), key=lambda index: _count_tiles(engine.processor, samples[index]))
+    order = list[int]()
+    for start in range(0, len(samples), window := WINDOW * batch_size):
+        own = range(len(samples))[start : start + window]
+        order += sorted(own, key=lambda index: _count_tiles(engine.processor, samples[index]))
     answers: list[list[Completion]] = [[]] * len(samples)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
+
+    def find_file(start: int) -> Path | None:
+        return folder / f"{first + start}.json" if folder else None
+
+    def prepare(start: int) -> Any:
+        if (file := find_file(start)) and file.exists():
+            return None
+        return engine.prepare([samples[index] for index in order[start : start + batch_size]])
+
     starts = range(0, len(samples), batch_size)
-    for start in track(starts, what, len(starts)):
-        batch = order[start : start + batch_size]
-        file = folder / f"{start}.json" if folder else None
-        if file and file.exists():
+    for start, prompts in track(_prepare_ahead(prepare, starts), what, len(starts)):
+        file = find_file(start)
+        if file and prompts is None:
             rows = json.loads(file.read_text(encoding="utf-8"))
             completions = [[Completion(*one) for one in row] for row in rows]
         else:
-            chosen, batch_seed = [samples[index] for index in batch], seed * 1_000_003 + first + start
-            completions = engine.complete(chosen, copies, max_new_tokens, temperature, batch_seed)
+            batch_seed = seed * 1_000_003 + first + start
+            completions = engine.complete(prompts, copies, max_new_tokens, temperature, batch_seed)
             if file:
                 write_atomically(file, json.dumps(completions).encode())
-        for index, row in zip(batch, completions, strict=True):
+        for index, row in zip(order[start : start + batch_size], completions, strict=True):
             answers[index] = row
     return answers

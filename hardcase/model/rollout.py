@@ -8,8 +8,10 @@ size, L tokens in the cache.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import joblib
 import torch
 from PIL.Image import Image
 from torch import Tensor
@@ -87,7 +89,13 @@ def render_prompts(processor: ProcessorMixin, samples: Sequence[Sample]) -> tupl
     """Return the prompt of each sample as text, and its decoded images."""
     messages = [build_messages(sample.aspect) for sample in samples]
     texts = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return texts, [[decode_image(data) for data in sample.images] for sample in samples]
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:  # decoders release the GIL
+        images = pool.map(_decode_images, (tuple(sample.images) for sample in samples))  # which are read in this thread
+        return texts, list(images)
+
+
+def _decode_images(encoded: tuple[bytes, ...]) -> list[Image]:
+    return [decode_image(data) for data in encoded]
 
 
 def build_prompt_inputs(

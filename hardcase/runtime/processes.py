@@ -59,9 +59,12 @@ def in_shards(
     """Call `work(shard="i/n", scratch=..., <written>=..., **arguments)` for each shard, all at once; return the tables.
 
     A shard that finished before the step was stopped is not run again. The shards are divided among `nodes` of a `kind`
-    (1 is this machine), and in training each has a GPU to itself. `written` names the argument that takes the path of
-    what a shard writes. The rest is as of `in_processes`.
+    (1 is this machine). In training each has a GPU to itself, and where this machine has GPUs, there is a shard for
+    each of them. `written` names the argument that takes the path of what a shard writes. The rest is as of
+    `in_processes`.
     """
+    if nodes == 1 and kind == "training":
+        shards = len(_list_gpus(os.environ)) or shards
     own = list[dict[str, Any]]()
     for number in range(1, shards + 1):
         folder = scratch / f"shard-{number}-of-{shards}"

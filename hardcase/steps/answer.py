@@ -8,7 +8,7 @@ from hardcase.config import EvaluateConfig
 from hardcase.data.completions import merge_completions, write_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
-from hardcase.model.engine import generate_answers, open_engine
+from hardcase.model.engine import WINDOW, generate_answers, open_engine
 from hardcase.model.internvl import set_up_torch
 from hardcase.runtime.processes import in_shards
 from hardcase.runtime.running import running
@@ -43,7 +43,7 @@ def run(
     opened = Snapshot.open(snapshot, store)
     if not opened.count("eval"):
         raise InputError("snapshot: no rows in the evaluation split; raise `ingest.eval_share` or mark rows `eval`")
-    first, samples = opened.open_samples("eval").select_shard(shard)
+    first, samples = opened.open_samples("eval").select_shard(shard, WINDOW * config.batch_size)
     set_up_torch(seed, config.threads)
     texts = generate_answers(
         open_engine(config.engine, model, seed),

@@ -30,7 +30,7 @@ PARAMETERS: Final = {
     "ingest": ("source",),
     "validate": (),
     "sft": ("seed", "model"),
-    "rollout": ("seed", "shards"),  # what is drawn at the border of two shards depends on their number
+    "rollout": ("seed",),
     "mine": (),
     "grpo": ("seed",),
     "answer": ("seed",),
@@ -139,7 +139,7 @@ def plan_retraining(profile: Profile, pinned: Mapping[str, Any], locations: Mapp
     `pinned` is the result of `pin_run`; `locations` holds `store`, `scratch` and `tracking_uri`.
     """
     config = _dump(profile)
-    values = {**config, **pinned, "shards": profile.cluster.rollout_shards}
+    values = {**config, **pinned}
     training = max(profile.sft.processes, profile.grpo.processes)
     wanted = {
         "ingest": _divide_source(profile.cluster.ingest_shards),

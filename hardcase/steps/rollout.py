@@ -7,7 +7,7 @@ from typing import Any
 from hardcase.config import MineConfig
 from hardcase.data.completions import merge_completions, write_completions
 from hardcase.data.snapshot import Snapshot
-from hardcase.model.engine import generate_answers, open_engine
+from hardcase.model.engine import WINDOW, generate_answers, open_engine
 from hardcase.model.internvl import set_up_torch
 from hardcase.runtime.processes import in_shards
 from hardcase.runtime.running import running
@@ -18,7 +18,7 @@ def execute(plan: Mapping[str, Any], snapshot: str, model: str) -> str:
     with running("rollout", plan, {"snapshot": snapshot, "sft_model": model}) as work:
         tables = in_shards(
             run,
-            int(plan["parameters"]["shards"]),
+            int(plan["shards"]),
             int(plan["nodes"]),
             scratch=work.folder,
             written="rollouts",
@@ -36,7 +36,9 @@ def run(
     snapshot: Path, store: str, model: Path, config: MineConfig, seed: int, shard: str, scratch: Path, rollouts: Path
 ) -> None:
     """Write the completions of one shard (`i/n`) of the `train` split; a stopped run continues in `scratch`."""
-    first, samples = Snapshot.open(snapshot, store).open_samples("train").select_shard(shard)
+    first, samples = (
+        Snapshot.open(snapshot, store).open_samples("train").select_shard(shard, WINDOW * config.batch_size)
+    )
     set_up_torch(seed, config.threads)
     texts = generate_answers(
         open_engine(config.engine, model, seed),

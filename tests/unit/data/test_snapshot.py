@@ -86,7 +86,7 @@ def test_labels_are_read_without_opening_a_shard(snapshot: Snapshot, tmp_path: P
             object_path(tmp_path, shard["sha256"]).unlink()
     labels = snapshot.read_labels("eval")
     assert labels[0] == {"id": "81", "aspect": "physical_shadow", "answer": ["A", "C"], "group": "g81"}
-    assert snapshot.open_samples("eval").select_shard("2/3")[0] == 3
+    assert snapshot.open_samples("eval").select_shard("2/3", 1)[0] == 3
 
 
 def object_path(folder: Path, digest: str) -> Path:
