@@ -100,6 +100,12 @@ class MineConfig(SampleConfig):
     engine: EngineKind = Field("transformers", description="Engine that generates the rollouts.")
     k: int = Field(8, ge=2, description="Rollouts of each sample.")
     batch_size: Count = Field(16, description="Prompts at a time.")
+    sample: int | None = Field(
+        None,
+        ge=1,
+        description="Training samples to mine, drawn at random, where no weight of `grpo` depends on mining: "
+        "`grpo.hard_share` is 0 and `grpo.suspects` true. Unset, all.",
+    )
     threads: Threads = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
     hard_below: float = Field(0.5, gt=0, le=1, description="Share of right rollouts below which a sample is hard.")
 
@@ -123,6 +129,11 @@ class GrpoConfig(TrainConfig, SampleConfig):
     rounds: Count = Field(1, description="Rounds of mining: first the step `mine`, later ones during training.")
     hard_below: float = Field(0.5, gt=0, le=1, description="As in `mine`, for the later rounds.")
     beta: float = Field(0.0, ge=0, description="Weight of the KL term. 0 needs no reference model.")
+
+    @property
+    def depends_on_mining(self) -> bool:
+        """Return whether the weight of any draw depends on mined cases."""
+        return bool(self.hard_share) or not self.suspects
 
     @model_validator(mode="after")
     def _batches_are_whole(self) -> Self:

@@ -1,4 +1,4 @@
-"""Mined cases (`mined.parquet`): one row a training sample with the answers of its k rollouts and what they earn."""
+"""Mined cases (`mined.parquet`): one row a mined sample with the answers of its k rollouts and what they earn."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -39,6 +39,14 @@ class MinedCase:
     cut: int | None = None  # rollouts cut at `max_new_tokens`; None in tables of 0.1.0
 
 
+def draw_mined(count: int, sample: int | None) -> list[int]:
+    """Return which of `count` training samples are mined: `sample` of them drawn at random, or all."""
+    if sample is None or sample >= count:
+        return list(range(count))
+    drawn: list[int] = np.random.default_rng(count).choice(count, sample, replace=False).tolist()
+    return sorted(drawn)
+
+
 def judge(id: str, truth: frozenset[str], rollouts: Sequence[Completion], hard_below: float) -> MinedCase:
     """Judge one sample's rollouts: it is hard if solved in less than `hard_below` of them, yet at least once."""
     parsed = [parse_answer(rollout.text) for rollout in rollouts]
@@ -64,7 +72,7 @@ def read_cases(source: Path | bytes) -> list[MinedCase]:
 
 
 def count_cases(cases: Sequence[MinedCase]) -> dict[str, int]:
-    """Count training samples, also those always solved, hard ones and suspects, and rollouts, also those cut."""
+    """Count mined training samples, also those always solved, hard ones and suspects, and rollouts, also those cut."""
     return {
         "total": len(cases),
         "always_solved": sum(case.exact_rate == 1 for case in cases),

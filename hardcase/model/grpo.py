@@ -34,7 +34,8 @@ def train_grpo(
 ) -> list[dict[str, Any]]:
     """Train `model` in place on `samples`, with a mined case for each of them, and return the training log.
 
-    `checkpoints` is for checkpoints and for the cases of later rounds of mining.
+    Where no weight depends on mining, cases may be missing. `checkpoints` is for checkpoints and for the cases of
+    later rounds of mining.
     """
     cases = list(mined)
 
@@ -43,18 +44,20 @@ def train_grpo(
         return build_prompt_row(samples[index])
 
     def weigh_round(number: int) -> Weights:
-        if number > 0:
+        if number > 0 and config.depends_on_mining:
             cases[:] = _mine_again(trainer, samples, config, seed + number, checkpoints / f"mined-{number}.parquet")
         return compute_weights(cases, samples, config)
+
+    def build_row(index: int) -> dict[str, Any]:
+        hard = {"hard": float(cases[index].hard)} if len(cases) == len(samples) else {}
+        return {**read_row(index), **hard}
 
     freeze(model, config)
     trainer = HCMGRPOTrainer(
         model,
         reward_funcs=partial(dpa_reward, kind=config.reward, worth=config.partial_credit),
         args=build_grpo_arguments(config, seed, checkpoints),
-        train_dataset=build_lazy_dataset(
-            len(samples), lambda index: {**read_row(index), "hard": float(cases[index].hard)}
-        ),
+        train_dataset=build_lazy_dataset(len(samples), build_row),
         processing_class=processor,
         peft_config=build_lora_config(config, model, "grpo"),
         weights=weigh_round,

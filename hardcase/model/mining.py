@@ -34,8 +34,10 @@ def compute_weights(cases: Sequence[MinedCase], samples: Sequence[Sample], confi
 
     `config.hard_share` of the draws goes to hard cases, divided by the variance of the rewards that their answers earn.
     The rest is uniform over all cases, without the suspects if `config.suspects` is false. Without hard cases, or with
-    suspects only, all draws are uniform.
+    suspects only, all draws are uniform. Where no weight depends on mining, `cases` are not read.
     """
+    if not config.depends_on_mining:
+        return np.full(len(samples), 1 / len(samples))
     hard, suspect = np.array([(case.hard, case.suspect) for case in cases], dtype=bool).T
     rest: Weights = np.where(suspect & (not config.suspects and not suspect.all()), 0.0, 1.0)
     rest = rest / rest.sum()

@@ -74,6 +74,7 @@ def run(artifacts: Mapping[str, Path], labels: Mapping[str, Any], store: str, ht
         validation=read("validation", _read_json),
         quarantine=read("quarantine", count_quarantine),
         mined=None if cases is None else count_cases(cases),
+        train=snapshot.count("train") if snapshot else 0,
         hard_cases=_show_hard_cases(snapshot, cases) if snapshot and cases else [],
         misses=_show_misses(snapshot, evaluation) if snapshot and evaluation else [],
     )

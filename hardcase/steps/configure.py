@@ -168,7 +168,10 @@ def plan_evaluation(
 
 
 def _dump(profile: Profile | EvaluationProfile) -> dict[str, Any]:
-    return profile.model_dump(mode="json", by_alias=True, exclude_none=True)  # KFP takes no null
+    config = profile.model_dump(mode="json", by_alias=True, exclude_none=True)  # KFP takes no null
+    if isinstance(profile, Profile) and profile.grpo.depends_on_mining:
+        config["mine"].pop("sample", None)
+    return config
 
 
 def _plans(

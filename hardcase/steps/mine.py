@@ -1,4 +1,7 @@
-"""mine: which training samples the SFT model solves always, sometimes or never, by its rollouts of each."""
+"""mine: which training samples the SFT model solves always, sometimes or never, by its rollouts of each.
+
+Where no weight of GRPO depends on it, only `mine.sample` of them are mined, for the report and its warnings.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -6,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hardcase.config import MineConfig
-from hardcase.data.cases import judge, write_cases
+from hardcase.data.cases import draw_mined, judge, write_cases
 from hardcase.data.completions import read_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.runtime.running import running
@@ -24,8 +27,9 @@ def execute(plan: Mapping[str, Any], rollouts: str) -> str:
 
 
 def run(snapshot: Path, store: str, rollouts: Path, config: MineConfig, mined: Path) -> None:
-    """Write `mined.parquet`, one row for each training sample."""
+    """Write `mined.parquet`, one row for each mined training sample."""
     labels = Snapshot.open(snapshot, store).read_labels("train")
+    labels = [labels[index] for index in draw_mined(len(labels), config.sample)]
     answered = zip(labels, read_completions([rollouts], [row["id"] for row in labels]), strict=True)
     cases = [judge(row["id"], frozenset(row["answer"]), answers, config.hard_below) for row, answers in answered]
     write_cases(cases, mined)

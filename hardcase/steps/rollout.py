@@ -1,10 +1,11 @@
-"""rollout: k answers of the SFT model to each training sample, for mining, one shard of the samples at a time."""
+"""rollout: k answers of the SFT model to each mined training sample, one shard of the samples at a time."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hardcase.config import MineConfig
+from hardcase.data.cases import draw_mined
 from hardcase.data.completions import merge_completions, write_completions
 from hardcase.data.snapshot import Snapshot
 from hardcase.model.engine import WINDOW, generate_answers, open_engine
@@ -35,10 +36,10 @@ def execute(plan: Mapping[str, Any], snapshot: str, model: str) -> str:
 def run(
     snapshot: Path, store: str, model: Path, config: MineConfig, seed: int, shard: str, scratch: Path, rollouts: Path
 ) -> None:
-    """Write the completions of one shard (`i/n`) of the `train` split; a stopped run continues in `scratch`."""
-    first, samples = (
-        Snapshot.open(snapshot, store).open_samples("train").select_shard(shard, WINDOW * config.batch_size)
-    )
+    """Write the completions of one shard (`i/n`) of the mined samples; a stopped run continues in `scratch`."""
+    train = Snapshot.open(snapshot, store).open_samples("train")
+    mined = train.select(draw_mined(len(train), config.sample))
+    first, samples = mined.select_shard(shard, WINDOW * config.batch_size)
     set_up_torch(seed, config.threads)
     texts = generate_answers(
         open_engine(config.engine, model, seed),

@@ -187,6 +187,16 @@ def test_more_shards_than_a_node_has_gpus_go_to_several_nodes_and_the_step_waits
     assert found["sft_gpus"] == "8"
 
 
+@pytest.mark.parametrize(
+    ("settings", "sample"), [({}, 2000), ({"grpo.hard_share": 0.3}, None), ({"grpo.suspects": False}, None)]
+)
+def test_training_samples_are_all_mined_if_and_only_if_a_weight_depends_on_it(
+    settings: dict[str, Any], sample: int | None
+) -> None:
+    planned = machines("internvl3-2b", settings)
+    assert [planned[step]["parameters"]["config"].get("sample") for step in ("rollout", "mine")] == [sample] * 2
+
+
 def test_a_profile_without_gpus_asks_for_none_and_fits_a_node_of_two_cpus() -> None:
     found = machines("tiny", {"cluster.rollout_shards": 3})
     assert (found["rollout"]["shards"], found["rollout"]["nodes"]) == (3, 1)

@@ -11,7 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hardcase.config import PROFILES, IngestConfig, Profile, TinyModelConfig, load_profile
+from hardcase.data.cases import read_cases
 from hardcase.data.snapshot import Snapshot
+from hardcase.errors import InputError
 from hardcase.model.internvl import build_tiny, load_model, save_model
 from hardcase.model.rollout import build_prompt_inputs
 from hardcase.model.sft import collect_vocabulary_texts
@@ -75,7 +77,7 @@ def checkpoint(data: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory)
 
 def profile_here(name: str, checkpoint: Path, max_tiles: int) -> Profile:
     engine = {f"{step}.engine": "transformers" for step in ("mine", "grpo", "evaluate")}
-    lengths = {f"{step}.max_new_tokens": 8 for step in ("mine", "grpo", "evaluate")}
+    lengths = {f"{step}.max_new_tokens": 8 for step in ("mine", "grpo", "evaluate")} | {"mine.sample": 4}
     here = {f"{step}.{key}": value for step in ("sft", "grpo") for key, value in HERE.items()}
     model = {"model.checkpoint": str(checkpoint), "model.max_tiles": max_tiles}
     return load_profile(name, engine | lengths | here | model | {"sft.batch_size": 2, "grpo.batch_size": 8})
@@ -90,7 +92,13 @@ def test_a_stock_checkpoint_goes_through_every_step(
     sft(*data, profile.model, profile.sft, 0, tmp_path / "s", first, tmp_path / "sft.log")
     rollout(*data, first, profile.mine, 0, "1/1", tmp_path / "m", tmp_path / "rollouts")
     mine(*data, tmp_path / "rollouts", profile.mine, tmp_path / "mined")
-    grpo(*data, first, tmp_path / "mined", profile.grpo, 0, tmp_path / "g", second, tmp_path / "grpo.log")
+    assert len(read_cases(tmp_path / "mined")) == 4, "no weight depends on the other two"
+    places = tmp_path / "g", second, tmp_path / "grpo.log"
+    weighted = profile.grpo.model_copy(update={"hard_share": 0.3})
+    with pytest.raises(InputError, match="its ids are not the training split's"):
+        grpo(*data, first, tmp_path / "mined", weighted, 0, *places)
+    grpo(*data, first, tmp_path / "mined", profile.grpo, 0, *places)
+    assert "hard_share" not in json.loads(places[2].read_text().splitlines()[0])
     before, after = tmp_path / "before", tmp_path / "after"
     for model, answers in ((first, before), (second, after)):
         answer(*data, model, profile.evaluate, 0, "1/1", tmp_path / f"kept-{answers.name}", answers)

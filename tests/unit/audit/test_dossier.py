@@ -96,6 +96,7 @@ def test_card_is_one_that_hugging_face_reads(card: Card) -> None:
         "hardcase screen --model image-screener:3",
         "| starts from | OpenGVLab/InternVL3-2B-hf |",
         "hardcase audit image-screener:3",
+        "only 1 training samples, drawn at random, were mined",
     ):
         assert said in read.text
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hardcase.config import GrpoConfig
-from hardcase.data.cases import MinedCase, judge, read_cases, write_cases
+from hardcase.data.cases import MinedCase, draw_mined, judge, read_cases, write_cases
 from hardcase.data.completions import Completion
 from hardcase.model.mining import GroupSampler, Weights, compute_weights
 from hardcase.task.sample import Sample
@@ -50,6 +50,14 @@ def test_cases_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:
     ]
     write_cases(cases, tmp_path / "mined")
     assert read_cases(tmp_path / "mined") == cases
+
+
+def test_mined_samples_are_a_random_few_each_once_in_order_or_all() -> None:
+    drawn = draw_mined(10_000, 1000)
+    assert drawn == sorted(set(drawn)) == draw_mined(10_000, 1000)
+    assert len(drawn) == 1000
+    assert min(Counter(index % 4 for index in drawn).values()) > 200, "all aspects, whatever their order"
+    assert draw_mined(3, None) == draw_mined(3, 4) == [0, 1, 2]
 
 
 def mined(*answers: list[str | None]) -> tuple[list[MinedCase], list[Sample]]:

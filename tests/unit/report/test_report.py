@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hardcase.config import IngestConfig
-from hardcase.data.cases import MinedCase, write_cases
+from hardcase.data.cases import MinedCase, read_cases, write_cases
 from hardcase.data.evaluations import write_evaluation
 from hardcase.data.snapshot import Snapshot
 from hardcase.report.page import run
@@ -66,6 +66,16 @@ def test_gallery_shows_five_pictures_a_case_and_runs_nothing_that_a_model_wrote(
     assert len(re.findall(r'<img src="data:image/', text)) == 5 * (min(mined, 12) + min(evaluated, 8))
     assert "<script>" not in text
     assert not re.search(r'(src|href)="(?!data:)', text)
+
+
+def test_page_tells_that_only_some_samples_were_mined_and_why(made: dict[str, Any]) -> None:
+    some, page = made["folder"] / "some.parquet", made["folder"] / "some.html"
+    write_cases(read_cases(made["artifacts"]["mined"])[:2], some)
+    run({**made["artifacts"], "mined": some}, {}, made["store"], page)
+    why = f"<dd>2 of {made['counts'][0]}, drawn at random: no weight of GRPO depends on mining</dd>"
+    assert why in page.read_text()
+    run(made["artifacts"], {}, made["store"], page)
+    assert "drawn at random" not in page.read_text()
 
 
 def test_page_warns_of_a_training_that_taught_little_and_shows_no_interval_on_few_groups(made: dict[str, Any]) -> None:
