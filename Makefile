@@ -6,6 +6,7 @@ FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 BIN := .venv/bin
 AIRFLOW := .venv-airflow
 CHECKOV := .venv-checkov
+VLLM := .venv-vllm
 READY := .venv/.ready
 ARGS ?=
 # Images: the engine that builds and runs them, its options, and their bases. Digests: docs/how-to/build-images.md.
@@ -27,7 +28,7 @@ UV_LOCK = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-has
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run try test $(TIERS) test-durations fuzz acceptance lint lint-docs docs docs-reference format bench ablation airflow test-dags terraform-test terraform-docs lock image-locks images e2e-images e2e-containers clean
+.PHONY: help run try test $(TIERS) test-vllm vllm-env test-durations fuzz acceptance lint lint-docs docs docs-reference format bench ablation airflow test-dags terraform-test terraform-docs lock image-locks images e2e-images e2e-containers clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -48,6 +49,11 @@ test-e2e: ## Run the tests of whole chains: retraining, audit, containers, a sta
 test-compat: ## Run the tests of stores that earlier versions wrote
 $(TIERS): test-%: $(READY)
 	@$(PYTEST) tests/$* $(ARGS)
+
+vllm-env: $(VLLM)/.ready ## Build the environment of the tests with vLLM, for CPU
+
+test-vllm: $(VLLM)/.ready ## Run the tests with real vLLM on CPU, in their own environment
+	@$(VLLM)/bin/python -m pytest -W default tests/vllm $(ARGS)
 
 fuzz: $(READY) ## Feed mutated images, manifests and Parquet files to ingest for SECONDS=60
 	@FUZZ_SECONDS=$(or $(SECONDS),60) $(BIN)/python -m pytest tests/unit/data/test_fuzz.py $(ARGS)
@@ -121,6 +127,10 @@ lock: $(READY) ## Resolve hardcase/requirements.lock again; packages of CUDA are
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 $(FIND_LINKS) --upgrade \
 		--constraint .venv/constraints.txt --no-header --no-annotate --quiet --output-file .venv/resolved.txt
 	grep -vE '^(nvidia-|cuda-|triton==|--)' .venv/resolved.txt | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' > hardcase/requirements.lock
+	cp hardcase/requirements.lock .venv/vllm.lock
+	$(BIN)/uv pip compile pyproject.toml tests/vllm/requirements.in --group dev --python-version 3.11 $(FIND_LINKS) \
+		--excludes tests/vllm/excluded.txt --no-header --no-annotate --quiet --output-file .venv/vllm.lock
+	grep -vxFf hardcase/requirements.lock .venv/vllm.lock | grep -v '^--' > tests/vllm/requirements.lock
 	@$(MAKE) --no-print-directory image-locks
 
 image-locks: $(READY) ## Lock with hashes what the images install, at the versions of the other locks; torch and CUDA apart
@@ -159,7 +169,7 @@ e2e-containers: $(READY) ## `hardcase run` with each step in a container; PROFIL
 
 
 clean: ## Remove the environments and the caches; runs and store in .hardcase stay
-	rm -rf .venv .venv-airflow .venv-checkov .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-airflow .venv-checkov .venv-vllm .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
 
 $(READY): hardcase/requirements.lock pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
@@ -179,4 +189,12 @@ $(AIRFLOW)/.ready: requirements-airflow.lock dags/pyproject.toml
 $(CHECKOV)/.ready: $(READY) infra/terraform/checkov.txt
 	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(CHECKOV)
 	@$(BIN)/uv pip install --quiet --python $(CHECKOV)/bin/python -r infra/terraform/checkov.txt
+	@touch $@
+
+# vLLM as a package for CPU, over our own lock: it wants other versions of a few packages. It is compiled for torch's
+# build for CPU, which is torch's own index's where PIP_FIND_LINKS has none.
+$(VLLM)/.ready: $(READY) hardcase/requirements.lock tests/vllm/requirements.lock
+	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(VLLM)
+	@$(BIN)/uv pip install --quiet --python $(VLLM)/bin/python $(or $(FIND_LINKS),--torch-backend cpu) -r hardcase/requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(VLLM)/bin/python --no-deps -r tests/vllm/requirements.lock -e .
 	@touch $@

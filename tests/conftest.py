@@ -12,7 +12,7 @@ import pytest
 from tests.support.machine import Machine
 
 # Seconds that a test of each tier may take: a test that hangs fails, and the rest runs on.
-LIMITS = {"unit": 120, "integration": 600, "compat": 300, "e2e": 1200, "acceptance": 1200}
+LIMITS = {"unit": 120, "integration": 600, "compat": 300, "e2e": 1200, "vllm": 300, "acceptance": 1200}
 TESTS = Path(__file__).parent
 DURATIONS = TESTS / "durations.json"
 

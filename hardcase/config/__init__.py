@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, Literal, Self, TypeVar
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from hardcase.config.base import Config, Count, EngineKind, Resamples, Seed, Share, Threads
+from hardcase.config.base import Config, Count, EngineKind, Resamples, Seed, Share, Threads, VllmDtype
 from hardcase.config.training import GrpoConfig, LoraConfig, MineConfig, RewardKind, SftConfig, TrainConfig
 from hardcase.errors import InputError
 
@@ -124,6 +124,7 @@ class EvaluateConfig(Config):
     engine: EngineKind = Field("transformers", description="Engine that generates the answers.")
     batch_size: Count = Field(64, description="Samples answered at a time.")
     max_new_tokens: Count = Field(64, description="Most tokens of an answer; a longer one is cut and scores 0.")
+    vllm_dtype: VllmDtype = "auto"
     threads: Threads = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
     resamples: Resamples = Field(2000, description="Bootstrap resamples over groups, for the intervals.")
 

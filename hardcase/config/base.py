@@ -5,6 +5,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 EngineKind = Literal["transformers", "vllm"]
+VllmDtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    Field(description="Type of vLLM's weights. `auto` is the saved one, with bfloat16 for float32."),
+]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Threads = Annotated[int, Field(ge=1, le=1024)]

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from hardcase.config.base import Config, Count, EngineKind, Share, Threads
+from hardcase.config.base import Config, Count, EngineKind, Share, Threads, VllmDtype
 
 RewardKind = Literal["exact", "subset", "penalised", "jaccard"]
 
@@ -92,6 +92,7 @@ class SampleConfig(Config):
 
     temperature: float = Field(1.0, ge=0.01, description="Sampling temperature.")
     max_new_tokens: Count = Field(64, description="Most tokens of a completion.")
+    vllm_dtype: VllmDtype = "auto"
 
 
 class MineConfig(SampleConfig):
@@ -115,6 +116,9 @@ class GrpoConfig(TrainConfig, SampleConfig):
 
     engine: EngineKind = Field("transformers", description="Engine of the rollouts. vLLM shares the GPU with training.")
     vllm_memory: float = Field(0.3, gt=0, lt=1, description="Share of the GPU's memory that vLLM takes.")
+    vllm_sleep: bool = Field(
+        False, description="Free vLLM's memory during updates. Its weights are then copied for each rollout."
+    )
     generations: int = Field(8, ge=2, description="Completions of each prompt: the group size G.")
     updates: Count = Field(1, description="Optimizer passes over the same rollouts.")
     reward: RewardKind = Field(

@@ -12,25 +12,37 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import torch
 from PIL import Image
-from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
-from hardcase.config import EngineKind
+from hardcase.config import EvaluateConfig, MineConfig
 from hardcase.data.completions import Completion
-from hardcase.data.weights import refuse_pickles
-from hardcase.errors import InputError
-from hardcase.model.internvl import load_model, load_processor
-from hardcase.model.rollout import build_prompt_inputs, generate_completions, render_prompts
+from hardcase.model.internvl import load_model
+from hardcase.model.rollout import build_prompt_inputs, generate_completions
 from hardcase.progress import track
 from hardcase.store.store import write_atomically
-from hardcase.task.sample import LETTERS, Sample
+from hardcase.task.sample import Sample
 
 # Batches whose samples are ordered by length together. More would leave less padding; shards hold whole windows.
 WINDOW: Final = 4
 Batch = TypeVar("Batch")
+
+
+class Engine(Protocol):
+    """Answer samples with the model that it holds."""
+
+    processor: ProcessorMixin
+
+    def prepare(self, samples: Sequence[Sample]) -> Any:
+        """Return what `complete` takes of these samples; runs beside it in another thread."""
+
+    def complete(
+        self, prompts: Any, copies: int, max_new_tokens: int, temperature: float, seed: int
+    ) -> list[list[Completion]]:
+        """Return `copies` completions of each prompt without special tokens; temperature 0 is greedy."""
 
 
 class LocalEngine:
@@ -40,13 +52,13 @@ class LocalEngine:
         self.model, self.processor = model, processor
 
     def prepare(self, samples: Sequence[Sample]) -> Any:
-        """Return what `complete` takes of these samples; runs beside it in another thread."""
+        """Build the model's inputs."""
         return build_prompt_inputs(self.processor, samples, torch.device("cpu"))
 
     def complete(
         self, prompts: Any, copies: int, max_new_tokens: int, temperature: float, seed: int
     ) -> list[list[Completion]]:
-        """Return `copies` completions of each prompt without special tokens; temperature 0 is greedy."""
+        """Complete with plain sampling."""
         device = self.model.device
         generator = torch.Generator(device).manual_seed(seed)
         inputs = {name: tensor.to(device) for name, tensor in prompts.items()}
@@ -58,51 +70,13 @@ class LocalEngine:
         return [completions[start : start + copies] for start in range(0, len(completions), copies)]
 
 
-class VllmEngine:
-    """Run vLLM on this machine's GPU, whose prefix cache computes a prompt once."""
+def open_engine(config: MineConfig | EvaluateConfig, model: Path, seed: int) -> Engine:
+    """Load the model in a folder into the configured engine."""
+    if config.engine == "transformers":
+        return LocalEngine(*load_model(model))
+    from hardcase.model.vllm import VllmEngine  # it imports TRL
 
-    def __init__(self, model: Path, seed: int) -> None:
-        try:
-            import vllm
-        except ImportError as error:
-            raise InputError(
-                "engine vllm: vLLM is not installed; use the GPU image, or set `engine: transformers`"
-            ) from error
-        refuse_pickles(model)
-        self.vllm, self.processor = vllm, load_processor(model)
-        self.image_token: int = AutoConfig.from_pretrained(model, trust_remote_code=False).image_token_id
-        self.llm = vllm.LLM(
-            model=str(model), seed=seed, limit_mm_per_prompt={"image": 1 + len(LETTERS)}, enable_prefix_caching=True
-        )
-
-    def prepare(self, samples: Sequence[Sample]) -> Any:
-        """Return what `complete` takes of these samples; runs beside it in another thread."""
-        return [
-            {"prompt": text, "multi_modal_data": {"image": images}}
-            for text, images in zip(*render_prompts(self.processor, samples), strict=True)
-        ]
-
-    def complete(
-        self, prompts: Any, copies: int, max_new_tokens: int, temperature: float, seed: int
-    ) -> list[list[Completion]]:
-        """Return the same as `LocalEngine.complete`."""
-        sampling = self.vllm.SamplingParams(
-            n=copies,
-            temperature=temperature,
-            max_tokens=max_new_tokens,
-            seed=seed,
-            logit_bias={self.image_token: -100},  # as in `generate_completions`: an image that was not given
-        )
-        outputs = self.llm.generate(prompts, sampling, use_tqdm=False)
-        return [[Completion(one.text, one.finish_reason == "length") for one in output.outputs] for output in outputs]
-
-
-Engine = LocalEngine | VllmEngine
-
-
-def open_engine(kind: EngineKind, model: Path, seed: int) -> Engine:
-    """Load the model in a folder into an engine."""
-    return VllmEngine(model, seed) if kind == "vllm" else LocalEngine(*load_model(model))
+    return VllmEngine(config, model, seed)
 
 
 def _count_tiles(processor: ProcessorMixin, sample: Sample) -> int:

@@ -19,6 +19,7 @@ from hardcase.model.rows import build_lazy_dataset, build_prompt_row
 from hardcase.model.trainer import HCMGRPOTrainer
 from hardcase.model.training import build_common_arguments, build_lora_config, freeze, train
 from hardcase.model.trl_settings import build_arguments
+from hardcase.model.vllm import build_options
 from hardcase.task.reward import dpa_reward
 from hardcase.task.sample import Sample
 
@@ -63,6 +64,7 @@ def train_grpo(
         weights=weigh_round,
         rounds=config.rounds,
         most_draws=config.most_draws,
+        vllm_options=build_options(config, model.config, processor),
     )
     return train(trainer, "grpo", checkpoints / STOP)
 
@@ -79,6 +81,7 @@ def build_grpo_arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpo
         "use_vllm": config.engine == "vllm",
         "vllm_mode": "colocate",
         "vllm_gpu_memory_utilization": config.vllm_memory,
+        "vllm_enable_sleep_mode": config.vllm_sleep,
         "scale_rewards": "none",  # the spread of a group is its difficulty: dividing by it would undo the mining
         "loss_type": "dapo",
     }

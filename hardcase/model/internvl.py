@@ -1,14 +1,16 @@
 """Build a tiny InternVL, or load a checkpoint from a folder or the hub; all of stock transformers classes.
 
-The processor omits InternVL's video part, which needs torchvision and which the task does not use.
+A saved folder opens with stock transformers and vLLM too. The processor keeps the settings of InternVL's video part,
+but does not build that part, which needs torchvision and which the task does not use.
 """
 
 import os
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import torch
+import transformers
 from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -18,12 +20,12 @@ from transformers import (
     GotOcr2ImageProcessorPil,
     InternVLConfig,
     InternVLForConditionalGeneration,
-    InternVLProcessor,
     InternVLVisionConfig,
     PreTrainedModel,
     ProcessorMixin,
     Qwen2Config,
 )
+from transformers.video_processing_utils import BaseVideoProcessor
 
 from hardcase.config import ModelConfig, TinyModelConfig
 from hardcase.data.weights import refuse_pickles
@@ -31,12 +33,28 @@ from hardcase.errors import HardcaseError, InputError
 from hardcase.model.tokenizer import CHAT_TEMPLATE, build_tokenizer
 
 
-class InternVLImageProcessor(InternVLProcessor):  # type: ignore[misc]
-    """Process images as `InternVLProcessor` does, without video."""
+class InternVLProcessor(transformers.InternVLProcessor):  # type: ignore[misc]
+    """Process images as the stock class of that name does, under whose name it is saved.
 
-    def __init__(self, image_processor=None, tokenizer=None, image_seq_length=256, chat_template=None, **kwargs):  # type: ignore[no-untyped-def]
-        kwargs.pop("video_processor", None)
+    `video_processor` is the dict of the settings of the video part.
+    """
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self,
+        image_processor=None,
+        tokenizer=None,
+        video_processor=None,
+        image_seq_length=256,
+        chat_template=None,
+        **kwargs,
+    ):
         super().__init__(image_processor, tokenizer, None, image_seq_length, chat_template, **kwargs)
+        self.video_processor = {**(video_processor or {}), "video_processor_type": "InternVLVideoProcessor"}
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """Return the parts that are built."""
+        return ["image_processor", "tokenizer"]
 
 
 def set_up_torch(seed: int, threads: int = 2) -> None:
@@ -68,7 +86,7 @@ def load_initial_model(
 
 def build_tiny(
     sizes: TinyModelConfig, texts: Iterable[str], seed: int
-) -> tuple[InternVLForConditionalGeneration, InternVLImageProcessor]:
+) -> tuple[InternVLForConditionalGeneration, InternVLProcessor]:
     """Build an InternVL of a few hundred thousand random parameters and its processor.
 
     From scratch it learns with a layer scale of 1, an initializer range of .08 and position embeddings of N(0, .2)
@@ -76,7 +94,7 @@ def build_tiny(
     """
     tokenizer = build_tokenizer(texts)
     side = {"height": sizes.image_size, "width": sizes.image_size}
-    processor = InternVLImageProcessor(  # type: ignore[no-untyped-call]
+    processor = InternVLProcessor(  # type: ignore[no-untyped-call]
         image_processor=GotOcr2ImageProcessorPil(
             size=side, min_patches=1, max_patches=1, image_mean=[0.5] * 3, image_std=[0.25] * 3
         ),
@@ -159,8 +177,13 @@ def checkpoint_folder(config: ModelConfig) -> Path | None:
 def load_processor(checkpoint: str | Path, revision: str | None = None) -> ProcessorMixin:
     """Load the processor of a model in a folder or on the hub."""
     config = AutoConfig.from_pretrained(checkpoint, revision=revision, trust_remote_code=False)
-    kind = InternVLImageProcessor if isinstance(config, InternVLConfig) else AutoProcessor
-    processor: ProcessorMixin = kind.from_pretrained(checkpoint, revision=revision, trust_remote_code=False)
+    options = {"revision": revision, "trust_remote_code": False}
+    if not isinstance(config, InternVLConfig):
+        return AutoProcessor.from_pretrained(checkpoint, **options)
+    processor: ProcessorMixin = InternVLProcessor.from_pretrained(checkpoint, **options)
+    with suppress(OSError):  # earlier versions of hardcase saved nothing about video
+        video, _ = BaseVideoProcessor.get_video_processor_dict(checkpoint, revision=revision)
+        processor.video_processor |= {k: v for k, v in video.items() if not k.startswith("image_processor")}
     return processor
 
 

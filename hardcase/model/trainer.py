@@ -26,6 +26,7 @@ from trl.trainer.utils import pad, selective_log_softmax_and_entropy
 from hardcase.model.mining import GroupSampler, Weights
 from hardcase.model.rollout import generate_completions
 from hardcase.model.shared_prefix import compute_cached_logits, compute_packed_logits
+from hardcase.model.vllm import use_rollouts
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             when it begins. None draws uniformly without repeats, as TRL does.
         rounds: number of equal parts of the training, each with its own weights.
         most_draws: most draws of one row, while there are enough others.
+        vllm_options: arguments of `vllm.LLM` that TRL leaves open.
         args, kwargs: as for `trl.GRPOTrainer`.
     """
 
@@ -66,12 +68,14 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         weights: Callable[[int], Weights] | Sequence[float] | Weights | None = None,
         rounds: int = 1,
         most_draws: int | None = None,
+        vllm_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self._weights, self._rounds, self._most_draws = weights, rounds, most_draws
         self._groups: Tensor | None = None
         self.processing_class: Any
-        super().__init__(*args, **kwargs)
+        with use_rollouts(vllm_options or {}):
+            super().__init__(*args, **kwargs)
         self._shares_prompts = self._can_share("prompts", self._find_prompt_obstacle())
         self._shares_rollouts = self._shares_prompts and self._can_share("rollouts", self._find_rollout_obstacle())
 
@@ -117,7 +121,7 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[Any], Any, dict[str, Any]]:
         """Tokenize as TRL does, but each prompt's G adjacent copies once."""
-        if not self._shares_rollouts:
+        if not (self._shares_rollouts or (self._shares_prompts and self.use_vllm)):
             return super()._tokenize_prompts(prompts)  # type: ignore[no-any-return]
         copies = self._count_copies()
         ids, images, fields = super()._tokenize_prompts(prompts[::copies])
@@ -185,6 +189,8 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         finally:
             self.processing_class = processor
+        if self.use_vllm:
+            self.vllm_generation.compare(output, self.model.dtype)
         output["group"] = torch.arange(len(inputs), device=self.accelerator.device) // self._count_copies()
         return output
 

@@ -33,6 +33,7 @@ KEYS: Final = {
     "num_iterations": "updates",
     "use_vllm": "engine",
     "vllm_gpu_memory_utilization": "vllm_memory",
+    "vllm_enable_sleep_mode": "vllm_sleep",
     "deepspeed": "zero",
     "num_train_epochs": "steps",
     "reward_weights": "rewards",

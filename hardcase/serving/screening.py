@@ -20,7 +20,7 @@ def screen_images(model: Path, images: Sequence[bytes], config: EvaluateConfig) 
         Sample(aspect, aspect, truth=frozenset(), reasoning=None, group="", images=tuple(images)) for aspect in ASPECTS
     ]
     completions = generate_answers(
-        open_engine(config.engine, model, seed=0),
+        open_engine(config, model, seed=0),
         samples,
         copies=1,
         batch_size=len(samples),

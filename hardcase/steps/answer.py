@@ -46,7 +46,7 @@ def run(
     first, samples = opened.open_samples("eval").select_shard(shard, WINDOW * config.batch_size)
     set_up_torch(seed, config.threads)
     texts = generate_answers(
-        open_engine(config.engine, model, seed),
+        open_engine(config, model, seed),
         samples,
         copies=1,
         batch_size=config.batch_size,

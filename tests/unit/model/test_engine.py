@@ -1,21 +1,20 @@
 """Answers to many samples: the same whatever is stopped, whatever their lengths, whichever engine."""
 
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from types import ModuleType
 from typing import Any
 
 import pytest
 from transformers import PreTrainedModel, ProcessorMixin
 
+from hardcase.config import EvaluateConfig
 from hardcase.data.completions import Completion
 from hardcase.data.images import BadImage, decode_image
 from hardcase.data.scenes import encode_image
 from hardcase.errors import InputError
-from hardcase.model.engine import WINDOW, LocalEngine, VllmEngine, generate_answers, open_engine
+from hardcase.model.engine import WINDOW, LocalEngine, generate_answers, open_engine
 from hardcase.model.internvl import save_model
 from hardcase.task.sample import Sample
 
@@ -133,61 +132,7 @@ def test_completion_without_an_end_counts_as_cut(fresh_model: Build, samples: li
     assert not any(one.cut for one in ended)
 
 
-@dataclass
-class Generated:
-    text: str
-    finish_reason: str
-
-
-@dataclass
-class Answered:
-    outputs: list[Generated]
-
-
-class SpeaksVllm:
-    """The part of vLLM's interface that is used (its docs, offline inference with several pictures)."""
-
-    def __init__(self, **options: Any) -> None:
-        self.options = options
-
-    def generate(self, prompts: list[dict[str, Any]], sampling: dict[str, Any], use_tqdm: bool) -> list[Answered]:
-        self.prompts, self.sampling = prompts, sampling
-        return [
-            Answered([Generated(f"{number} {copy}", ("stop", "length")[copy]) for copy in range(sampling["n"])])
-            for number in range(len(prompts))
-        ]
-
-
-def test_vllm_is_asked_for_the_same(
-    fresh_model: Build, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    vllm = ModuleType("vllm")
-    vllm.LLM, vllm.SamplingParams = SpeaksVllm, dict  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vllm", vllm)
-    model, processor = fresh_model()
-    save_model(model, processor, tmp_path)
-    engine = open_engine("vllm", tmp_path, seed=1)
-    assert isinstance(engine, VllmEngine)
-    assert engine.llm.options["model"] == str(tmp_path)
-    assert engine.llm.options["limit_mm_per_prompt"] == {"image": 5}
-    assert generate_answers(engine, samples[:2], batch_size=2, **OPTIONS) == [
-        [Completion("0 0", cut=False), Completion("0 1", cut=True)],
-        [Completion("1 0", cut=False), Completion("1 1", cut=True)],
-    ]
-    picture = model.config.image_token_id
-    assert engine.llm.sampling == {
-        "n": 2,
-        "temperature": 1.0,
-        "max_tokens": 6,
-        "seed": 3 * 1_000_003,
-        "logit_bias": {picture: -100},
-    }
-    for prompt in engine.llm.prompts:
-        pictures = prompt["multi_modal_data"]["image"]
-        assert prompt["prompt"].count(processor.tokenizer.decode([picture])) == len(pictures) == 5
-
-
 def test_without_vllm_the_error_says_what_to_do(fresh_model: Build, tmp_path: Path) -> None:
     save_model(*fresh_model(), tmp_path)
     with pytest.raises(InputError, match="vLLM is not installed; use the GPU image, or set `engine: transformers`"):
-        open_engine("vllm", tmp_path, seed=1)
+        open_engine(EvaluateConfig(engine="vllm"), tmp_path, seed=1)

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,6 +54,36 @@ def test_a_checkpoint_with_the_stock_processor_loads_without_its_video_part(fres
     _, processor = load_model(tmp_path)
     assert processor.image_seq_length == 4
     assert processor.image_processor.max_patches == 1
+
+
+def test_a_saved_checkpoint_keeps_its_settings_of_video_and_the_stock_class(fresh_model: Build, tmp_path: Path) -> None:
+    """VLLM and `AutoProcessor` open neither a class of ours nor a folder without a video processor."""
+    model, processor = fresh_model()
+    save_model(model, processor, tmp_path / "tiny")
+    shutil.copytree(tmp_path / "tiny", tmp_path / "checkpoint")
+    saved = json.loads((tmp_path / "tiny/processor_config.json").read_text())
+    assert saved["processor_class"] == "InternVLProcessor"
+    assert saved.pop("video_processor") == {"video_processor_type": "InternVLVideoProcessor"}
+    (tmp_path / "checkpoint/processor_config.json").write_text(json.dumps(saved))
+    video = {"video_processor_type": "InternVLVideoProcessor", "num_frames": 8, "processor_class": "InternVLProcessor"}
+    (tmp_path / "checkpoint/video_preprocessor_config.json").write_text(json.dumps(video))
+    tiles = ModelConfig(checkpoint=str(tmp_path / "checkpoint"), max_tiles=3)
+    for name in ("first", "second"):
+        save_model(*load_initial_model(tiles, [], seed=0), tmp_path / name)
+        tiles = ModelConfig(checkpoint=str(tmp_path / name))
+        saved = json.loads((tmp_path / name / "processor_config.json").read_text())
+        assert saved["processor_class"] == "InternVLProcessor"
+        assert saved["video_processor"] == video
+        assert saved["image_processor"]["max_patches"] == 3
+
+
+def test_a_folder_of_an_earlier_version_loads(fresh_model: Build, tmp_path: Path) -> None:
+    save_model(*fresh_model(), tmp_path)
+    file = tmp_path / "processor_config.json"
+    saved = json.loads(file.read_text()) | {"processor_class": "InternVLImageProcessor"}
+    del saved["video_processor"]
+    file.write_text(json.dumps(saved))
+    assert load_model(tmp_path)[1].image_seq_length == 4
 
 
 def test_a_folder_without_a_model_is_the_users_error(tmp_path: Path) -> None:
