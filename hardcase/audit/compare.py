@@ -10,6 +10,7 @@ from hardcase.data.snapshot import Snapshot
 from hardcase.errors import HardcaseError
 from hardcase.provenance.sbom import packages
 from hardcase.provenance.statement import Provenance
+from hardcase.registry.account import GIVEN
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import Store
 
@@ -23,9 +24,9 @@ def compare_versions(store: Store, before: Audit, after: Audit) -> dict[str, Any
         after: audit of the later version.
 
     Returns:
-        `facts` (model, commit, seed, source, base model), `config`, `packages`, `scores`: by key, before and after,
-        where they differ; `data`: ids of rows `added`, `removed`, `changed` (same id and aspect, other images,
-        answer, reasoning or split); `code`: files likewise.
+        `facts` (model, commit, seed, source, base model, reward files), `config`, `packages`, `scores`: by key, before
+        and after, where they differ; `data`: ids of rows `added`, `removed`, `changed` (same id and aspect, other
+        images, answer, reasoning or split); `code`: files likewise.
 
     Raises:
         HardcaseError: a version is damaged, or cannot be judged.
@@ -54,13 +55,12 @@ def _packages(store: Store, provenance: Provenance) -> dict[str, str]:
 
 def _facts(provenance: Provenance) -> dict[str, Any]:
     resources = provenance.dependencies
-    base = resources.get("base_model")
     return {
         "model": provenance.subject,
         "commit": resources["git commit"].notes.get("commit", ""),
         "seed": provenance.parameters["seed"],
         "source": provenance.parameters["source"],
-        "base_model": base.digest if base else "",
+        **{name: resources[name].digest if name in resources else "" for name in GIVEN},
     }
 
 

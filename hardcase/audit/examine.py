@@ -27,7 +27,7 @@ from hardcase.provenance.statement import (
     fetch_provenance,
     list_members,
 )
-from hardcase.registry.account import BASE, NEEDED
+from hardcase.registry.account import GIVEN, NEEDED
 from hardcase.registry.ledger import (
     CHAMPION,
     MODELS,
@@ -45,7 +45,7 @@ from hardcase.store.digest import bytes_digest
 from hardcase.store.store import Store, object_name
 
 # Resources that no step of the run wrote; other checks cover them.
-OUTSIDE = {"code", LOCK, "sbom", "gate", "champion", "reference evaluation", BASE}
+OUTSIDE = {"code", LOCK, "sbom", "gate", "champion", "reference evaluation", *GIVEN}
 READERS = 8
 T = TypeVar("T")
 
@@ -252,8 +252,8 @@ def _add_chain(audit: Audit, provenance: Provenance, version: Version, store: St
 def _contradictions_of_steps(provenance: Provenance, links: Mapping[str, Attestation], ledger: Ledger) -> Iterator[str]:
     """Yield what the statement says other than the attestations."""
     resources = {resource.name: resource for resource in provenance.resources}
-    base = resources.get(BASE, Resource(BASE, ""))
-    yield from find_gaps(list(links.values()), [base.digest])
+    given = {name: resources[name].digest for name in GIVEN if name in resources}
+    yield from find_gaps(list(links.values()), given.values())
     makers = {name: link for link in links.values() for name in link.products}
     if "trained" in makers:  # the model's name before decision 0010
         makers["model"] = makers["trained"]
@@ -270,8 +270,8 @@ def _contradictions_of_steps(provenance: Provenance, links: Mapping[str, Attesta
     final = (link for step, link in links.items() if step == "answer" or step.startswith("answer-final"))
     if {link.materials.get("model") for link in final} - {provenance.subject}:
         yield "the answers that were judged are another model's"
-    if {base.digest} - {""} != {link.materials[BASE] for link in links.values() if BASE in link.materials}:
-        yield "the base model is not what training started from"
+    used = {name: link.materials[name] for link in links.values() for name in GIVEN if name in link.materials}
+    yield from (f"{name} is not what training used" for name in GIVEN if used.get(name) != given.get(name))
     if {link.parameters.get("code") for link in links.values()} != {resources["code"].digest}:
         yield "the code is not what the steps ran"
     config = {link.section: link.parameters["config"] for link in links.values() if "config" in link.parameters}

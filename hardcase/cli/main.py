@@ -113,7 +113,8 @@ def run(
 
         checkpoint = chosen.model.checkpoint or ""
         hub = bool(checkpoint) and not Path(checkpoint).exists()
-        inputs = Inputs((chosen.source, arguments["profile"], checkpoint), hub)
+        rewards = [name.rpartition(":")[0] for name in chosen.grpo.rewards if name.startswith("/")]
+        inputs = Inputs((chosen.source, arguments["profile"], checkpoint, *rewards), hub)
         outcome = run_pipeline("retraining", arguments, Home.here(store), inputs, containers)
         resolved = yaml.safe_dump(chosen.model_dump(mode="json", by_alias=True), sort_keys=False)
         write_atomically(outcome.folder / "config.yaml", resolved.encode())

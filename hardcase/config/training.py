@@ -11,6 +11,13 @@ from hardcase.config.base import Config, Count, EngineKind, Share, Threads, Vllm
 RewardKind = Literal["exact", "subset", "penalised", "jaccard"]
 
 
+def split_reward(name: str) -> tuple[str, str]:
+    """Return the name of the file and of the function of `path/file.py:function` or `module:function`."""
+    if not (parts := re.fullmatch(r"(?:.*/)?([\w.-]+):([A-Za-z_]\w*)", name)):
+        raise ValueError(f"{name!r} names no function; write path/file.py:function or module:function")
+    return parts[1] if parts[1].endswith(".py") else f"{parts[1]}.py", parts[2]
+
+
 class LoraConfig(Config):
     """Low-rank adapters (arXiv 2106.09685) instead of full training. They are merged into the model when it ends."""
 
@@ -125,6 +132,10 @@ class GrpoConfig(TrainConfig, SampleConfig):
         "exact", description="Reward of an answer: docs/decisions/0001. `exact` measured best: docs/decisions/0007."
     )
     partial_credit: Share = Field(0.25, description="Weight of partial credit in the reward of a wrong answer.")
+    reward_weight: float = Field(1.0, ge=0, description="Weight of `reward` beside `rewards`. 0 leaves it out.")
+    rewards: dict[str, float] = Field(
+        {}, description="Weights of more reward functions, by `path/file.py:function` or `module:function`."
+    )
     hard_share: Share = Field(0.0, description="Share of draws from hard cases. The rest is uniform over all samples.")
     suspects: bool = Field(True, description="Draw samples that no rollout solved among the rest.")
     most_draws: int | None = Field(
@@ -138,6 +149,15 @@ class GrpoConfig(TrainConfig, SampleConfig):
     def depends_on_mining(self) -> bool:
         """Return whether the weight of any draw depends on mined cases."""
         return bool(self.hard_share) or not self.suspects
+
+    @model_validator(mode="after")
+    def _rewards_have_names(self) -> Self:
+        functions = [split_reward(name)[1] for name in self.rewards]
+        if twice := [name for name in functions if functions.count(name) > 1]:
+            raise ValueError(f"two reward functions are called {twice[0]}, as which they are logged; rename one")
+        if not self.reward_weight and not any(self.rewards.values()):
+            raise ValueError("no reward has a weight; set reward_weight, or name functions in rewards")
+        return self
 
     @model_validator(mode="after")
     def _batches_are_whole(self) -> Self:

@@ -11,10 +11,12 @@ from trl import GRPOConfig as TrlGrpoConfig
 from trl.models.utils import unwrap_model_for_generation
 
 from hardcase.config import GrpoConfig
+from hardcase.config.training import split_reward
 from hardcase.data.cases import MinedCase, judge, read_cases, write_cases
 from hardcase.lifetime import STOP
 from hardcase.model.engine import LocalEngine, generate_answers
 from hardcase.model.mining import Weights, compute_weights
+from hardcase.model.rewards import load_reward_functions
 from hardcase.model.rows import build_lazy_dataset, build_prompt_row
 from hardcase.model.trainer import HCMGRPOTrainer
 from hardcase.model.training import build_common_arguments, build_lora_config, freeze, train
@@ -32,11 +34,12 @@ def train_grpo(
     config: GrpoConfig,
     seed: int,
     checkpoints: Path,
+    reward_files: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on `samples`, with a mined case for each of them, and return the training log.
 
     Where no weight depends on mining, cases may be missing. `checkpoints` is for checkpoints and for the cases of
-    later rounds of mining.
+    later rounds of mining, `reward_files` holds the files of `config.rewards`.
     """
     cases = list(mined)
 
@@ -56,7 +59,10 @@ def train_grpo(
     freeze(model, config)
     trainer = HCMGRPOTrainer(
         model,
-        reward_funcs=partial(dpa_reward, kind=config.reward, worth=config.partial_credit),
+        reward_funcs=[
+            partial(dpa_reward, kind=config.reward, worth=config.partial_credit),
+            *load_reward_functions(_order_rewards(config), reward_files or checkpoints),
+        ],
         args=build_grpo_arguments(config, seed, checkpoints),
         train_dataset=build_lazy_dataset(len(samples), build_row),
         processing_class=processor,
@@ -78,6 +84,7 @@ def build_grpo_arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpo
         "temperature": config.temperature,
         "beta": config.beta,
         "num_iterations": config.updates,
+        "reward_weights": [config.reward_weight, *(config.rewards[name] for name in _order_rewards(config))],
         "use_vllm": config.engine == "vllm",
         "vllm_mode": "colocate",
         "vllm_gpu_memory_utilization": config.vllm_memory,
@@ -86,6 +93,11 @@ def build_grpo_arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpo
         "loss_type": "dapo",
     }
     return build_arguments(TrlGrpoConfig, own, config.trl, "grpo")
+
+
+def _order_rewards(config: GrpoConfig) -> list[str]:
+    """Return the names of the user's reward functions, in an order that does not depend on where their files are."""
+    return sorted(config.rewards, key=split_reward)
 
 
 def _mine_again(

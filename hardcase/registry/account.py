@@ -16,6 +16,8 @@ from hardcase.registry.ledger import Version
 from hardcase.store.store import Store
 
 BASE: Final = "base_model"
+REWARDS: Final = "reward_files"
+GIVEN: Final = (BASE, REWARDS)  # folders that a step read and no step wrote
 NEEDED: Final = ("snapshot", "model", "mined", "grpo_log", "evaluation", "scores", "drift")
 
 
@@ -85,7 +87,7 @@ class Account:
         """Return the provenance of a version of the model `name`, with the sha256 of the gate's record."""
         trained = self.maker("model").circumstances
         code = {key: trained[key] for key in ("commit", "clean") if key in trained}
-        dependencies = [self.objects[name] for name in ("snapshot", BASE, "code") if name in self.objects]
+        dependencies = [self.objects[name] for name in ("snapshot", *GIVEN, "code") if name in self.objects]
         dependencies += [Resource("git commit", "", notes=code), self.objects[LOCK]]
         if "image" in trained:
             dependencies.append(Resource("container image", "", notes={"image": trained["image"]}))
@@ -125,8 +127,8 @@ def gather_account(
         for step, last in links.items()
         if any(link.step == step and link.content != last.content for link in records.values())
     ]
-    base = {name: digest for link in links.values() for name, digest in link.materials.items() if name == BASE}
-    unknown += find_gaps(list(links.values()), base.values())
+    given = {name: digest for link in links.values() for name, digest in link.materials.items() if name in GIVEN}
+    unknown += find_gaps(list(links.values()), given.values())
     if {str(link.parameters.get("code")) for link in links.values()} | {code_digest()} != {plan["code"]}:
         unknown.append("the code changed since the run was launched")
     if unknown:
@@ -140,7 +142,7 @@ def gather_account(
         for link in links.values()
         for name, digest in link.products.items()
     ]
-    objects += [Resource(name, digest, FOLDER) for name, digest in base.items()]
+    objects += [Resource(name, digest, FOLDER) for name, digest in given.items()]
     for resource in objects:
         check_product(store, resource.digest, resource.kind)
     objects += [Resource("code", plan["code"], FOLDER), Resource("sbom", store.put_object(sbom()))]

@@ -6,12 +6,14 @@ from typing import Final
 import yaml
 
 from hardcase.audit.examine import Audit
+from hardcase.config.training import split_reward
 from hardcase.errors import HardcaseError, InputError
 from hardcase.lifetime import temporary_folder
 from hardcase.provenance.attestations import Attestation, follow
 from hardcase.provenance.code import code_digest
 from hardcase.provenance.signing import KEYS
 from hardcase.provenance.statement import SNAPSHOT, Provenance, list_members
+from hardcase.registry.account import REWARDS
 from hardcase.registry.ledger import Ledger, Version, entry_name
 from hardcase.runners.containers import Inputs
 from hardcase.runners.home import Home
@@ -58,6 +60,11 @@ def _run(ledger: Ledger, version: Version, provenance: Provenance, home: Home, s
         checkpoint = str(scratch.root / "base")
         store.get_folder(base.digest, Path(checkpoint))
         config["model"] = {**config["model"], "checkpoint": checkpoint, "revision": None}
+    if (files := provenance.dependencies.get(REWARDS)) is not None:
+        store.get_folder(files.digest, scratch.root / REWARDS)
+        weights = {":".join(split_reward(name)): weight for name, weight in config["grpo"]["rewards"].items()}
+        rewards = {f"{scratch.root / REWARDS}/{name}": weight for name, weight in weights.items()}
+        config["grpo"] = {**config["grpo"], "rewards": rewards}
     profile, source = scratch.root / "recorded.yaml", f"snapshot:{provenance.dependencies['snapshot'].digest}"
     profile.write_text(yaml.safe_dump({**config, "source": source}), encoding="utf-8")
     arguments = {"profile": str(profile), "source": source, "seed": provenance.parameters["seed"], "settings": {}}

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from hardcase.config import EvaluationProfile, GpuMemory, Profile, load_profile
 from hardcase.data.listing import source_digest
 from hardcase.errors import InputError
+from hardcase.model.rewards import read_reward_files
 from hardcase.provenance.code import code_digest
 from hardcase.provenance.openlineage import emit
 from hardcase.registry.ledger import read_ledger
@@ -32,7 +33,7 @@ PARAMETERS: Final = {
     "sft": ("seed", "model"),
     "rollout": ("seed",),
     "mine": (),
-    "grpo": ("seed",),
+    "grpo": ("seed", "reward_files"),
     "answer": ("seed",),
     "evaluate": ("seed",),
     "drift": ("reference",),
@@ -118,19 +119,29 @@ def pin_run(profile: Profile, store: str) -> dict[str, Any]:
     """Return what a run is made of and compared with at its launch.
 
     The values are `source` (URI and digest), `fingerprint` (sha256 of source, configuration, seed and code), `champion`
-    (number of the version to beat), `reference` (sha256 of the evaluation that drift compares with); empty for none;
-    and `registered`, whether a version was made of the same before.
+    (number of the version to beat), `reference` (sha256 of the evaluation that drift compares with), `reward_files`
+    (sha256 of the folder of the user's reward functions); empty for none; and `registered`, whether a version was made
+    of the same before.
     """
     config = _dump(profile)
     home = os.environ.get("HARDCASE_HOME")  # a folder that does not count as the source's, if it is inside it
     source = [profile.source, source_digest(profile.source, Path(home) if home else None)]
     sections = {name: value for name, value in config.items() if name not in ("seed", "source", "cluster")}
-    identity = {"source": source, "config": sections, "seed": profile.seed, "code": code_digest()}
+    opened = open_store(store)
+    files = {name: opened.put_object(data) for name, data in read_reward_files(profile.grpo.rewards).items()}
+    rewards = opened.put_object(canonical_json(files)) if files else ""
+    identity = {"source": source, "config": sections, "seed": profile.seed, "code": code_digest(), "rewards": rewards}
     fingerprint = bytes_digest(canonical_json(identity))
-    ledger = read_ledger(open_store(store), profile.registration.name, keyring())
+    ledger = read_ledger(opened, profile.registration.name, keyring())
     champion, reference = ledger.pin(fingerprint)
-    pinned = {"source": source, "fingerprint": fingerprint, "champion": champion, "reference": reference}
-    return {**pinned, "registered": any(version.fingerprint == fingerprint for version in ledger.versions.values())}
+    return {
+        "source": source,
+        "fingerprint": fingerprint,
+        "champion": champion,
+        "reference": reference,
+        "reward_files": rewards,
+        "registered": any(version.fingerprint == fingerprint for version in ledger.versions.values()),
+    }
 
 
 def plan_retraining(profile: Profile, pinned: Mapping[str, Any], locations: Mapping[str, str]) -> dict[str, Any]:

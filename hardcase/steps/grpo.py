@@ -12,6 +12,9 @@ from hardcase.errors import InputError
 from hardcase.model.grpo import train_grpo
 from hardcase.model.internvl import hold_equal_weights, load_model, save_model, set_up_torch
 from hardcase.model.training import write_log
+from hardcase.provenance.products import fetch_product
+from hardcase.provenance.statement import FOLDER
+from hardcase.registry.account import REWARDS
 from hardcase.runtime.processes import in_processes
 from hardcase.runtime.running import running
 from hardcase.stats.learning import list_warnings
@@ -21,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 def execute(plan: Mapping[str, Any], snapshot: str, sft_model: str, mined: str) -> str:
     """Train the SFT model further, and return the sha256 of the step's attestation."""
-    with running("grpo", plan, {"snapshot": snapshot, "sft_model": sft_model, "mined": mined}) as work:
+    files = plan["parameters"]["reward_files"]
+    given = {REWARDS: files} if files else {}
+    with running("grpo", plan, {"snapshot": snapshot, "sft_model": sft_model, "mined": mined}, given) as work:
         in_processes(
             run,
             GrpoConfig.model_validate(work.config),
@@ -33,6 +38,7 @@ def execute(plan: Mapping[str, Any], snapshot: str, sft_model: str, mined: str) 
             seed=work.seed,
             model_out=work.outputs / "model",
             log=work.outputs / "grpo_log",
+            reward_files=fetch_product(work.store, files, FOLDER, work.folder / "inputs" / REWARDS) if files else None,
         )
     return work.attestation
 
@@ -47,8 +53,11 @@ def run(
     scratch: Path,
     model_out: Path,
     log: Path,
+    reward_files: Path | None = None,
 ) -> None:
     """Train the SFT model with GRPO on the training split; scratch, model and log are as of the step `sft`.
+
+    `reward_files` is the folder of the user's reward functions.
 
     The last entry of the log says whether training changed the weights.
     """
@@ -61,7 +70,7 @@ def run(
         raise InputError(f"{mined}: its ids are not the training split's; mine this snapshot again")
     set_up_torch(seed, config.threads)
     network, processor = load_model(model, dtype=config.dtype)
-    entries = train_grpo(network, processor, samples, cases, config, seed, scratch)
+    entries = train_grpo(network, processor, samples, cases, config, seed, scratch, reward_files)
     save_model(network, processor, model_out)
     if PartialState().is_main_process:
         entries[-1]["weights_changed"] = not hold_equal_weights(model, model_out)

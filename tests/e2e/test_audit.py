@@ -14,18 +14,24 @@ from hardcase.audit.examine import examine
 from hardcase.provenance.attestations import open_attestation
 from hardcase.provenance.signing import Keyring, make_key, open_keyring
 from hardcase.registry.ledger import read_ledger
+from hardcase.store.digest import bytes_digest
 from hardcase.store.store import object_name, open_store
 from tests.integration.registry.conftest import Server
 from tests.support.machine import Machine
 
 NAME = "image-screener"
+BREVITY = (
+    "def brevity(completions, **columns):\n    return [-len(turns[0]['content']) / 999 for turns in completions]\n"
+)
 
 
 @pytest.fixture(scope="module")
 def runs(machine: Machine) -> list[dict[str, Any]]:
-    """Version 1, and version 2 by another learning rate, as good as the first."""
+    """Version 1, and version 2 by another learning rate and a reward function of the user, as good as the first."""
     first = machine.run()
-    return [first, machine.run("--set", "sft.learning_rate=0.002")]
+    (machine.home.parent / "brevity.py").write_text(BREVITY)
+    more = ("--set", "grpo.rewards={brevity.py:brevity: 0.1}")
+    return [first, machine.run("--set", "sft.learning_rate=0.002", *more)]
 
 
 @pytest.fixture
@@ -64,6 +70,13 @@ def test_whole_model_is_audited_as_a_tree_as_json_and_as_a_page(machine: Machine
     told = json.loads(done.stdout)
     assert (told["clean"], told["version"], told["digest"]) == (True, 1, runs[0]["model"]["digest"])
     assert done.returncode == 0
+
+
+def test_the_audit_names_the_reward_function_that_trained_by_sha256(machine: Machine, runs: Any) -> None:
+    tree = examine(open_store(str(machine.home / "store")), f"{NAME}:2", keys_of(machine)).tree
+    (files,) = (part for part in tree.walk() if part.what == "reward_files")
+    (file,) = files.parts
+    assert (file.what, file.place) == ("brevity.py", object_name(bytes_digest(BREVITY.encode())))
 
 
 def test_everything_in_the_store_is_accounted_for(machine: Machine, runs: Any) -> None:
@@ -255,7 +268,9 @@ def test_difference_of_two_versions(machine: Machine, runs: Any) -> None:
     done = machine.call("audit", NAME, "--diff", "1", "2", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["config"] == {"sft.learning_rate": [found["config"]["sft.learning_rate"][0], 0.002]}
+    rate = found["config"]["sft.learning_rate"][0]
+    assert found["config"] == {"sft.learning_rate": [rate, 0.002], "grpo.rewards.brevity.py:brevity": [None, 0.1]}
+    assert found["facts"]["reward_files"][0] == "" != found["facts"]["reward_files"][1]
     assert found["facts"]["model"] == [run["model"]["digest"] for run in runs]
     nothing = {"added": [], "removed": [], "changed": []}
     assert (found["data"], found["code"], found["packages"]) == (nothing, nothing, {})
