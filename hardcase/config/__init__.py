@@ -11,14 +11,23 @@ from typing import Any, ClassVar, Final, Literal, Self, TypeVar
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from hardcase.config.base import Config, Count, EngineKind, Resamples, Seed, Share, Threads, VllmDtype
+from hardcase.config.base import Attention, Config, Count, EngineKind, Resamples, Seed, Share, Threads, VllmDtype
 from hardcase.config.training import GrpoConfig, LoraConfig, MineConfig, RewardKind, SftConfig, TrainConfig
 from hardcase.errors import InputError
 
 GpuMemory = Literal["24gb", "80gb"]
 Chosen = TypeVar("Chosen", bound="Config")
 IMAGES: Final = 5  # of a sample
-__all__ = ["EngineKind", "GrpoConfig", "LoraConfig", "MineConfig", "RewardKind", "SftConfig", "TrainConfig"]
+__all__ = [
+    "Attention",
+    "EngineKind",
+    "GrpoConfig",
+    "LoraConfig",
+    "MineConfig",
+    "RewardKind",
+    "SftConfig",
+    "TrainConfig",
+]
 
 
 class IngestConfig(Config):

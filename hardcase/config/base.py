@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Attention = Literal["sdpa", "flex_attention", "flash_attention_2", "eager"]
 EngineKind = Literal["transformers", "vllm"]
 VllmDtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],

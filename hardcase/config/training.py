@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from hardcase.config.base import Config, Count, EngineKind, Share, Threads, VllmDtype
+from hardcase.config.base import Attention, Config, Count, EngineKind, Share, Threads, VllmDtype
 
 RewardKind = Literal["exact", "subset", "penalised", "jaccard"]
 
@@ -59,6 +59,11 @@ class TrainConfig(Config):
     )
     lora: LoraConfig | None = Field(None, description="Train low-rank adapters instead of all weights.")
     freeze_vision_tower: bool = Field(False, description="Leave the weights of the vision tower as they are.")
+    attention: Attention = Field(
+        "sdpa",
+        description="Attention of the language model. `flex_attention` needs a GPU and skips the pairs of completions "
+        "that a mask hides. With `flash_attention_2`, GRPO computes a prompt for each of its completions.",
+    )
     trl: dict[str, Any] = Field(
         {}, description="More settings of TRL by its own names. Those that hardcase sets itself are refused."
     )
@@ -144,6 +149,11 @@ class GrpoConfig(TrainConfig, SampleConfig):
     rounds: Count = Field(1, description="Rounds of mining: first the step `mine`, later ones during training.")
     hard_below: float = Field(0.5, gt=0, le=1, description="As in `mine`, for the later rounds.")
     beta: float = Field(0.0, ge=0, description="Weight of the KL term. 0 needs no reference model.")
+    oversample: Count = Field(
+        1,
+        description="Prompts drawn for each prompt of a step. The step learns from those whose completions differ in "
+        "reward, as many as it has prompts. Above 1, `beta` must be 0.",
+    )
 
     @property
     def depends_on_mining(self) -> bool:
@@ -170,4 +180,9 @@ class GrpoConfig(TrainConfig, SampleConfig):
             )
         if self.rounds > (batches := math.ceil(self.steps / self.updates)):
             raise ValueError(f"rounds {self.rounds} are more than steps / updates = {batches} rollouts; lower it")
+        if self.oversample > 1 and self.beta:
+            raise ValueError(
+                f"oversample {self.oversample} leaves prompts out, which a KL term of beta {self.beta} counts; set "
+                "`beta: 0` or `oversample: 1`"
+            )
         return self

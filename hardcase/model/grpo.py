@@ -70,6 +70,7 @@ def train_grpo(
         weights=weigh_round,
         rounds=config.rounds,
         most_draws=config.most_draws,
+        oversample=config.oversample,
         vllm_options=build_options(config, model.config, processor),
     )
     return train(trainer, "grpo", checkpoints / STOP)

@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from hardcase.config import ModelConfig, TinyModelConfig
+from hardcase.config import Attention, ModelConfig, TinyModelConfig
 from hardcase.data.weights import refuse_pickles
 from hardcase.errors import HardcaseError, InputError
 from hardcase.model.tokenizer import CHAT_TEMPLATE, build_tokenizer
@@ -210,6 +210,15 @@ def load_model(
             f"model {checkpoint}: {reason}; name a folder or hub id with config, processor and safetensors"
         ) from error
     return model, processor
+
+
+def set_attention(model: PreTrainedModel, attention: Attention) -> None:
+    """Set the attention of the language model, or raise `InputError` where this machine lacks what it needs."""
+    try:
+        model.set_attn_implementation({"text_config": attention})
+    except (ImportError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"attention {attention!r}: {reason}; set `attention: sdpa`") from error
 
 
 def gather_weights(model: torch.nn.Module, *, change: bool = False) -> AbstractContextManager[None]:

@@ -24,13 +24,16 @@ from hardcase.task.sample import Sample
 
 @contextmanager
 def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Disable gradients and enter evaluation mode; the former mode is restored."""
-    training = model.training
+    """Disable gradients, enter evaluation mode, and choose attention that takes any mask; all of it is restored."""
+    training, config = model.training, model.config.get_text_config()
+    attention = config._attn_implementation
     model.eval()
+    config._attn_implementation = "sdpa"
     try:
         with torch.no_grad():
             yield
     finally:
+        config._attn_implementation = attention
         model.train(training)
 
 

@@ -1,82 +1,122 @@
-"""Compute the logits of completions with each prompt computed once for all of its completions, gradients included.
+"""Compute the log-probabilities of completions with each prompt computed once for all of them, gradients included.
 
-Two forms of the same computation, on stock model classes:
-- cached: prompts first, then all completions from copies of their key-value cache. This form is the faster one.
-- packed: one row `[prompt | c1 | c2 …]` a prompt, a mask that separates completions, and positions that restart.
-  It needs one call of the model and no cache, as activation checkpointing and data parallelism require.
+A prompt and its completions become one row `[prompt | c1 | c2 …]`, without padding between them. A mask separates the
+completions, and their positions all continue the prompt's. So one call of a stock model does the work of many, as
+activation checkpointing and data parallelism require. Only the hidden states that predict a completion's token reach
+the language model's head, which TRL computes in tiles, so that logits over the vocabulary never exist whole.
 
 Positions and padding are those of TRL 1.16: prompts padded left, positions counted over the padding too.
 
-Shapes: R rows (completions), B prompts, P prompt tokens, C completion tokens, S slots (most completions of a prompt),
-V vocabulary size.
+Shapes: R completions, B prompts, P prompt tokens, C completion tokens, L tokens of the longest row, H hidden width.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
+
+BLOCK = 128  # side of a block that FlexAttention computes or skips
 
 
-def compute_cached_logits(
-    model: Any, input_ids: Tensor, mask: Tensor, prompt_tokens: int, of_row: Tensor, pixels: Tensor
-) -> Tensor:
-    """Return the logits (R, C, V) that predict each completion token.
+@dataclass(frozen=True)
+class Packed:
+    """Rows of prompts with their completions, and which of their positions predict the completions' tokens."""
 
-    `input_ids` and `mask` (R, P + C) are each row's prompt and completion, `of_row` (R,) the number of its prompt, from
-    0 to B - 1. `pixels` are the images of the B prompts, in order, as the model takes them.
+    ids: Tensor  # (B, L), as the next two
+    position: Tensor
+    segment: Tensor  # 0 in a prompt, the number of the completion from 1, -1 in padding
+    predictor: Tensor  # (R, C) position in the row
+
+    def may_attend(self, row: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """Return whether a position may attend to another."""
+        own, other = self.segment[row, query], self.segment[row, key]
+        earlier = (key <= query) & (other >= 0) & ((other == 0) | (other == own))
+        return earlier | (key == query)  # a position that sees nothing would give NaN
+
+    def build_mask(self, *, block_sparse: bool) -> Any:
+        """Build the attention mask: a FlexAttention `BlockMask`, or dense (B, 1, L, L)."""
+        (rows, length), device = self.ids.shape, self.ids.device
+        if block_sparse:
+            return create_block_mask(
+                lambda row, _, query, key: self.may_attend(row, query, key),
+                *(rows, None, length, length),
+                device=device,
+                BLOCK_SIZE=BLOCK,
+            )
+        row, position = torch.arange(rows, device=device), torch.arange(length, device=device)
+        return self.may_attend(row[:, None, None], position[:, None], position)[:, None]
+
+
+def pack(input_ids: Tensor, mask: Tensor, prompt_tokens: int, of_row: Tensor, multiple: int = 1) -> Packed:
+    """Pack prompts and completions, `input_ids` and `mask` (R, P + C), into rows of a `multiple` of tokens.
+
+    `of_row` (R,) is the number of each completion's prompt, from 0 to B - 1. Every prompt has one.
     """
-    first = _find_first_rows(of_row)
-    prompt = model(
-        input_ids=input_ids[first, :prompt_tokens],
-        attention_mask=mask[first, :prompt_tokens],
-        pixel_values=pixels,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    prompt.past_key_values.batch_select_indices(of_row)
-    positions = torch.arange(prompt_tokens, input_ids.size(1), device=input_ids.device)
-    completion = model(
-        input_ids=input_ids[:, prompt_tokens:],
-        attention_mask=mask,
-        position_ids=positions.expand(len(input_ids), -1),
-        past_key_values=prompt.past_key_values,
-        use_cache=True,
-    )
-    return torch.cat([prompt.logits[of_row, -1:], completion.logits[:, :-1]], 1)
+    device, completion_mask = input_ids.device, mask[:, prompt_tokens:].bool()
+    first_B = torch.stack([(of_row == number).nonzero()[0, 0] for number in range(int(of_row.max()) + 1)])
+    length_R = completion_mask.sum(1)
+    start_R = prompt_tokens + ((of_row[:, None] == of_row).tril(-1) * length_R).sum(1)
+    length = -(-int((start_R + length_R).max()) // multiple) * multiple
+    row, token = completion_mask.nonzero(as_tuple=True)
+    own = of_row[row], start_R[row] + token
+
+    ids_BL = input_ids.new_zeros(len(first_B), length)
+    ids_BL[:, :prompt_tokens] = input_ids[first_B, :prompt_tokens]
+    ids_BL[own] = input_ids[row, prompt_tokens + token]
+    position_BL = torch.arange(length, device=device).repeat(len(first_B), 1)
+    position_BL[own] = prompt_tokens + token
+    segment_BL = torch.full_like(position_BL, -1)
+    segment_BL[:, :prompt_tokens] = mask[first_B, :prompt_tokens].long() - 1
+    segment_BL[own] = row + 1
+    predictor_RC = start_R[:, None] - 1 + torch.arange(completion_mask.size(1), device=device)
+    predictor_RC[:, 0] = prompt_tokens - 1
+    return Packed(ids_BL, position_BL, segment_BL, predictor_RC.clamp(max=length - 1))
 
 
-def compute_packed_logits(
-    model: Any, input_ids: Tensor, mask: Tensor, prompt_tokens: int, of_row: Tensor, pixels: Tensor
-) -> Tensor:
-    """Return the same as `compute_cached_logits`, in one call of the model."""
-    first, device = _find_first_rows(of_row), input_ids.device
-    rows, width = len(input_ids), input_ids.size(1) - prompt_tokens
-    earlier_R = (of_row[:, None] == of_row).tril(-1).sum(1)  # its slot: the number of earlier completions of its prompt
-    slots = int(earlier_R.max()) + 1
+def compute_log_probabilities(
+    model: Any,
+    stock: Any,
+    input_ids: Tensor,
+    mask: Tensor,
+    prompt_tokens: int,
+    of_row: Tensor,
+    pixels: Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    """Return log-probability and entropy (R, C) of each completion token, 0 where the completion is padded.
 
-    def pack(of_tokens: Tensor) -> Tensor:
-        slots_BSC = of_tokens.new_zeros(len(first), slots, width)
-        slots_BSC[of_row, earlier_R] = of_tokens[:, prompt_tokens:]
-        return torch.cat([of_tokens[first, :prompt_tokens], slots_BSC.flatten(1)], 1)
+    Args:
+        model: what TRL's trainer calls, whose language model's head is TRL's (1.16.0, trainer/utils.py:1548), which
+            fixes the temperature and whether there are entropies.
+        stock: the same model without what wraps it for several processes.
+        input_ids: each row's prompt and completion (R, P + C); `mask` is of the same shape.
+        of_row: as of `pack`.
+        pixels: images of the B prompts, in order, as the model takes them.
+    """
+    block_sparse = stock.config.get_text_config()._attn_implementation == "flex_attention"
+    packed = pack(input_ids, mask, prompt_tokens, of_row, BLOCK if block_sparse else 1)
+    labels = input_ids[:, prompt_tokens:].masked_fill(mask[:, prompt_tokens:] == 0, -100)
+    in_completion = packed.segment > 0
+    # An image token stands for features of an image. One that was sampled has none.
+    ids_BL = packed.ids.masked_fill(in_completion & (packed.ids == stock.config.image_token_id), 0)
 
-    segment_L = torch.cat([torch.zeros(prompt_tokens), torch.arange(1, slots + 1).repeat_interleave(width)]).to(device)
-    position_L = torch.cat([torch.arange(prompt_tokens), prompt_tokens + torch.arange(width).repeat(slots)]).to(device)
-    same_LL = (segment_L == 0) | (segment_L[:, None] == segment_L)
-    allowed_LL = same_LL.tril()
-    # A position that sees nothing would give NaN.
-    itself_LL = torch.eye(len(segment_L), dtype=torch.bool, device=device)
-    visible_B1LL = (allowed_LL & pack(mask).bool()[:, None, None]) | itself_LL
-    logits = model(
-        input_ids=pack(input_ids),
-        attention_mask=visible_B1LL,
-        position_ids=position_L.expand(len(first), -1),
-        pixel_values=pixels,
-        use_cache=False,
-        logits_to_keep=slots * width + 1,
-    ).logits
-    own_RC = 1 + earlier_R[:, None] * width + torch.arange(width - 1, device=device)
-    return torch.cat([logits[of_row, :1], logits[of_row[:, None], own_RC]], 1).reshape(rows, width, -1)
+    def select_predictors(_: Any, __: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[of_row[:, None], packed.predictor]
+        return output
 
-
-def _find_first_rows(of_row: Tensor) -> Tensor:
-    return torch.stack([(of_row == number).nonzero()[0, 0] for number in range(int(of_row.max()) + 1)])
+    backbone: Any = (stock.get_base_model() if isinstance(stock, PeftModel) else stock).base_model
+    handle = backbone.register_forward_hook(select_predictors)
+    try:
+        output = model(
+            input_ids=ids_BL,
+            attention_mask=packed.build_mask(block_sparse=block_sparse),
+            position_ids=packed.position,
+            pixel_values=pixels,
+            shift_labels=labels,
+            fused_lm_head=True,
+        )
+    finally:
+        handle.remove()
+    return output.log_probs, output.entropy

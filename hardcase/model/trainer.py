@@ -3,51 +3,62 @@
 A narrow subclass. It differs from TRL 1.16 in these hooks:
 - `_get_train_sampler` draws prompts by mined weights instead of uniformly;
 - `_generate_single_turn` runs each prompt once and samples its G completions side by side in its row;
-- `_get_per_token_logps_and_entropies` does the same for the loss, with gradients through the shared prompt;
+- `_tokenize_prompts` processes the images of each prompt once, for rollouts and loss;
+- `_get_per_token_logps_and_entropies` computes each prompt once for the loss, with gradients through it, or for as many
+  rows at a time as a batch has;
+- `_prepare_inputs` leaves completions without an advantage out of the loss, divides the others among the processes, and
+  keeps groups together, which TRL scatters by shuffling;
+- `_compute_loss` compares the log-probabilities of vLLM with its own, for which TRL makes a pass of its own;
 - `_save_rng_state` and `_load_rng_state` checkpoint unused rollouts, which TRL generates again after a resume;
 - `_calculate_rewards` also logs the reward by aspect and the share of hard cases, where the rows carry them.
-Rollouts are regrouped by prompt before the loss, because TRL shuffles them.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import ProcessorMixin
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
-from trl.trainer.utils import pad, selective_log_softmax_and_entropy
+from trl.trainer.utils import pad
 
+from hardcase.model.groups import Batch, balance, build_idle_batch, deal, select_taught, take
 from hardcase.model.mining import GroupSampler, Weights
 from hardcase.model.rollout import generate_completions
-from hardcase.model.shared_prefix import compute_cached_logits, compute_packed_logits
+from hardcase.model.shared_prefix import compute_log_probabilities
 from hardcase.model.vllm import use_rollouts
 
 logger = logging.getLogger(__name__)
+SEPARATING: Final = ("sdpa", "flex_attention", "eager")  # kinds of attention that take any mask
 
 
-class _OncePerPrompt:
-    """Process each prompt once and repeat the result for its copies, which are adjacent."""
+class _Processed:
+    """Stand in for the processor after the prompts were processed, so that TRL does not process them again.
 
-    def __init__(self, processor: ProcessorMixin, copies: int) -> None:
-        self._processor, self._copies = processor, copies
+    TRL 1.16 renders and processes the prompt of each completion for the loss (trainer/grpo_trainer.py:2520), and the
+    images once more where they have several tiles (2545).
+    """
+
+    def __init__(self, processor: ProcessorMixin, pixels: Tensor) -> None:
+        self._processor, self._pixels = processor, pixels
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._processor, name)
 
-    def __call__(self, images: list[Any], text: list[str], **kwargs: Any) -> dict[str, Tensor]:
-        inputs = self._processor(images=images[:: self._copies], text=text[:: self._copies], **kwargs)
-        tokens = inputs["input_ids"] == self._processor.image_token_id
-        tiles = (tokens.sum(1) // self._processor.image_seq_length).tolist()
-        images_by_prompt = torch.split(inputs["pixel_values"], tiles)
-        repeated = {key: inputs[key].repeat_interleave(self._copies, 0) for key in ("input_ids", "attention_mask")}
-        pixels = torch.cat([images_by_prompt[index // self._copies] for index in range(len(text))])
-        return {**repeated, "pixel_values": pixels}
+    def __call__(self, **_: Any) -> dict[str, Tensor]:
+        return {"pixel_values": self._pixels}
+
+    def apply_chat_template(self, *_: Any, **__: Any) -> str:
+        return ""
+
+    def image_processor(self, images: list[list[Any]], **_: Any) -> dict[str, Tensor]:
+        return {"num_patches": torch.ones(sum(map(len, images)), dtype=torch.long)}
 
 
 class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -58,6 +69,8 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             when it begins. None draws uniformly without repeats, as TRL does.
         rounds: number of equal parts of the training, each with its own weights.
         most_draws: most draws of one row, while there are enough others.
+        oversample: prompts drawn for each prompt of a step. The step learns from those whose completions differ in
+            reward, as many as it has prompts (dynamic sampling, arXiv 2503.14476, in one draw).
         vllm_options: arguments of `vllm.LLM` that TRL leaves open.
         args, kwargs: as for `trl.GRPOTrainer`.
     """
@@ -68,16 +81,27 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         weights: Callable[[int], Weights] | Sequence[float] | Weights | None = None,
         rounds: int = 1,
         most_draws: int | None = None,
+        oversample: int = 1,
         vllm_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self._weights, self._rounds, self._most_draws = weights, rounds, most_draws
-        self._groups: Tensor | None = None
+        self._oversample = oversample
+        self._batch: Batch | None = None  # that the loss is computed of
         self.processing_class: Any
+        self._train_batch_size: int
         with use_rollouts(vllm_options or {}):
             super().__init__(*args, **kwargs)
         self._shares_prompts = self._can_share("prompts", self._find_prompt_obstacle())
         self._shares_rollouts = self._shares_prompts and self._can_share("rollouts", self._find_rollout_obstacle())
+        # Otherwise completions without an advantage have a part in the loss, or its scale depends on their number.
+        self._leaves_out = (
+            self.loss_type in {"dapo", "cispo", "vespo"}
+            and not (self.beta or self._entropy_bonus_enabled or self.aux_loss_enabled)
+            and self.top_entropy_quantile == 1
+        )
+        if oversample > 1 and not (weights is not None and self._shares_prompts and self._leaves_out):
+            raise ValueError("`oversample` needs `weights`, shared prompts and a loss that leaves completions out")
 
     def _can_share(self, what: str, obstacle: str | None) -> bool:
         if obstacle:
@@ -88,8 +112,11 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         config = self.model.config
         if not hasattr(self.processing_class, "image_seq_length"):
             return f"{type(self.processing_class).__name__} does not count image tokens as InternVL's does"
-        if (attention := config._attn_implementation) not in {"sdpa", "eager"}:
-            return f"attention {attention!r} takes no mask that separates completions; set 'sdpa'"
+        if (attention := config.get_text_config()._attn_implementation) not in SEPARATING:
+            return (
+                f"attention {attention!r} takes no mask that separates completions, so the prompt is computed for each "
+                f"of them; set one of {', '.join(SEPARATING)}"
+            )
         if set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention"}:
             return "not all of its layers attend to the whole prompt"
         return "tools put images into completions" if self.tools else None
@@ -107,7 +134,7 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         repeats, weights = self.num_iterations * self.args.steps_per_generation, self._weights
         return GroupSampler(
             weights if callable(weights) else lambda _: np.asarray(weights, dtype=np.float64),
-            prompts=self.args.generation_batch_size // self.num_generations,
+            prompts=self._oversample * self.args.generation_batch_size // self.num_generations,
             generations=self.num_generations,
             batches=-(-self.args.max_steps * self.args.gradient_accumulation_steps // repeats),
             repeats=repeats,
@@ -116,16 +143,26 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             most_draws=self._most_draws,
         )
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return TRL's loader, whose batches have the completions of all prompts that are drawn for a step."""
+        batch_size: int = self._train_batch_size
+        try:
+            self._train_batch_size = self._oversample * batch_size
+            return super().get_train_dataloader()  # type: ignore[no-any-return]
+        finally:
+            self._train_batch_size = batch_size
+
     def _count_copies(self) -> int:
         return int(self.num_generations if self.model.training else self.num_generations_eval)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[Any], Any, dict[str, Any]]:
-        """Tokenize as TRL does, but each prompt's G adjacent copies once."""
-        if not (self._shares_rollouts or (self._shares_prompts and self.use_vllm)):
+        """Tokenize as TRL does, but each prompt's G adjacent copies once, with its images once in the fields."""
+        if not self._shares_rollouts and not (self._shares_prompts and self.use_vllm):
             return super()._tokenize_prompts(prompts)  # type: ignore[no-any-return]
         copies = self._count_copies()
         ids, images, fields = super()._tokenize_prompts(prompts[::copies])
         order = [index // copies for index in range(len(prompts))]
+        self.processing_class = _Processed(self.processing_class, torch.as_tensor(np.asarray(fields["pixel_values"])))
         return [ids[index] for index in order], images and [images[index] for index in order], fields
 
     def _generate_single_turn(
@@ -181,51 +218,126 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             rollouts = torch.load(file, map_location=self.accelerator.device, weights_only=True)
             self._step, self._buffered_inputs = rollouts["step"], rollouts["batches"]
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        processor = self.processing_class
-        if self._shares_prompts:
-            self.processing_class = _OncePerPrompt(processor, self._count_copies())
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
+        if not self._shares_prompts:
+            return super()._generate_and_score_completions(inputs)  # type: ignore[no-any-return]
+        processor, correction = self.processing_class, self.args.vllm_importance_sampling_correction
+        # On policy the loss has the log-probabilities that the correction needs.
+        self.vllm_importance_sampling_correction = correction and not self._is_on_policy()
         try:
-            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            output: Batch = super()._generate_and_score_completions(inputs)
         finally:
-            self.processing_class = processor
-        if self.use_vllm:
-            self.vllm_generation.compare(output, self.model.dtype)
-        output["group"] = torch.arange(len(inputs), device=self.accelerator.device) // self._count_copies()
-        return output
+            self.processing_class, self.vllm_importance_sampling_correction = processor, correction
+        pixels = self._split_pixels(output["prompt_ids"], output["pixel_values"])
+        # TRL counts images and tiles for each row; here each prompt has its own.
+        output = {key: value for key, value in output.items() if key not in {"num_images", "num_tiles"}}
+        group = torch.arange(len(inputs), device=self.accelerator.device) // self._count_copies()
+        return {**output, "group": group, "pixel_values": pixels}
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        # TRL has shuffled the rollouts by now, so the loss needs to know which of them share a prompt.
-        self._groups = inputs["group"]
+    def _is_on_policy(self) -> bool:
+        return bool(self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations) == 0)
+
+    def _split_pixels(self, prompt_ids: Tensor, pixels: Tensor) -> list[Tensor]:
+        """Return the tiles of each prompt, whether each prompt has its own in `pixels` or each of its copies has."""
+        copies, tokens = self._count_copies(), (prompt_ids == self.processing_class.image_token_id).sum(1)
+        tiles = (tokens // self.processing_class.image_seq_length).tolist()
+        if len(pixels) == sum(tiles[::copies]):
+            return list(torch.split(pixels, tiles[::copies]))
+        return list(torch.split(pixels, tiles))[::copies]
+
+    def _prepare_inputs(self, generation_batch: Any) -> Batch:
+        if not (self._shares_prompts and self.model.training):
+            return super()._prepare_inputs(generation_batch)  # type: ignore[no-any-return]
+        parts = self.args.steps_per_generation
+        if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
+            self._buffered_inputs = self._deal(self._generate_and_score_completions(generation_batch), parts)
+        return self._buffered_inputs[self._step % parts]  # type: ignore[no-any-return]
+
+    def _deal(self, batch: Batch, parts: int) -> list[Batch]:
+        """Deal rollouts into the batches of the loss, as many on each process."""
+        batch["num_items_in_batch"] = batch["num_items_in_batch"] / self._oversample
+        taught: Batch | None = batch
+        if self._leaves_out:
+            taught = select_taught(batch)
+            if self.accelerator.num_processes > 1:
+                taught = balance(taught, self.accelerator, self._tokenizer.pad_token_id)
+        rows = self.args.per_device_train_batch_size
+        if taught is not None and self._oversample > 1:
+            taught = take(taught, (taught["group"] < rows * parts // self.num_generations).nonzero()[:, 0])
+        dealt = deal(taught, parts, whole=rows % self.num_generations == 0)
+        busy = torch.tensor([[part is not None for part in dealt]], device=self.accelerator.device)
+        idle = (~self.accelerator.gather(busy).any(0)).tolist()
+        token, tokens = self.processing_class.image_token_id, self.processing_class.image_seq_length
+        filled = [build_idle_batch(batch, token, tokens) if part is None else part for part in dealt]
+        return [{**part, "idle": flag} for part, flag in zip(filled, idle, strict=True)]
+
+    def _compute_loss(self, model: Any, inputs: Batch) -> Tensor:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        before = {name: len(values) for name, values in metrics.items()}
+        self._batch = inputs
         try:
-            return super()._compute_loss(model, inputs)  # type: ignore[no-any-return]
+            loss: Tensor = super()._compute_loss(model, inputs)
         finally:
-            self._groups = None
+            self._batch = None
+        if inputs.get("idle"):  # on all processes; TRL leaves NaN out of its averages (trainer/grpo_trainer.py:3312)
+            for name, values in metrics.items():
+                values[before.get(name, 0) :] = [math.nan] * (len(values) - before.get(name, 0))
+        return loss
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return log-probabilities and entropies (B·G, C) of the completions' tokens, as TRL does."""
+        """Return log-probabilities and entropies (R, C) of the completions' tokens, as TRL does."""
         others = {key for key, value in kwargs.items() if value is not None and value is not False}
         others -= {"batch_size", "compute_entropy", "pixel_values", "num_images", "num_tiles"}
         if not self._shares_prompts or others:
             return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
                 model, input_ids, attention_mask, logits_to_keep, **kwargs
             )
-        width, groups = input_ids.size(1) - logits_to_keep, self._groups
-        if groups is None:
-            groups = torch.arange(len(input_ids), device=input_ids.device) // self._count_copies()
-        _, of_row = torch.unique(groups, return_inverse=True)
-        images_by_row = torch.split(kwargs["pixel_values"], kwargs.get("num_tiles") or kwargs["num_images"])
-        first = dict(zip(reversed(of_row.tolist()), reversed(images_by_row), strict=True))  # of each prompt's rows
-        pixels = torch.cat([first[number] for number in sorted(first)])
+        width = input_ids.size(1) - logits_to_keep
+        if self._batch is not None:
+            group, pixels = self._batch["group"], kwargs["pixel_values"]
+        else:
+            group = torch.arange(len(input_ids), device=input_ids.device) // self._count_copies()
+            pixels = self._split_pixels(input_ids[:, :width], kwargs["pixel_values"])
         stock = self.accelerator.unwrap_model(model)
-        in_one_call = self.accelerator.num_processes > 1 or (stock.is_gradient_checkpointing and stock.training)
-        with self.accelerator.autocast():
-            logits = (compute_packed_logits if in_one_call else compute_cached_logits)(
-                model, input_ids, attention_mask, width, of_row, pixels
-            )
-        logps, entropies = selective_log_softmax_and_entropy(
-            logits.float(), input_ids[:, width:], entropy_requires_grad=False, temperature=self.temperature
-        )
-        return logps, entropies if kwargs.get("compute_entropy") else None, None
+        results = []
+        for rows in torch.split(torch.arange(len(input_ids)), kwargs.get("batch_size") or len(input_ids)):
+            groups, of_row = torch.unique(group[rows], return_inverse=True)
+            own = torch.cat([pixels[number] for number in groups.tolist()])
+            with self.accelerator.autocast():
+                results.append(
+                    compute_log_probabilities(model, stock, input_ids[rows], attention_mask[rows], width, of_row, own)
+                )
+        logps = torch.cat([logps for logps, _ in results])
+        entropies = torch.cat([own for _, own in results if own is not None]) if kwargs.get("compute_entropy") else None
+        if self._batch is not None and "sampling_per_token_logps" in self._batch:
+            self._compare_with_vllm(logps.detach(), self._batch)
+        return logps, entropies, None
+
+    def _compare_with_vllm(self, logps: Tensor, batch: Batch) -> None:
+        """Log how far vLLM's log-probabilities are from the model's, and add the ratio that corrects for it.
+
+        TRL 1.16 does it with log-probabilities computed for that alone (trainer/grpo_trainer.py:2660).
+        """
+        sampled = batch["sampling_per_token_logps"]
+        known = batch["completion_mask"].bool() & ~sampled.isnan()
+        if known.any():
+            self.vllm_generation.compare({**batch, "old_per_token_logps": logps}, self.model.dtype)
+        difference = (logps - sampled).masked_fill(~known, 0)
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, value in (("mean", difference.abs()[known].mean()), ("max", difference.abs().max())):
+            gathered = self.accelerator.gather(value).nan_to_num(0) if name == "max" else self.accelerator.gather(value)
+            metrics[f"sampling/sampling_logp_difference/{name}"].append(getattr(gathered, name)().item())
+        if not self.vllm_importance_sampling_correction or "importance_sampling_ratio" in batch:
+            return
+        over, how = self.vllm_importance_sampling_mode.split("_")
+        ratio = torch.exp(difference.sum(-1, keepdim=True) if over == "sequence" else difference)
+        low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
+        if how == "truncate":
+            ratio = ratio.clamp(low, high)
+        else:
+            outside = (ratio < (-math.inf if low is None else low)) | (ratio > (math.inf if high is None else high))
+            ratio = ratio.masked_fill(outside, 0)
+        batch["importance_sampling_ratio"] = ratio
+        metrics["sampling/importance_sampling_ratio/mean"].append(self.accelerator.gather(ratio.mean()).mean().item())

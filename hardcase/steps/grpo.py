@@ -10,7 +10,7 @@ from hardcase.data.cases import read_cases
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
 from hardcase.model.grpo import train_grpo
-from hardcase.model.internvl import hold_equal_weights, load_model, save_model, set_up_torch
+from hardcase.model.internvl import hold_equal_weights, load_model, save_model, set_attention, set_up_torch
 from hardcase.model.training import write_log
 from hardcase.provenance.products import fetch_product
 from hardcase.provenance.statement import FOLDER
@@ -70,6 +70,7 @@ def run(
         raise InputError(f"{mined}: its ids are not the training split's; mine this snapshot again")
     set_up_torch(seed, config.threads)
     network, processor = load_model(model, dtype=config.dtype)
+    set_attention(network, config.attention)
     entries = train_grpo(network, processor, samples, cases, config, seed, scratch, reward_files)
     save_model(network, processor, model_out)
     if PartialState().is_main_process:

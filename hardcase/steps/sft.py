@@ -7,7 +7,7 @@ from typing import Any
 from hardcase.config import ModelConfig, SftConfig
 from hardcase.data.snapshot import Snapshot
 from hardcase.errors import InputError
-from hardcase.model.internvl import checkpoint_folder, load_initial_model, save_model, set_up_torch
+from hardcase.model.internvl import checkpoint_folder, load_initial_model, save_model, set_attention, set_up_torch
 from hardcase.model.sft import collect_vocabulary_texts, fine_tune
 from hardcase.model.training import write_log
 from hardcase.runtime.processes import in_processes
@@ -56,6 +56,7 @@ def run(
     network, processor = load_initial_model(
         model, collect_vocabulary_texts(samples, warm_up=config.warm_up is not None), seed, config.dtype
     )
+    set_attention(network, config.attention)
     entries = fine_tune(network, processor, samples, config, seed, scratch)
     write_log(entries, log)
     save_model(network, processor, model_out)

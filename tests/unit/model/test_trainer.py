@@ -1,66 +1,40 @@
 """Our trainer computes what TRL's does, and goes on exactly where it was stopped."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import shuffle_sequence_dict, split_pixel_values_by_grid, unsplit_pixel_values_by_grid
+from trl import GRPOTrainer
 
 from hardcase.config import GrpoConfig, LoraConfig, SftConfig, TrainConfig
 from hardcase.data.cases import MinedCase, judge, read_cases
 from hardcase.data.completions import Completion
-from hardcase.data.images import decode_image
-from hardcase.data.scenes import encode_image
 from hardcase.errors import HardcaseError, InputError
 from hardcase.model.grpo import train_grpo
 from hardcase.model.internvl import load_model, save_model
-from hardcase.model.rows import build_lazy_dataset, build_prompt_row
+from hardcase.model.rows import build_prompt_row
 from hardcase.model.sft import fine_tune
 from hardcase.model.trainer import HCMGRPOTrainer
 from hardcase.model.training import COMPLETE, build_lora_config, find_last_checkpoint, train
 from hardcase.task.prompt import format_completion
-from hardcase.task.reward import dpa_reward
 from hardcase.task.sample import ASPECTS, Sample
-
-Build = Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
-
-
-def trainer_of(
-    kind: type[GRPOTrainer],
-    build: Build,
-    samples: list[Sample],
-    folder: Path,
-    arguments: dict[str, Any] | None = None,
-    **others: Any,
-) -> GRPOTrainer:
-    model, processor = build()
-    defaults: dict[str, Any] = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 6,
-        "report_to": "none",
-        "remove_unused_columns": False,
-        "bf16": False,
-    }
-    rows = build_lazy_dataset(len(samples), lambda index: build_prompt_row(samples[index]))
-    args = GRPOConfig(**defaults | (arguments or {}))
-    return kind(model, dpa_reward, args=args, train_dataset=rows, processing_class=processor, **others)
-
-
-def tiled(sample: Sample) -> Sample:
-    """The sample with an original twice as wide as high, which the processor cuts into two tiles and a thumbnail."""
-    original = decode_image(sample.images[0]).resize((64, 32))
-    return replace(sample, images=(encode_image(original, ".png"), *sample.images[1:]))
+from tests.support.training import (
+    Build,
+    assert_equal,
+    assert_loss_equals_trls,
+    batch_of,
+    by_length,
+    shuffle,
+    tiled,
+    trainer_of,
+    weights_of,
+)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["cached", "packed"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("generations", [1, 2, 8])
 def test_loss_log_probabilities_and_gradients_equal_trls(
     fresh_model: Build, samples: list[Sample], tmp_path: Path, generations: int, checkpointing: bool, beta: float
@@ -84,55 +58,9 @@ def test_loss_log_probabilities_and_gradients_equal_trls(
     )
     batch["completion_mask"] = (torch.arange(6) < torch.tensor([6, 3, 5, 1, 6, 2, 4, 6])[:, None]).long()
     batch["advantages"] = torch.linspace(-1, 1, 8)
-    batch = unsplit_pixel_values_by_grid(shuffle_sequence_dict(split_pixel_values_by_grid(batch)))
+    batch = shuffle(batch)
     assert generations == 8 or (batch["prompt_mask"] == 0).any(), "the prompts must differ in length"
     assert_loss_equals_trls(lambda kind: trainer_of(kind, build, mixed, tmp_path, arguments=arguments), batch)
-
-
-def assert_loss_equals_trls(build: Callable[[type[GRPOTrainer]], GRPOTrainer], batch: dict[str, Any]) -> None:
-    """Loss, log-probabilities and every gradient, within 1e-5."""
-    results = {}
-    for name, kind in (("stock", GRPOTrainer), ("ours", HCMGRPOTrainer)):
-        trainer = build(kind)
-        trainer.current_gradient_accumulation_steps = 1
-        trainer.model.train()
-        seen: list[torch.Tensor] = []
-        whole = trainer._get_per_token_logps_and_entropies
-
-        def watched(*args: Any, whole: Any = whole, seen: list[torch.Tensor] = seen, **kwargs: Any) -> Any:
-            found = whole(*args, **kwargs)
-            seen.append(found[0])
-            return found
-
-        trainer._get_per_token_logps_and_entropies = watched
-        loss = trainer._compute_loss(trainer.model, batch)
-        loss.backward()
-        gradients = {key: weight.grad for key, weight in trainer.model.named_parameters() if weight.grad is not None}
-        results[name] = loss.detach(), seen[0][batch["completion_mask"].bool()].detach(), gradients
-    stock, shared = results["stock"], results["ours"]
-    assert bool(stock[0]), "a loss of zero shows nothing"
-    torch.testing.assert_close(shared[0], stock[0], rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(shared[1], stock[1], rtol=1e-5, atol=1e-5)
-    assert shared[2].keys() == stock[2].keys()
-    largest = max(float(gradient.abs().max()) for gradient in stock[2].values())
-    for key, gradient in stock[2].items():
-        # A bias of attention's keys has no gradient but rounding.
-        scale = max(float(gradient.abs().max()), 1e-3 * largest)
-        torch.testing.assert_close(shared[2][key] / scale, gradient / scale, rtol=0, atol=1e-5, msg=key)
-
-
-def batch_of(trainer: GRPOTrainer, samples: list[Sample]) -> dict[str, Any]:
-    """Rollouts of two prompts as TRL hands them to the loss, made by another policy than the trainer's."""
-    trainer.model.train()
-    torch.manual_seed(3)
-    batch = trainer._generate_and_score_completions(
-        [build_prompt_row(sample) for sample in samples[:2] for _ in range(4)]
-    )
-    batch["completion_mask"] = (torch.arange(6) < torch.tensor([6, 3, 5, 1, 6, 2, 4, 6])[:, None]).long()
-    batch["advantages"] = torch.linspace(-1, 1, 8)
-    batch["old_per_token_logps"] = torch.randn(8, 6) / 10 - 4
-    shuffled: dict[str, Any] = unsplit_pixel_values_by_grid(shuffle_sequence_dict(split_pixel_values_by_grid(batch)))
-    return shuffled
 
 
 @pytest.mark.parametrize(
@@ -162,14 +90,14 @@ def test_prompts_with_unlike_numbers_of_images(fresh_model: Build, samples: list
     batch = made._generate_and_score_completions([row for row in (row, fewer) for _ in range(4)])
     assert seen == [9]
     batch["advantages"] = torch.linspace(-1, 1, 8)
-    batch = unsplit_pixel_values_by_grid(shuffle_sequence_dict(split_pixel_values_by_grid(batch)))
+    batch = shuffle(batch)
     assert_loss_equals_trls(lambda kind: trainer_of(kind, fresh_model, samples, tmp_path), batch)
 
 
 LORA = LoraConfig(rank=4, alpha=8)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["cached", "packed"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 def test_the_loss_of_adapters_is_the_same(
     fresh_model: Build, samples: list[Sample], tmp_path: Path, checkpointing: bool
 ) -> None:
@@ -212,11 +140,6 @@ def test_adapters_are_trained_and_merged_and_training_goes_on_from_their_checkpo
     assert_equal(whole, grpo(tmp_path / "stopped"))
 
 
-def by_length(completions: list[Any], **kwargs: Any) -> list[float]:
-    """A reward that random texts earn unequally."""
-    return [float(len(completion[0]["content"]) % 3) for completion in completions]
-
-
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -228,6 +151,7 @@ def test_sampling_that_cannot_be_shared_is_left_to_trl_which_is_said_once(
     fresh_model: Build, samples: list[Sample], tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Any, what: str
 ) -> None:
     trainer = trainer_of(HCMGRPOTrainer, fresh_model, samples, tmp_path, {"max_steps": 2, **change})
+    trainer.reward_funcs[0] = by_length
     seen: list[int] = []
     trainer.model.model.vision_tower.register_forward_hook(lambda _, args, out: seen.append(len(out[0])))
     trainer.train()
@@ -297,15 +221,6 @@ def solved_once(samples: list[Sample]) -> list[MinedCase]:
         judge(sample.id, sample.truth, [*map(Completion, (text, "", ""))], 0.5)
         for sample, text in zip(samples, texts, strict=True)
     ]
-
-
-def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    return {key: value.clone() for key, value in model.state_dict().items()}
-
-
-def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
