@@ -27,7 +27,7 @@ from hardcase.steps.grpo import run
 from hardcase.steps.ingest import run as ingest
 from hardcase.steps.sft import run as sft
 from hardcase.task.prompt import format_completion
-from tests.support import leaving, sharing
+from tests.support import balancing, leaving, sharing
 
 pytestmark = pytest.mark.usefixtures("hostile_folder")
 SMALL = TinyModelConfig(image_size=32, vision_hidden=32, vision_layers=1, text_hidden=32, text_layers=2, heads=2)
@@ -114,6 +114,23 @@ def test_two_processes_told_to_end_resume_to_the_same_bytes_and_one_process_does
         train(given, folder, **settings, processes=1)
     resumed = train(given, folder, **settings)
     assert all(resumed[name].equal(whole[name]) for name in whole)
+
+
+def test_processes_share_what_one_of_them_has_to_learn_from(given: dict[str, Any], tmp_path: Path) -> None:
+    weights, seen = {}, {}
+    for balanced in (True, False):
+        (tmp_path / str(balanced)).mkdir()
+        arguments = {name: given[name] for name in ("snapshot", "store", "model")}
+        out, config = tmp_path / f"out-{balanced}", GrpoConfig.model_validate(CONFIG)
+        in_processes(balancing.run, config, tmp_path / str(balanced), **arguments, out=out, balanced=balanced)
+        weights[balanced] = load_file(out / "model.safetensors")
+        seen[balanced] = [json.loads((out / f"seen-{process}.json").read_text()) for process in range(2)]
+    assert seen[False] == [[20, 10, 10] * 2] * 2, "four prompts a process, two a pass"
+    assert seen[True] == [[20, 5, 5] * 2] * 2, "of the four prompts to learn from, two for each process"
+    for name, weight in weights[True].items():
+        torch.testing.assert_close(weight, weights[False][name], rtol=0, atol=1e-6, msg=name)
+    before = load_file(given["model"] / "model.safetensors")
+    assert any(not weight.equal(before[name]) for name, weight in weights[True].items())
 
 
 def test_a_gradient_that_is_not_finite_stops_deepspeed_before_the_update(given: dict[str, Any], tmp_path: Path) -> None:

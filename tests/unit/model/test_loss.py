@@ -128,7 +128,7 @@ def test_completions_without_an_advantage_cost_nothing_and_change_nothing(
         trainer.reward_funcs[0], trainer._leaves_out = reward, leaves_out
         seen: list[int] = []
         trainer.model.model.vision_tower.register_forward_hook(lambda _, args, out: seen.append(len(out[0])))
-        log = train(trainer, "grpo")
+        log = train(trainer, "grpo", folder / "stop")
         return weights_of(trainer.model), seen, log
 
     weights, seen, log = trained(tmp_path / "without", True, 1)
