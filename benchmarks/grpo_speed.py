@@ -4,7 +4,8 @@ Times are processor seconds on one thread, so that other work on the machine cou
 process of its own, so that peaks of memory do not mix. `tiny` is the model of profiles/tiny.yaml; `mid` has 25 million
 parameters and prompts of about 1,300 tokens (5 images of 256), completions of at most 64, G = 8. Weights are random,
 since only shapes matter. In a step, one group in four has a spread of rewards, and the first always: in trainings of
-profile tiny 67 to 89% of completions had no advantage. Writes one file a name under benchmarks/results/; `ratio` is how many times less ours takes.
+profile tiny 67 to 89% of completions had no advantage. Writes one file a name under benchmarks/results/; `ratio` is how
+many times less ours takes.
 `loss_backward_scaling` goes over G and the length of the prompt on a smaller model (6 million).
 
     python benchmarks/grpo_speed.py [NAME …]

@@ -134,7 +134,10 @@ def train(trainer: Trainer, what: str, stop: Path) -> list[dict[str, Any]]:
         with gather_weights(trainer.model, change=True):
             trainer.model.merge_and_unload()
     return [
-        {"phase": what, **{key: value for key, value in sorted(entry.items()) if not key.endswith(UNSTABLE)}}
+        {
+            "phase": what,
+            **{key: value for key, value in sorted(entry.items()) if value is not None and not key.endswith(UNSTABLE)},
+        }
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
