@@ -95,6 +95,8 @@ def build_idle_batch(batch: Batch, image_token: int, image_tokens: int) -> Batch
     for key, value in idle.items():
         if isinstance(value, Tensor) and value.ndim == 2 and value.size(1) == full and not key.startswith("prompt"):
             idle[key] = value[:, :1]
+    if "sampling_per_token_logps" in idle:  # those of another prompt: TRL's mark of an unknown value
+        idle["sampling_per_token_logps"] = torch.full_like(idle["sampling_per_token_logps"], torch.nan)
     return {
         **idle,
         "completion_mask": torch.ones_like(idle["completion_ids"]),

@@ -326,9 +326,9 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             self.vllm_generation.compare({**batch, "old_per_token_logps": logps}, self.model.dtype)
         difference = (logps - sampled).masked_fill(~known, 0)
         metrics = self._metrics["train" if self.model.training else "eval"]
-        for name, value in (("mean", difference.abs()[known].mean()), ("max", difference.abs().max())):
-            gathered = self.accelerator.gather(value).nan_to_num(0) if name == "max" else self.accelerator.gather(value)
-            metrics[f"sampling/sampling_logp_difference/{name}"].append(getattr(gathered, name)().item())
+        mean, largest = map(self.accelerator.gather, (difference.abs()[known].mean(), difference.abs().max()))
+        metrics["sampling/sampling_logp_difference/mean"].append(mean.nanmean().item())
+        metrics["sampling/sampling_logp_difference/max"].append(largest.max().item())
         if not self.vllm_importance_sampling_correction or "importance_sampling_ratio" in batch:
             return
         over, how = self.vllm_importance_sampling_mode.split("_")

@@ -1,6 +1,7 @@
 """The loss of HCMGRPOTrainer equals TRL's although it leaves out, keeps together and computes once what it can."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -228,6 +229,8 @@ def test_correction_for_vllm_is_trls_without_a_pass_of_its_own(
         sampled = type(name, (Sampled, kind), {})
         trainer = trainer_of(sampled, fresh_model, samples, tmp_path, arguments)
         trainer.use_vllm, trainer.current_gradient_accumulation_steps = True, 1
+        compared: list[Any] = []
+        trainer.vllm_generation = SimpleNamespace(compare=lambda *args, compared=compared: compared.append(args))
         trainer.reward_funcs[0] = by_length
         calls: list[int] = []
         trainer.model.model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
@@ -238,6 +241,7 @@ def test_correction_for_vllm_is_trls_without_a_pass_of_its_own(
         trainer._compute_loss(trainer.model, batches[name])
         differences = trainer._metrics["train"]["sampling/sampling_logp_difference/mean"]
         batches[name]["differences"] = differences[-1]
+        assert len(compared) == (name == "ours")
     assert batches["ours"]["differences"] == pytest.approx(batches["stock"]["differences"], rel=1e-5)
     torch.testing.assert_close(
         batches["ours"]["importance_sampling_ratio"], batches["stock"]["importance_sampling_ratio"]
