@@ -50,7 +50,9 @@ class TrainConfig(Config):
     save_steps: Count = Field(100, description="Steps between checkpoints.")
     bf16: bool = Field(False, description="Compute in bfloat16.")
     gradient_checkpointing: bool = Field(False, description="Save memory: recompute activations in the backward pass.")
-    workers: int = Field(0, ge=0, le=1024, description="Processes that decode images.")
+    workers: int = Field(
+        0, ge=0, le=1024, description="Processes that decode images. GRPO with several `rounds` has none."
+    )
     threads: Threads = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
     processes: Count = Field(1, description="Processes that train together on a machine, one for each GPU.")
     nodes: Count = Field(1, description="Machines of `processes` processes each, started by Kubeflow Trainer.")

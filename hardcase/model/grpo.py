@@ -80,6 +80,8 @@ def build_grpo_arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpo
     """Build TRL's arguments of GRPO."""
     own = {
         **build_common_arguments(config, seed, folder),
+        # A round of mining begins when its first prompt is drawn, and workers draw ahead.
+        "dataloader_num_workers": 0 if config.rounds > 1 else config.workers,
         "num_generations": config.generations,
         "max_completion_length": config.max_new_tokens,
         "temperature": config.temperature,

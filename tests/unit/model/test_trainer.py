@@ -223,19 +223,25 @@ def solved_once(samples: list[Sample]) -> list[MinedCase]:
     ]
 
 
-@pytest.mark.parametrize("rounds", [1, 3])
-def test_grpo_goes_on_from_its_checkpoint_to_the_same_bytes(
-    fresh_model: Build, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
+@pytest.mark.parametrize(("rounds", "workers"), [(1, 0), (3, 0), (1, 2), (3, 2)])
+def test_grpo_goes_on_from_its_checkpoint_to_the_same_bytes_with_any_workers(
+    fresh_model: Build,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rounds: int,
+    workers: int,
 ) -> None:
     common = {"batch_size": 8, "generations": 4, "learning_rate": 1e-3, "max_new_tokens": 6, "threads": 1}
-    config = GrpoConfig(steps=5, save_steps=2, rounds=rounds, hard_share=0.5, **common)
+    common |= {"accumulation": 2, "hard_share": 0.5, "rounds": rounds}
 
-    def grpo(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    def grpo(folder: Path, workers: int = workers) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
         model, processor = fresh_model()
+        config = GrpoConfig(steps=5, save_steps=2, workers=workers, **common)
         log = train_grpo(model, processor, samples, solved_once(samples), config, 0, folder)
         return weights_of(model), log
 
-    whole, log = grpo(tmp_path / "whole")
+    whole, log = grpo(tmp_path / "whole", workers=0)
     with monkeypatch.context() as context:
         stopping(context, "hardcase.model.grpo", 3)
         with pytest.raises(KeyboardInterrupt):
