@@ -32,11 +32,19 @@ NAMES = {
     "loss_backward_mid": ("mid", "loss", 1, "processor seconds for loss and backward of 8 completions"),
     "generation_mid": ("mid", "generation", 1, "processor seconds to generate 8 completions"),
     "peak_memory_mid": ("mid", "memory", 1, "GiB that loss and backward of 8 completions add to the peak"),
+    "loss_memory_vocabulary": (
+        "vocabulary",
+        "memory",
+        1,
+        "GiB that loss and backward add, with 151,674 tokens to choose",
+    ),
+    "images_processed": ("tiny", "images", 8, "images processed for a step of 8 prompts with 5 images each"),
     "mining_mid": ("mid", "mining", 2, "processor seconds to mine 2 samples, 8 rollouts each"),
     "loss_backward_scaling": ("small", "loss", 1, "processor seconds for loss and backward, all of the cells together"),
 }
 SCALING = [(side, generations) for side in (112, 224, 448) for generations in (2, 4, 8, 16)]
-G, COMPLETION = 8, {"tiny": 40, "mid": 64, "small": 64}
+G, COMPLETION = 8, {"tiny": 40, "mid": 64, "small": 64, "vocabulary": 64}
+VOCABULARY = 151_674  # of InternVL3-2B
 
 
 def measure(size: str, what: str, prompts: int, kind: str, side: int = 448, generations: int = G) -> float:
@@ -67,7 +75,10 @@ def measure(size: str, what: str, prompts: int, kind: str, side: int = 448, gene
         "small": vision | {"vision_hidden": 128, "vision_layers": 2, "text_hidden": 256, "text_layers": 6, "heads": 4},
         "mid": vision | {"vision_hidden": 256, "vision_layers": 6, "text_hidden": 512, "text_layers": 8, "heads": 8},
     }
+    shapes["vocabulary"] = shapes["small"]
     model, processor = build_tiny(TinyModelConfig(**shapes[size]), collect_vocabulary_texts(samples, warm_up=True), 0)
+    if size == "vocabulary":
+        model.resize_token_embeddings(VOCABULARY, mean_resizing=False)
     if what == "mining":
         return _seconds(_mining(kind, LocalEngine(model, processor), samples[:prompts], build_prompt_inputs))
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +87,7 @@ def measure(size: str, what: str, prompts: int, kind: str, side: int = 448, gene
             per_device_train_batch_size=prompts * generations,
             num_generations=generations,
             max_completion_length=COMPLETION[size],
-            max_steps=5 if size == "tiny" else 1,
+            max_steps=5 if (size, what) == ("tiny", "step") else 1,
             gradient_checkpointing=False,
             report_to="none",
             save_strategy="no",
@@ -94,6 +105,8 @@ def measure(size: str, what: str, prompts: int, kind: str, side: int = 448, gene
         )
         if what == "step":
             return _seconds(trainer.train)
+        if what == "images":
+            return _count_images(processor.image_processor, trainer)
         trainer.model.train()
         trainer.current_gradient_accumulation_steps = 1
         rows = [build_prompt_row(sample) for sample in samples[:prompts] for _ in range(generations)]
@@ -120,6 +133,18 @@ def _reward(prompts: list[Any], generations: int, **_: Any) -> list[float]:
     """Reward half of the completions of one group in four, and no other."""
     groups = [index // generations for index in range(len(prompts))]
     return [float(group % 4 == 0 and index % 2) for index, group in enumerate(groups)]
+
+
+def _count_images(processor: Any, trainer: Any) -> float:
+    counts, preprocess = list[int](), processor.preprocess
+
+    def count(images: Any, *args: Any, **kwargs: Any) -> Any:
+        counts.append(sum(len(own) if isinstance(own, list) else 1 for own in images))
+        return preprocess(images, *args, **kwargs)
+
+    processor.preprocess = count
+    trainer.train()
+    return float(sum(counts))
 
 
 def _mining(kind: str, engine: Any, samples: list[Any], build_prompt_inputs: Any) -> Any:
