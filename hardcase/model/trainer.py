@@ -31,7 +31,7 @@ from trl.trainer.utils import pad
 from hardcase.model.groups import Batch, balance, build_idle_batch, deal, select_taught, take
 from hardcase.model.mining import GroupSampler, Weights
 from hardcase.model.rollout import generate_completions
-from hardcase.model.shared_prefix import compute_log_probabilities
+from hardcase.model.shared_prefix import BY_PARTS, compute_log_probabilities
 from hardcase.model.vllm import use_rollouts
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,9 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         with use_rollouts(vllm_options or {}):
             super().__init__(*args, **kwargs)
         self._shares_prompts = self._can_share("prompts", self._find_prompt_obstacle())
+        text = self.model.config.get_text_config()
+        if self._shares_prompts and text._attn_implementation == "sdpa":
+            text._attn_implementation = BY_PARTS
         self._shares_rollouts = self._shares_prompts and self._can_share("rollouts", self._find_rollout_obstacle())
         # Otherwise completions without an advantage have a part in the loss, or its scale depends on their number.
         self._leaves_out = (
