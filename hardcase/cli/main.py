@@ -114,7 +114,8 @@ def run(
         checkpoint = chosen.model.checkpoint or ""
         hub = bool(checkpoint) and not Path(checkpoint).exists()
         rewards = [name.rpartition(":")[0] for name in chosen.grpo.rewards if name.startswith("/")]
-        inputs = Inputs((chosen.source, arguments["profile"], checkpoint, *rewards), hub)
+        boards = ["https://api.wandb.ai"] if chosen.metrics == "wandb" else []
+        inputs = Inputs((chosen.source, arguments["profile"], checkpoint, *rewards, *boards), hub)
         outcome = run_pipeline("retraining", arguments, Home.here(store), inputs, containers)
         resolved = yaml.safe_dump(chosen.model_dump(mode="json", by_alias=True), sort_keys=False)
         write_atomically(outcome.folder / "config.yaml", resolved.encode())

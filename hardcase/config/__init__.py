@@ -11,7 +11,18 @@ from typing import Any, ClassVar, Final, Literal, Self, TypeVar
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from hardcase.config.base import Attention, Config, Count, EngineKind, Resamples, Seed, Share, Threads, VllmDtype
+from hardcase.config.base import (
+    Attention,
+    BoardKind,
+    Config,
+    Count,
+    EngineKind,
+    Resamples,
+    Seed,
+    Share,
+    Threads,
+    VllmDtype,
+)
 from hardcase.config.training import GrpoConfig, LoraConfig, MineConfig, RewardKind, SftConfig, TrainConfig
 from hardcase.errors import InputError
 
@@ -199,6 +210,9 @@ class Profile(GeneratingConfig):
 
     seed: Seed = Field(0, description="Seed of everything that is random.")
     source: str = Field(description="URI or path of the samples.")
+    metrics: BoardKind = Field(
+        "tensorboard", description="Where training shows metrics while it runs. It changes no result."
+    )
     ingest: IngestConfig = Field(IngestConfig(), description="Step `ingest`.")
     validation: ValidateConfig = Field(ValidateConfig(), alias="validate", description="Step `validate`.")
     model: ModelConfig = Field(description="Model that SFT starts from.")
@@ -209,6 +223,12 @@ class Profile(GeneratingConfig):
     drift: DriftConfig = Field(DriftConfig(), description="Step `drift`.")
     registration: RegisterConfig = Field(RegisterConfig(), alias="register", description="Step `register`.")
     cluster: ClusterConfig = Field(ClusterConfig(), description="Resources and division of work on a cluster.")
+
+    @model_validator(mode="after")
+    def _validation_has_rows(self) -> Self:
+        if (self.sft.validate_steps or self.grpo.validate_steps) and not self.sft.hold_out:
+            raise ValueError("validate_steps needs held-out rows; set sft.hold_out")
+        return self
 
     @model_validator(mode="after")
     def _completions_fit(self) -> Self:

@@ -1,10 +1,12 @@
 """What all sections of a configuration are made of."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Attention = Literal["sdpa", "flex_attention", "flash_attention_2", "eager"]
+BoardKind = Literal["tensorboard", "mlflow", "wandb", "none"]
 EngineKind = Literal["transformers", "vllm"]
 VllmDtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
@@ -21,3 +23,12 @@ class Config(BaseModel):
     """A frozen section that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Destination(Config):
+    """Where a training shows live metrics: a kind of board, and what the boards need of the run."""
+
+    kind: BoardKind
+    folder: Path
+    tracking_uri: str
+    run: str

@@ -83,9 +83,30 @@ class TrainConfig(Config):
         return "bfloat16" if self.bf16 and (self.zero or self.lora) else "float32"
 
 
-class SftConfig(TrainConfig):
-    """Supervised fine-tuning on the annotated samples."""
+class ValidatedConfig(TrainConfig):
+    """Settings of a training that is validated on the rows that `sft.hold_out` sets aside."""
 
+    validate_steps: int | None = Field(None, ge=1, description="Steps between validations. Unset, there are none.")
+    keep: Literal["last", "best"] = Field(
+        "last", description="Weights to return: of the last step, or of the first with the best validation."
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Validations in a row without an improvement after which training ends. Unset, never."
+    )
+
+    @model_validator(mode="after")
+    def _is_validated(self) -> Self:
+        if self.validate_steps is None and (self.keep == "best" or self.patience is not None):
+            raise ValueError("keep and patience need validate_steps; set it")
+        return self
+
+
+class SftConfig(ValidatedConfig):
+    """Supervised fine-tuning on the annotated samples. Validation measures the loss."""
+
+    hold_out: float = Field(
+        0.0, ge=0, lt=1, description="Share of the training groups that no step trains on, for validation."
+    )
     warm_up: TrainConfig | None = Field(None, description="First phase of a tiny model: captions of one image.")
     reading: TrainConfig | None = Field(
         None, description="Second phase of a tiny model: descriptions of five images, no verdict."
@@ -125,8 +146,8 @@ class MineConfig(SampleConfig):
     hard_below: float = Field(0.5, gt=0, le=1, description="Share of right rollouts below which a sample is hard.")
 
 
-class GrpoConfig(TrainConfig, SampleConfig):
-    """HCM-GRPO (arXiv 2511.10055) on TRL's GRPO (arXiv 2402.03300)."""
+class GrpoConfig(ValidatedConfig, SampleConfig):
+    """HCM-GRPO (arXiv 2511.10055) on TRL's GRPO (arXiv 2402.03300). Validation measures exact match, greedily."""
 
     engine: EngineKind = Field("transformers", description="Engine of the rollouts. vLLM shares the GPU with training.")
     vllm_memory: float = Field(0.3, gt=0, lt=1, description="Share of the GPU's memory that vLLM takes.")

@@ -123,6 +123,11 @@ class Snapshot:
         return pa.concat_tables(tables)
 
 
+def is_held_out(group: str, share: float) -> bool:
+    """Return whether a group is among the `share` that is held out, the same in every run and of every snapshot."""
+    return int(bytes_digest(f"hold out {group}".encode())[:16], 16) < share * 2**64
+
+
 class Samples(Sequence[Sample]):
     """Samples of a snapshot. A table holds about 160 bytes of each, and its images are read from a local shard.
 
@@ -163,6 +168,13 @@ class Samples(Sequence[Sample]):
         (number, shards), windows = map(int, shard.split("/")), -(-len(self) // window)
         start, stop = (windows * end // shards * window for end in (number - 1, number))
         return start, self[start:stop]
+
+    def hold_out(self, share: float) -> "tuple[Samples, Samples]":
+        """Return the samples that may train, and those of the groups that are held out for validation."""
+        if not share:
+            return self, self[:0]
+        held_out = np.array([is_held_out(group, share) for group in self.read_column("group")], dtype=bool)
+        return self.select(np.flatnonzero(~held_out)), self.select(np.flatnonzero(held_out))
 
     def select_annotated(self) -> "Samples":
         """Return the samples with an annotated chain of thought."""

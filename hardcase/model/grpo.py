@@ -1,7 +1,7 @@
 """Train a model with HCM-GRPO on mined samples, with TRL."""
 
-from collections.abc import Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,19 @@ from trl import GRPOConfig as TrlGrpoConfig
 from trl.models.utils import unwrap_model_for_generation
 
 from hardcase.config import GrpoConfig
+from hardcase.config.base import Destination
 from hardcase.config.training import split_reward
 from hardcase.data.cases import MinedCase, judge, read_cases, write_cases
 from hardcase.lifetime import STOP
 from hardcase.model.engine import LocalEngine, generate_answers
+from hardcase.model.live import describe_rows
 from hardcase.model.mining import Weights, compute_weights
 from hardcase.model.rewards import load_reward_functions
 from hardcase.model.rows import build_lazy_dataset, build_prompt_row
 from hardcase.model.trainer import HCMGRPOTrainer
 from hardcase.model.training import build_common_arguments, build_lora_config, freeze, train
 from hardcase.model.trl_settings import build_arguments
+from hardcase.model.validation import Validation, measure_exact_match
 from hardcase.model.vllm import build_options
 from hardcase.task.reward import dpa_reward
 from hardcase.task.sample import Sample
@@ -35,11 +38,14 @@ def train_grpo(
     seed: int,
     checkpoints: Path,
     reward_files: Path | None = None,
+    held_out: Sequence[Sample] = (),
+    to: Destination | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on `samples`, with a mined case for each of them, and return the training log.
 
     Where no weight depends on mining, cases may be missing. `checkpoints` is for checkpoints and for the cases of
-    later rounds of mining, `reward_files` holds the files of `config.rewards`.
+    later rounds of mining, `reward_files` holds the files of `config.rewards`,
+    `held_out` the samples that validate it. `to` is where metrics and completions are shown.
     """
     cases = list(mined)
 
@@ -60,7 +66,7 @@ def train_grpo(
     trainer = HCMGRPOTrainer(
         model,
         reward_funcs=[
-            partial(dpa_reward, kind=config.reward, worth=config.partial_credit),
+            _reward_task(config),
             *load_reward_functions(_order_rewards(config), reward_files or checkpoints),
         ],
         args=build_grpo_arguments(config, seed, checkpoints),
@@ -73,7 +79,10 @@ def train_grpo(
         oversample=config.oversample,
         vllm_options=build_options(config, model.config, processor),
     )
-    return train(trainer, "grpo", checkpoints / STOP)
+    validation = None
+    if config.validate_steps:
+        validation = Validation(trainer, config, lambda: measure_exact_match(trainer, held_out, config))
+    return train(trainer, "grpo", checkpoints / STOP, validation, to)
 
 
 def build_grpo_arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpoConfig:
@@ -94,8 +103,21 @@ def build_grpo_arguments(config: GrpoConfig, seed: int, folder: Path) -> TrlGrpo
         "vllm_enable_sleep_mode": config.vllm_sleep,
         "scale_rewards": "none",  # the spread of a group is its difficulty: dividing by it would undo the mining
         "loss_type": "dapo",
+        "log_multimodal": False,  # it would collect the images of all processes in each step
     }
     return build_arguments(TrlGrpoConfig, own, config.trl, "grpo")
+
+
+def _reward_task(config: GrpoConfig) -> Callable[..., list[float]]:
+    """Return the reward of the task, which also tells TRL's log of completions which rows they answer."""
+
+    def reward(completions: Sequence[Any], log_extra: Callable[..., None], **columns: Any) -> list[float]:
+        for name, values in describe_rows(columns).items():
+            log_extra(name, values)
+        return dpa_reward(completions, kind=config.reward, worth=config.partial_credit, **columns)
+
+    reward.__name__ = "dpa_reward"  # under which TRL logs it
+    return reward
 
 
 def _order_rewards(config: GrpoConfig) -> list[str]:

@@ -4,16 +4,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
 from hardcase.config import SftConfig, TrainConfig
+from hardcase.config.base import Destination
 from hardcase.data.scenes import VOCABULARY
 from hardcase.lifetime import STOP
 from hardcase.model.rows import build_lazy_dataset, build_sft_row
 from hardcase.model.training import build_common_arguments, build_lora_config, freeze, train
 from hardcase.model.trl_settings import build_arguments
+from hardcase.model.validation import Validation
 from hardcase.model.warmup import NAMES, build_reading_rows, build_warm_up_rows
 from hardcase.task.prompt import build_messages
 from hardcase.task.sample import ASPECTS, Sample
@@ -38,8 +41,18 @@ def fine_tune(
     config: SftConfig,
     seed: int,
     checkpoints: Path,
+    held_out: Sequence[Sample] = (),
+    to: Destination | None = None,
 ) -> list[dict[str, Any]]:
-    """Train `model` in place, in the configured phases of warm-up and on the annotated samples; return the log."""
+    """Train `model` in place, in the configured phases of warm-up and on the annotated samples; return the log.
+
+    With `config.validate_steps` the annotated samples of `held_out` validate it. `to` is where metrics are shown.
+    """
+
+    def build_rows_of(samples: Sequence[Sample]) -> Dataset:
+        annotated = [at for at, sample in enumerate(samples) if sample.reasoning is not None]
+        return build_lazy_dataset(len(annotated), lambda index: build_sft_row(samples[annotated[index]]))
+
     log = []
     for phase, section, warm_up, build_rows in (
         ("warmup", "sft.warm_up", config.warm_up, build_warm_up_rows),
@@ -50,19 +63,19 @@ def fine_tune(
             arguments = build_sft_arguments(warm_up, seed, checkpoints / phase, section, sequential=True)
             freeze(model, warm_up)
             trainer = SFTTrainer(model, arguments, train_dataset=rows, processing_class=processor)
-            log += train(trainer, phase, checkpoints / STOP)
-    annotated = [at for at, sample in enumerate(samples) if sample.reasoning is not None]
-    rows = build_lazy_dataset(len(annotated), lambda index: build_sft_row(samples[annotated[index]]))
+            log += train(trainer, phase, checkpoints / STOP, to=to)
     arguments = build_sft_arguments(config, seed, checkpoints / "sft")
     freeze(model, config)
     trainer = SFTTrainer(
         model,
         arguments,
-        train_dataset=rows,
+        train_dataset=build_rows_of(samples),
+        eval_dataset=build_rows_of(held_out) if config.validate_steps else None,
         processing_class=processor,
         peft_config=build_lora_config(config, model, "sft"),
     )
-    return log + train(trainer, "sft", checkpoints / STOP)
+    validation = Validation(trainer, config) if config.validate_steps else None
+    return log + train(trainer, "sft", checkpoints / STOP, validation, to)
 
 
 def build_sft_arguments(

@@ -5,7 +5,6 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +20,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hardcase.config import TrainConfig
+from hardcase.config.base import Destination
 from hardcase.errors import HardcaseError, InputError
 from hardcase.lifetime import STOPPED, note_sigterm
 from hardcase.model.internvl import gather_weights
+from hardcase.model.live import Live
+from hardcase.model.validation import EXACT_MATCH, LOSS, Validation
 from hardcase.progress import report
 
 logger = logging.getLogger(__name__)
@@ -41,17 +43,18 @@ SHAPE: Final = (
 
 
 class _TrainedBefore(Exception):
-    """The checkpoint is that of the last step."""
+    """The checkpoint is that of the last step, or of one after which training ended early."""
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
     """Report progress, stop before an update that is not finite, mark checkpoints as complete, and end when asked."""
 
-    def __init__(self, trainer: Trainer, what: str, stop: Path) -> None:
-        self.trainer, self.what, self.stop, self.stopping = trainer, what, stop, False
+    def __init__(self, trainer: Trainer, what: str, stop: Path, validation: Validation | None) -> None:
+        self.trainer, self.what, self.stop, self.validation, self.stopping = trainer, what, stop, validation, False
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step >= state.max_steps:  # transformers 5.23.0, trainer.py:1831, would train a step more
+        ended = self.validation is not None and self.validation.is_exhausted(state)
+        if ended or state.global_step >= state.max_steps:  # where transformers 5.23.0 (trainer.py:1831) trains on
             raise _TrainedBefore
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -106,14 +109,21 @@ def find_last_checkpoint(folder: Path) -> Path | None:
     return max(paths - incomplete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
 
-def train(trainer: Trainer, what: str, stop: Path) -> list[dict[str, Any]]:
+def train(
+    trainer: Trainer, what: str, stop: Path, validation: Validation | None = None, to: Destination | None = None
+) -> list[dict[str, Any]]:
     """Train to the end, from the last complete checkpoint if there is one, and return the log: one dict a logged step.
 
     Afterwards the trainer's model has all weights, with adapters merged. The log is the same if training was stopped
     and resumed. Resuming with other arguments is an `InputError`. If the file `stop` exists, or at SIGTERM, the step at
-    work is finished and saved, and the process exits with 143.
+    work is finished and saved, and the process exits with 143. With `validation` training may end early.
+    `to` is where metrics are shown meanwhile.
     """
-    trainer.add_callback(_Watch(trainer, what, stop))
+    trainer.add_callback(_Watch(trainer, what, stop, validation))
+    if to and to.kind != "none":
+        trainer.add_callback(Live(trainer, to, what))
+    if validation:
+        trainer.add_callback(validation)  # after the one that completes checkpoints
     trainer.remove_callback(PrinterCallback)  # the log is returned
     with PartialState().main_process_first():
         checkpoint = find_last_checkpoint(Path(trainer.args.output_dir))
@@ -128,8 +138,13 @@ def train(trainer: Trainer, what: str, stop: Path) -> list[dict[str, Any]]:
             # Checkpoints use the hub's names of weights, which Trainer does not translate and therefore ignores.
             saved = type(trainer.model).from_pretrained(checkpoint, dtype=trainer.model.dtype)
             trainer.model.load_state_dict(saved.state_dict())
-    with note_sigterm(stop), suppress(_TrainedBefore):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with note_sigterm(stop):
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except _TrainedBefore:
+            trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+    if validation:
+        validation.restore()
     if is_peft_model(trainer.model):
         with gather_weights(trainer.model, change=True):
             trainer.model.merge_and_unload()
@@ -139,7 +154,7 @@ def train(trainer: Trainer, what: str, stop: Path) -> list[dict[str, Any]]:
             **{key: value for key, value in sorted(entry.items()) if value is not None and not key.endswith(UNSTABLE)},
         }
         for entry in trainer.state.log_history
-        if "loss" in entry
+        if {"loss", LOSS, EXACT_MATCH} & entry.keys()
     ]
 
 
@@ -149,6 +164,7 @@ def build_common_arguments(config: TrainConfig, seed: int, folder: Path) -> dict
         "output_dir": str(folder),
         "max_steps": config.steps,
         "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": config.batch_size,
         "gradient_accumulation_steps": config.accumulation,
         "learning_rate": config.learning_rate,
         "warmup_steps": config.warmup_steps,

@@ -29,13 +29,14 @@ HARD_CASES, MISSES, SIDE = 12, 8, 128
 CURVES = {
     "warmup": {"loss": "perception warm-up: loss", "mean_token_accuracy": "token accuracy"},
     "reading": {"loss": "reading five images: loss", "mean_token_accuracy": "token accuracy"},
-    "sft": {"loss": "SFT: loss", "mean_token_accuracy": "token accuracy"},
+    "sft": {"loss": "SFT: loss", "mean_token_accuracy": "token accuracy", "eval_loss": "held-out rows: loss"},
     "grpo": {
         "reward": "GRPO: mean reward",
         "frac_reward_zero_std": "groups without spread",
         "entropy": "entropy a token",
         "completions/mean_length": "completion length",
         "completions/clipped_ratio": "cut completions",
+        "eval_exact_match": "held-out rows: exact match",
     },
 }
 

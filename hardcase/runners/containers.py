@@ -29,7 +29,7 @@ from hardcase.runtime.running import LIGHT_IMAGE, TRAIN_IMAGE
 from hardcase.store.store import parse_local_path
 
 LABEL = "hardcase.home"
-PASSED = ("AWS_", "DO_NOT_TRACK", "HARDCASE_", "HF_", "MLFLOW_", "OMP_", "OPENLINEAGE_", "TOKENIZERS_")
+PASSED = ("AWS_", "DO_NOT_TRACK", "HARDCASE_", "HF_", "MLFLOW_", "OMP_", "OPENLINEAGE_", "TOKENIZERS_", "WANDB_")
 # The launcher's number means nothing to a container, and the image knows its own commit.
 WITHHELD = ("HARDCASE_LAUNCHER_PID", "HARDCASE_COMMIT", "HARDCASE_CLEAN")
 DIGEST = ("python3", "-P", "-c", "from hardcase.provenance.code import code_digest; print(code_digest())")

@@ -19,7 +19,7 @@ from hardcase.provenance.attestations import Attestation, fetch_attestation
 from hardcase.provenance.products import check_product
 from hardcase.provenance.signing import Keyring
 from hardcase.runners.display import Bars
-from hardcase.runtime.running import PROGRESS_MARK
+from hardcase.runtime.running import METRICS, PROGRESS_MARK
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import Store
 
@@ -78,7 +78,9 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
             self._sound.add(digest)
 
     def _content(self, value: Any) -> Any:
-        """Return what an attestation and those it rests on attest instead of its sha256; anything else as it is."""
+        """Return what an attestation and those before it attest instead of its sha256; a plan without its `metrics`."""
+        if isinstance(value, dict):
+            return {key: item for key, item in value.items() if key != METRICS}
         if not isinstance(value, str) or len(value) != 64:
             return value
         try:

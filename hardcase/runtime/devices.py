@@ -2,6 +2,8 @@
 
 import os
 from importlib.util import find_spec
+from netrc import NetrcParseError, netrc
+from urllib.parse import urlsplit
 
 from hardcase.config import EvaluationProfile, Profile
 from hardcase.errors import InputError
@@ -27,6 +29,24 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
+def require_board(kind: str) -> None:
+    """Refuse live metrics of a kind that is not installed, or without a login."""
+    if kind != "none" and not find_spec(kind):
+        raise InputError(f"metrics is {kind}, which is not installed; pip install {kind}, or set it to none")
+    if kind != "wandb" or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+        return
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    try:
+        known = netrc().authenticators(host)
+    except (OSError, NetrcParseError):
+        known = None
+    if not known:
+        raise InputError(
+            f"metrics is wandb, and this machine is not logged in to {host}: set WANDB_API_KEY, run `wandb login`, or "
+            "set WANDB_MODE=offline"
+        )
+
+
 def require_devices(profile: Profile | EvaluationProfile) -> None:
     """Refuse a profile for which this machine lacks devices, or that gets none on a cluster.
 
@@ -44,6 +64,8 @@ def require_devices(profile: Profile | EvaluationProfile) -> None:
             raise InputError(f"{step}.engine is vllm, which is not installed; install it, or set it to transformers")
     if not isinstance(profile, Profile) or "KUBERNETES_SERVICE_HOST" in os.environ:
         return
+    if find_spec("torch"):  # else the steps run elsewhere
+        require_board(profile.metrics)
     for step, config in (("sft", profile.sft), ("grpo", profile.grpo)):
         if config.nodes > 1 and os.environ.get("HARDCASE_TRAINER") != "local":
             raise InputError(f"{step}.nodes is {config.nodes}, and this is one machine; set it to 1, or launch it")

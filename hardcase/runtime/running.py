@@ -23,13 +23,14 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from hardcase import __version__
+from hardcase.config.base import Destination
 from hardcase.errors import HardcaseError, InputError
 from hardcase.lifetime import die_with_launcher, hold_lock
 from hardcase.provenance.attestations import Attestation
 from hardcase.provenance.openlineage import emit
 from hardcase.provenance.products import keep_product
 from hardcase.registry.runs import StepRecord, read_records, write_record
-from hardcase.runtime.devices import require_gpus
+from hardcase.runtime.devices import require_board, require_gpus
 from hardcase.runtime.materials import Work, keyring, material_of
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import Store, open_store
@@ -39,6 +40,7 @@ PROGRESS_MARK = "::progress:: "  # begins a line of JSON about progress, or abou
 TRAIN_IMAGE = f"hardcase/python-train:{__version__}"
 LIGHT_IMAGE = f"hardcase/python-light:{__version__}"
 LAST_LINES: Final = 30
+METRICS: Final = "metrics"  # where a step shows live metrics: of its plan, and of no effect on its result
 # A pod's variables as files, one each: KFP names every key of a ConfigMap or Secret in the pod's specification, which
 # the workflow keeps six times a step (docs/decisions/0010).
 MOUNTED: Final = tuple(Path("/etc/hardcase", name) for name in ("environment", "credentials", "notify"))
@@ -199,6 +201,19 @@ def read_locations() -> dict[str, str]:
     scratch = os.environ.get("HARDCASE_SCRATCH", "/scratch")
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{scratch}/mlflow.db"
     return {"store": store, "scratch": scratch, "tracking_uri": tracking_uri}
+
+
+def open_destination(plan: Mapping[str, Any]) -> Destination:
+    """Return where a training shows live metrics: in the run's folder of this machine, or on the scratch volume.
+
+    Raises:
+        InputError: a board that is not installed or not set up.
+    """
+    require_board(plan[METRICS])
+    run = os.environ.get("HARDCASE_RUN") or "run"
+    home = os.environ.get("HARDCASE_HOME")
+    folder = Path(home, "runs", run, "metrics") if home else Path(plan["scratch"], "metrics", run)
+    return Destination(kind=plan[METRICS], folder=folder, tracking_uri=plan["tracking_uri"], run=run)
 
 
 def namespace_of() -> str:

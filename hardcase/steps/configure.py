@@ -1,7 +1,7 @@
 """configure: the plan of every step of a run, from a profile and the registry's present state.
 
-A plan holds where a step works (`store`, `scratch`, `tracking_uri`), on what (`gpus`, `shards`, `nodes`), and
-`parameters`: what identifies the step's work. The step signs those, and its cached result counts for no others.
+A plan holds where a step works (`store`, `scratch`, `tracking_uri`, `metrics`), on what (`gpus`, `shards`, `nodes`),
+and `parameters`: what identifies the step's work. The step signs those, and its cached result counts for no others.
 """
 
 import json
@@ -22,7 +22,7 @@ from hardcase.provenance.openlineage import emit
 from hardcase.registry.ledger import read_ledger
 from hardcase.runtime.devices import require_devices
 from hardcase.runtime.materials import keyring
-from hardcase.runtime.running import namespace_of, noted, read_locations
+from hardcase.runtime.running import METRICS, namespace_of, noted, read_locations
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import open_store
 
@@ -31,9 +31,9 @@ PARAMETERS: Final = {
     "ingest": ("source",),
     "validate": (),
     "sft": ("seed", "model"),
-    "rollout": ("seed",),
-    "mine": (),
-    "grpo": ("seed", "reward_files"),
+    "rollout": ("seed", "hold_out"),
+    "mine": ("hold_out",),
+    "grpo": ("seed", "reward_files", "hold_out"),
     "answer": ("seed",),
     "evaluate": ("seed",),
     "drift": ("reference",),
@@ -126,7 +126,7 @@ def pin_run(profile: Profile, store: str) -> dict[str, Any]:
     config = _dump(profile)
     home = os.environ.get("HARDCASE_HOME")  # a folder that does not count as the source's, if it is inside it
     source = [profile.source, source_digest(profile.source, Path(home) if home else None)]
-    sections = {name: value for name, value in config.items() if name not in ("seed", "source", "cluster")}
+    sections = {name: value for name, value in config.items() if name not in ("seed", "source", "cluster", METRICS)}
     opened = open_store(store)
     files = {name: opened.put_object(data) for name, data in read_reward_files(profile.grpo.rewards).items()}
     rewards = opened.put_object(canonical_json(files)) if files else ""
@@ -150,7 +150,7 @@ def plan_retraining(profile: Profile, pinned: Mapping[str, Any], locations: Mapp
     `pinned` is the result of `pin_run`; `locations` holds `store`, `scratch` and `tracking_uri`.
     """
     config = _dump(profile)
-    values = {**config, **pinned}
+    values = {**config, **pinned, "hold_out": profile.sft.hold_out}
     training = max(profile.sft.processes, profile.grpo.processes)
     wanted = {
         "ingest": _divide_source(profile.cluster.ingest_shards),
@@ -159,7 +159,10 @@ def plan_retraining(profile: Profile, pinned: Mapping[str, Any], locations: Mapp
         "rollout": _divide(profile.cluster.rollout_shards, training, profile.cluster.gpu_memory),
         "answer": _divide(profile.cluster.answer_shards, training, profile.cluster.gpu_memory),
     }
-    return _plans(PARAMETERS, config, values, locations, profile.cluster.gpu_memory, wanted)
+    plans = _plans(PARAMETERS, config, values, locations, profile.cluster.gpu_memory, wanted)
+    for step in ("sft", "grpo"):
+        plans[step][METRICS] = profile.metrics
+    return plans
 
 
 def plan_evaluation(

@@ -28,16 +28,25 @@ def execute(plan: Mapping[str, Any], snapshot: str, model: str) -> str:
             model=work.input("sft_model"),
             config=MineConfig.model_validate(work.config),
             seed=work.seed,
+            hold_out=plan["parameters"]["hold_out"],
         )
         merge_completions(tables, work.outputs / "rollouts")
     return work.attestation
 
 
 def run(
-    snapshot: Path, store: str, model: Path, config: MineConfig, seed: int, shard: str, scratch: Path, rollouts: Path
+    snapshot: Path,
+    store: str,
+    model: Path,
+    config: MineConfig,
+    seed: int,
+    shard: str,
+    scratch: Path,
+    rollouts: Path,
+    hold_out: float = 0.0,
 ) -> None:
     """Write the completions of one shard (`i/n`) of the mined samples; a stopped run continues in `scratch`."""
-    train = Snapshot.open(snapshot, store).open_samples("train")
+    train, _ = Snapshot.open(snapshot, store).open_samples("train").hold_out(hold_out)
     mined = train.select(draw_mined(len(train), config.sample))
     first, samples = mined.select_shard(shard, WINDOW * config.batch_size)
     set_up_torch(seed, config.threads)
