@@ -181,8 +181,8 @@ class VllmRollouts(vllm_generation.VLLMGeneration):  # type: ignore[misc]
         for ids, seen in zip(shared, read, strict=True):
             if ids != list(seen):
                 raise HardcaseError(
-                    f"grpo: vLLM read a prompt of {len(seen)} tokens as which the trainer has {len(ids)} others; use "
-                    f"the versions of vLLM and TRL that hardcase names, or set grpo.engine to transformers"
+                    f"grpo: vLLM read a prompt of {len(seen)} tokens instead of the trainer's {len(ids)}; install the "
+                    f"versions of vLLM and TRL that hardcase names, or set grpo.engine to transformers"
                 )
         return [ids for ids in shared for _ in range(copies)], *completions
 
