@@ -38,9 +38,10 @@ run: $(READY) ## Retrain end to end on profiles/tiny.yaml; ARGS="--seed 1" and t
 
 # tests/durations.json puts the longest files first; what runs last is short.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -rs
-test: $(READY) $(if $(ARGS),,$(CHECKOV)/.ready $(AIRFLOW)/.ready) ## Run all tests, those of the DAGs too; ARGS=tests/… for some
+test: $(READY) $(if $(ARGS),,$(CHECKOV)/.ready $(AIRFLOW)/.ready $(VLLM)/.ready) ## Run all tests, those of the DAGs and with vLLM too; ARGS=tests/… for some
 	@$(if $(ARGS),$(PYTEST) $(ARGS),log=$$(mktemp) && { $(MAKE) --no-print-directory test-dags >$$log 2>&1 & } && dags=$$! && \
-	{ $(PYTEST); failed=$$?; wait $$dags || failed=1; echo 'DAGs:'; cat $$log; rm $$log; exit $$failed; })
+	{ $(PYTEST); failed=$$?; wait $$dags || failed=1; echo 'DAGs:'; cat $$log; rm $$log; \
+	echo 'vLLM:'; $(MAKE) --no-print-directory test-vllm || failed=1; exit $$failed; })
 
 TIERS := test-unit test-integration test-e2e test-compat
 test-unit: ## Run the tests of pure code and files: under two minutes on two cores

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from tests.support.machine import Machine
 LIMITS = {"unit": 120, "integration": 600, "compat": 300, "e2e": 1200, "vllm": 300, "acceptance": 1200}
 TESTS = Path(__file__).parent
 DURATIONS = TESTS / "durations.json"
+# Those of vLLM run in an environment of their own: `make test-vllm`.
+collect_ignore = [] if find_spec("vllm") else ["vllm"]
 
 # Tests start many processes. Without compiled modules each of them would compile its imports again.
 sys.dont_write_bytecode = False

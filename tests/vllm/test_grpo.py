@@ -34,7 +34,7 @@ CONFIG = GrpoConfig(
     vllm_dtype="float32",
 )
 LORA = LoraConfig(rank=4, alpha=8)
-Compare = Callable[[VllmRollouts, dict[str, Any], torch.dtype], None]
+Look = Callable[[VllmRollouts, list[list[int]], Any, Any], None]
 
 
 @pytest.fixture(autouse=True)
@@ -53,16 +53,17 @@ def own_process_group() -> Iterator[None]:
 
 
 @pytest.fixture
-def at_each_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Compare], None]:
-    """Has a function called with the rollouts of each step, before they are compared."""
-    compare = VllmRollouts.compare
+def at_each_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Look], None]:
+    """Has a function called with the prompts of each step, their images, and what vLLM completed."""
+    generate = VllmRollouts.generate
 
-    def insert(look: Compare) -> None:
-        def look_and_compare(self: VllmRollouts, rollouts: dict[str, Any], dtype: torch.dtype) -> None:
-            look(self, rollouts, dtype)
-            compare(self, rollouts, dtype)
+    def insert(look: Look) -> None:
+        def generate_and_look(self: VllmRollouts, prompts: Any, images: Any, **others: Any) -> Any:
+            result = generate(self, prompts, images, **others)
+            look(self, prompts, images, result)
+            return result
 
-        monkeypatch.setattr(VllmRollouts, "compare", look_and_compare)
+        monkeypatch.setattr(VllmRollouts, "generate", generate_and_look)
 
     return insert
 
@@ -84,16 +85,13 @@ def train(
 
 
 @torch.no_grad()
-def score(model: Any, rollouts: dict[str, Tensor], row: int) -> Tensor:
-    """Return the log-probabilities of one completion, by a plain pass over it alone; no image token is sampled."""
-    tokens = rollouts["prompt_ids"][row], rollouts["completion_ids"][row]
-    masks = rollouts["prompt_mask"][row].bool(), rollouts["completion_mask"][row].bool()
-    prompt, completion = (ids[mask] for ids, mask in zip(tokens, masks, strict=True))
-    tiles = [int((ids == model.config.image_token_id).sum()) // 4 for ids in rollouts["prompt_ids"]]
-    pixels = rollouts["pixel_values"].split(tiles)[row]
-    logits = model(input_ids=torch.cat([prompt, completion])[None], pixel_values=pixels).logits[0, len(prompt) - 1 : -1]
-    logits[:, model.config.image_token_id] = -torch.inf
-    return logits.log_softmax(-1).gather(1, completion[:, None])[:, 0]
+def score(rollouts: VllmRollouts, prompt: list[int], images: Any, completion: list[int]) -> Tensor:
+    """Return the log-probabilities of a completion, by a plain pass over it alone; no image token is sampled."""
+    model, processor = rollouts.model, rollouts.processing_class
+    pixels = processor.image_processor(images, crop_to_patches=True, return_tensors="pt")["pixel_values"]
+    logits = model(input_ids=torch.tensor([prompt + completion]), pixel_values=pixels).logits[0, len(prompt) - 1 : -1]
+    logits[:, processor.image_token_id] = -torch.inf
+    return logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
@@ -102,17 +100,19 @@ def test_log_probabilities_equal_the_trained_models_at_every_step(
     folder: Path,
     samples: list[Sample],
     tmp_path: Path,
-    at_each_step: Callable[[Compare], None],
+    at_each_step: Callable[[Look], None],
 ) -> None:
     """Two samples come back in each step, so features of images that earlier weights made would show."""
     weights: list[Tensor] = []
     differences: list[float] = []
 
-    def collect(self: VllmRollouts, rollouts: dict[str, Any], _: torch.dtype) -> None:
+    def collect(self: VllmRollouts, prompts: list[list[int]], images: Any, result: Any) -> None:
         weights.append(torch.cat([weight.detach().flatten() for weight in self.model.parameters()]))
-        for row, theirs in enumerate(rollouts["sampling_per_token_logps"]):
-            ours = score(self.model, rollouts, row)
-            differences.append(float((ours - theirs[: len(ours)]).abs().max()))
+        read, completions, scores, _ = result
+        assert read == prompts
+        for prompt, own, completion, theirs in zip(prompts, images, completions, scores, strict=True):
+            ours = score(self, prompt, own, list(completion))
+            differences.append(float((ours - torch.tensor(theirs)[:, 0]).abs().max()))
 
     at_each_step(collect)
     train(folder, samples[:2], tmp_path, lora=lora)
@@ -140,22 +140,29 @@ def test_a_prompt_is_one_request_for_all_its_completions(
 
 
 def test_an_image_that_was_not_given_is_not_drawn(
-    folder: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    samples: list[Sample],
+    tmp_path: Path,
+    at_each_step: Callable[[Look], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The model would take it for a place of features, of which there are none."""
-    drawn: list[Tensor] = []
+    drawn: list[int] = []
 
     def favour_image_token(model: Any) -> None:
         rows = model.get_input_embeddings().weight  # the output layer's too; the input has features in this place
         rows[model.config.image_token_id] = 2 * rows[model.generation_config.eos_token_id]
 
-    monkeypatch.setattr(VllmRollouts, "compare", lambda self, rollouts, dtype: drawn.append(rollouts["completion_ids"]))
+    # The model's own log-probabilities are those of a policy that draws the token.
+    monkeypatch.setattr(VllmRollouts, "compare", lambda *_: None)
+    at_each_step(lambda _, __, ___, result: drawn.extend(token for row in result[1] for token in row))
     model = train(folder, samples, tmp_path, favour_image_token, steps=1)
-    assert not (drawn[0] == model.config.image_token_id).any()
+    assert drawn
+    assert model.config.image_token_id not in drawn
 
 
 def test_training_resumes_to_the_same_bytes(
-    folder: Path, samples: list[Sample], tmp_path: Path, at_each_step: Callable[[Compare], None]
+    folder: Path, samples: list[Sample], tmp_path: Path, at_each_step: Callable[[Look], None]
 ) -> None:
     whole = train(folder, samples, tmp_path / "whole").state_dict()
     steps: list[int] = []
@@ -197,7 +204,7 @@ def test_other_weights_than_the_trained_ones_are_refused(
 
 
 def test_frozen_weights_are_the_same_bits_after_many_syncs_and_vllm_has_their_sum_with_the_adapters(
-    folder: Path, samples: list[Sample], tmp_path: Path, at_each_step: Callable[[Compare], None]
+    folder: Path, samples: list[Sample], tmp_path: Path, at_each_step: Callable[[Look], None]
 ) -> None:
     """Adding adapters to bfloat16 weights and subtracting them again rounds, and moves them a little each time."""
     before, _ = load_model(folder, dtype="bfloat16")
