@@ -1,13 +1,13 @@
 """Run vLLM: as the engine of mining and answering, and for the rollouts of GRPO.
 
 In GRPO, `VllmRollouts` differs from TRL 1.16.0 (generation/vllm_generation.py) in these points:
-- prompts: TRL passes the processor's tokens, in which images are expanded already (trainer/grpo_trainer.py:1739), and
-  vLLM 0.30.0 expands each image token again (model_executor/models/interns1.py:538; TRL issue 6294). So each
+- prompts: TRL passes the processor's tokens, in which images are expanded already (trainer/grpo_trainer.py:1737), and
+  vLLM 0.30.0 expands each image token again (model_executor/models/interns1.py:541; TRL issue 6294). So each
   `<img>…</img>` is passed as the one token that vLLM expands.
-- requests: a prompt is one request for its G completions. TRL makes G requests (line 717), each with its images.
+- requests: a prompt is one request for its G completions. TRL makes G requests (line 663), each with its images.
 - image token: it is never sampled, because it stands for an image that was not given.
-- weights: vLLM keeps features of images, which TRL leaves as they were (line 568). They are removed. Adapters are added
-  to a copy of the weights; TRL merges them into the weights and subtracts them again (line 514), which moves them.
+- weights: vLLM keeps features of images, which TRL leaves as they were (line 517). They are removed. Adapters are added
+  to a copy of the weights; TRL merges them into the weights and subtracts them again (line 448), which moves them.
 - prompts and log-probabilities that differ from those of the trainer are refused.
 """
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-# The engine in this process: tests read its weights (vllm/v1/engine/core_client.py:86).
+# The engine in this process: tests read its weights (vllm/v1/engine/llm_engine.py:162).
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-# Gigabytes of key-value cache; by default much of the machine's memory (vllm/v1/worker/cpu_worker.py:271).
+# Gigabytes of key-value cache; by default much of the machine's memory (vllm/platforms/cpu.py:300).
 os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
 # Compiling takes 20 s an engine, and a tiny model is no faster for it.
 os.environ["TORCH_COMPILE_DISABLE"], os.environ["VLLM_USE_AOT_COMPILE"] = "1", "0"
