@@ -34,10 +34,10 @@ KEYS: Final = {
     "use_vllm": "engine",
     "vllm_gpu_memory_utilization": "vllm_memory",
     "vllm_enable_sleep_mode": "vllm_sleep",
+    "activation_checkpointing": "gradient_checkpointing",
     "deepspeed": "zero",
     "num_train_epochs": "steps",
     "reward_weights": "rewards",
-    "attn_implementation": "attention",
     **{
         name: name
         for name in ("learning_rate", "warmup_steps", "weight_decay", "bf16", "gradient_checkpointing", "save_steps")

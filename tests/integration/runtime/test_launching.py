@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -21,7 +22,8 @@ from hardcase.errors import HardcaseError, InputError
 from hardcase.model.internvl import build_tiny, load_model, save_model
 from hardcase.model.sft import collect_vocabulary_texts, fine_tune
 from hardcase.model.training import find_last_checkpoint
-from hardcase.runtime.processes import in_processes, in_shards
+from hardcase.runtime.nodes import LOOPBACK
+from hardcase.runtime.processes import COMMAND, in_processes, in_shards
 from hardcase.steps.answer import run as answer
 from hardcase.steps.grpo import run
 from hardcase.steps.ingest import run as ingest
@@ -103,24 +105,34 @@ def test_two_processes_train_under_zero_and_save_safetensors(
 
 
 def test_two_processes_told_to_end_resume_to_the_same_bytes_and_one_process_does_not(
-    given: dict[str, Any], tmp_path: Path
+    given: dict[str, Any], tmp_path: Path, unused_port: int
 ) -> None:
-    settings = {"zero": 2, "steps": 5, "save_steps": 2}
+    settings = {"zero": 2, "steps": 8, "save_steps": 2}
     whole, folder = train(given, tmp_path / "whole", **settings), tmp_path / "stopped"
+    scratch = folder / "scratch"
 
-    def terminate() -> None:
-        while not (folder / "scratch" / "checkpoint-2" / "complete").exists():
+    def terminate(process: int, step: int) -> None:
+        while not (scratch / f"checkpoint-{step}" / "complete").exists():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(process, signal.SIGTERM)
 
-    threading.Thread(target=terminate, daemon=True).start()
+    threading.Thread(target=terminate, args=(os.getpid(), 2), daemon=True).start()
     with pytest.raises(SystemExit) as end:
         train(given, folder, **settings)
     assert end.value.code == 143
-    assert not (folder / "model").exists()
-    assert find_last_checkpoint(folder / "scratch") != folder / "scratch" / "checkpoint-2", "the step at work is saved"
+    assert find_last_checkpoint(scratch) != scratch / "checkpoint-2", "the step at work is saved"
     with pytest.raises(InputError, match="written with world_size 2, now 1; restore that to resume"):
         train(given, folder, **settings, processes=1)
+    # The same work as a node of a TrainJob, of which Kubernetes tells its first process.
+    job = (scratch / "job.json").read_text().replace('"processes": 1', '"processes": 2')
+    (scratch / "job.json").write_text(job)
+    place = {"NODE_RANK": "0", "NNODES": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(unused_port)}
+    environment = {**os.environ, **LOOPBACK, **{f"PET_{name}": value for name, value in place.items()}}
+    node = subprocess.Popen([*COMMAND, str(scratch / "job.json"), "node"], env=environment)
+    terminate(node.pid, 4)
+    assert node.wait(60) == 143
+    assert find_last_checkpoint(scratch) != scratch / "checkpoint-4"
+    assert not (folder / "model").exists()
     resumed = train(given, folder, **settings)
     assert all(resumed[name].equal(whole[name]) for name in whole)
 
