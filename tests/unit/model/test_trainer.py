@@ -207,9 +207,9 @@ def stopping(monkeypatch: pytest.MonkeyPatch, module: str, step: int) -> None:
     target = importlib.import_module(module)
     whole = target.train
 
-    def train(trainer: Any, *arguments: Any) -> Any:
+    def train(trainer: Any, *arguments: Any, **options: Any) -> Any:
         trainer.add_callback(Stop(step))
-        return whole(trainer, *arguments)
+        return whole(trainer, *arguments, **options)
 
     monkeypatch.setattr(target, "train", train)
 
