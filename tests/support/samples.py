@@ -25,7 +25,7 @@ def values_before(shards: int = 1) -> dict[str, Any]:
 def values_now(profile: str = "internvl3-2b", shards: int = 1) -> dict[str, Any]:
     """Return what `configure` and `fetch` give for a profile; digests are as long and as random as real ones."""
     loaded = load_profile(profile, {"cluster.rollout_shards": shards, "cluster.answer_shards": shards})
-    pinned: dict[str, Any] = {name: digest(name) for name in ("fingerprint", "champion", "reference")}
+    pinned: dict[str, Any] = {name: digest(name) for name in ("fingerprint", "champion", "reference", "reward_files")}
     pinned["source"] = ["s3://hardcase-datasets-eu/scenes/2026-11", digest("source")]
     plans = plan_retraining(loaded, pinned, {"store": STORE, "scratch": "/scratch", "tracking_uri": TRACKING})
     return {**plans, **{name: digest(name) for name in ("Output", "model")}}  # attestations
