@@ -278,10 +278,13 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         metrics = self._metrics["train" if self.model.training else "eval"]
         before = {name: len(values) for name, values in metrics.items()}
         self._batch = inputs
+        gather, pad_rows = self.accelerator.gather, self.accelerator.pad_across_processes
+        # TRL gathers a value of each row (trainer/grpo_trainer.py:3280), and processes may have unlike numbers of rows.
+        self.accelerator.gather = lambda values: gather(pad_rows(values, pad_index=math.nan))
         try:
             loss: Tensor = super()._compute_loss(model, inputs)
         finally:
-            self._batch = None
+            self._batch, self.accelerator.gather = None, gather
         if inputs.get("idle"):  # on all processes; TRL leaves NaN out of its averages (trainer/grpo_trainer.py:3312)
             for name, values in metrics.items():
                 values[before.get(name, 0) :] = [math.nan] * (len(values) - before.get(name, 0))
