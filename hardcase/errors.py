@@ -1,10 +1,16 @@
 """Define the errors: the class determines the exit code, and the message says what, where and how to fix it."""
 
+from hardcase.text import hide_passwords
+
 
 class HardcaseError(Exception):
     """A run failed: a step broke."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message without passwords."""
+        return hide_passwords(super().__str__())
 
 
 class InputError(HardcaseError):

@@ -32,18 +32,18 @@ def audited(spec: str, home: Home, keys: Sequence[Path]) -> Audit:
             return []
 
     with showing("audit"):
-        return examine(open_store(home.store, cached=False), spec, home.verifier(keys), shown)
+        return examine(open_store(home.store, cached=False, create=False), spec, home.verifier(keys), shown)
 
 
 def compared(name: str, first: str, second: str, home: Home, keys: Sequence[Path]) -> dict[str, Any]:
     """Return the differences between two versions of a model, both audited first."""
     audits = [audited(f"{name}:{number.lstrip('v:')}", home, keys) for number in (first, second)]
-    return compare_versions(open_store(home.store), *audits)
+    return compare_versions(open_store(home.store, create=False), *audits)
 
 
 def rebuild(spec: str, home: Home) -> None:
     """Write MLflow's entries and the published dossiers again from the ledger."""
-    store, keys = open_store(home.store), home.verifier()
+    store, keys = open_store(home.store, create=False), home.verifier()
     ledger = read_ledger(store, split_spec(spec), keys)
     if not ledger.moves:
         raise InputError(f"model {spec!r}: not registered in {store.uri}")
@@ -54,7 +54,8 @@ def rebuild(spec: str, home: Home) -> None:
 
 def roll_back_to(spec: str, home: Home, why: str) -> tuple[Version, bool]:
     """Make an earlier champion champion again, after it was audited; return it, and whether it was another before."""
-    store, keys, name = open_store(home.store, cached=False), home.keyring(), split_spec(spec)
+    store = open_store(home.store, cached=False, create=False)
+    keys, name = home.keyring(), split_spec(spec)
 
     def verify(version: Version) -> None:
         if first := examine(store, f"{name}:{version.number}", keys).first:

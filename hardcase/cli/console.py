@@ -1,16 +1,18 @@
 """What the commands share: options, output for people or programs, and our errors as one line and an exit code."""
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from hardcase.errors import HardcaseError
-from hardcase.text import escape_controls
+from hardcase.errors import HardcaseError, InputError
+from hardcase.text import make_printable
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 StoreUri = Annotated[
@@ -24,9 +26,14 @@ class PrintableConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """Yield the segments of what is printed."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=escape_controls(segment.text))
+            yield segment if segment.control else segment._replace(text=make_printable(segment.text))
 
 
+# Errors of a path that the user names or may change.
+NAMED: Final = {
+    getattr(errno, name)
+    for name in ("EACCES", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOENT", "ENOTDIR", "EPERM", "EROFS")
+}
 console = PrintableConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
 errors = PrintableConsole(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
@@ -41,11 +48,18 @@ def output(result: Any, as_json: bool, show: Callable[[Any], None]) -> None:
 
 @contextmanager
 def reported(as_json: bool = False) -> Iterator[None]:
-    """Report an error of ours in one line, and exit with its code."""
+    """Report an error of ours or of a file in one line, and exit with its code."""
     try:
         yield
     except HardcaseError as error:
         fail({"message": str(error), "step": None, "exit_code": error.exit_code}, as_json)
+    except OSError as error:
+        if error.filename is None:  # of a connection, say, and a fault of ours
+            raise
+        named = isinstance(error.filename, bytes | str) and error.errno in NAMED
+        remedy = "name another path, or change its permissions" if named else "free space, or repair the disk"
+        message = f"{os.fsdecode(error.filename)[:300]}: {error.strerror}; {remedy}"
+        fail({"message": message, "step": None, "exit_code": InputError.exit_code if named else 1}, as_json)
 
 
 def fail(error: dict[str, Any], as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 import typer
 
+from hardcase.cli.cron import parse_cron
 from hardcase.cli.forwarding import forward
 from hardcase.cli.package import Package, load_package, parse_parameters, replace_images
 from hardcase.cli.watching import Account, Board
@@ -36,7 +36,6 @@ from hardcase.kubeflow.launching import Order, launch_package
 from hardcase.kubeflow.watching import watch
 from hardcase.store.store import Store
 
-CRON: Final = re.compile(r"([\w*/,?-]+ ){4,5}[\w*/,?-]+", re.ASCII)
 TOKEN: Final = "HARDCASE_KFP_TOKEN"  # noqa: S105  a name
 REMEDIES: Final = {
     "host": "fix --host",
@@ -117,18 +116,6 @@ class Reach:
         said = [forward if self.port_forward else f"--host {self.host}" if self.host else ""]
         said += [f"--{name} {value}" for name, value in (("token-file", self.token_file), ("ca", self.ca)) if value]
         return " ".join(filter(None, [*said, "--in-cluster" if self.in_cluster else ""]))
-
-
-def parse_cron(text: str) -> str:
-    """Return six fields for Kubeflow, whose cron begins with the second; five are taken as every cron takes them.
-
-    Raises:
-        InputError: neither five nor six.
-    """
-    cron = " ".join(text.split())
-    if not CRON.fullmatch(cron):
-        raise InputError(f"--schedule {text!r}: not cron; say minute hour day month weekday, such as '0 3 * * 1'")
-    return cron if len(cron.split()) == 6 else f"0 {cron}"
 
 
 def build_order(

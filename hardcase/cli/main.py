@@ -1,5 +1,6 @@
 """The command line. Results go to standard output, everything else to standard error; exit codes as in the README."""
 
+import io
 import json
 import logging
 import os
@@ -69,6 +70,9 @@ def options(
 
 def main() -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an encoding without our characters is no reason to fail
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
@@ -176,7 +180,7 @@ def digest_source(
 def runs(store: OfStore = None, as_json: AsJson = False) -> None:
     """List the runs, the newest first: those of this machine's home, or those recorded in a store."""
     with reported(as_json):
-        summaries = list_runs(open_store(store, cached=False)) if store else Home.here().summaries()
+        summaries = list_runs(open_store(store, cached=False, create=False)) if store else Home.here().summaries()
         output(summaries, as_json, show.runs)
 
 
@@ -196,7 +200,7 @@ def report(
 
 def fetched_report(run_id: str, uri: str) -> Path:
     """Write the report of a run that is recorded in a store into this folder."""
-    store = open_store(uri)
+    store = open_store(uri, create=False)
     known = {run["run_id"]: run for run in list_runs(store)}
     run = next(iter(known.values()), None) if run_id == "latest" else known.get(run_id)
     if run is None:
@@ -224,6 +228,8 @@ def evaluate(
 
         home, source = Home.of_latest(store), make_absolute(source)
         spec = str(Path(model).absolute()) if Path(model).is_dir() else model
+        if spec == model:
+            open_store(home.store, create=False)
         arguments = {"model": spec, "source": source, "settings": parse_settings(settings or [])}
         outcome = run_pipeline("evaluation", arguments, home, Inputs((source, spec)), containers)
     end(outcome, as_json, partial(show.scored, folder=outcome.folder))
@@ -246,7 +252,7 @@ def screen(
         from hardcase.steps.fetch import fetch, read_configuration
 
         home = Home.of_latest(store)
-        opened, keys = open_store(home.store), home.verifier()
+        opened, keys = open_store(home.store, create=False), home.verifier()
         version = fetch(opened, keys, model, scratch / "model")
         recorded = read_configuration(opened, keys, version) if version else {}
         config = load_evaluation_profile(recorded, {"source": "", **parse_settings(settings or [])}).evaluate
@@ -292,6 +298,8 @@ def audit(
     from hardcase.cli import auditing
 
     with reported(as_json):
+        if html is not None and html.is_dir():
+            raise InputError(f"--html {html}: it is a folder; name a file")
         home = Home.of_latest(store)
         if rebuild:
             auditing.rebuild(model, home)
@@ -349,7 +357,7 @@ app.add_typer(stores, name="store")
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", hidden=True)] = True,
     older_than: Annotated[
-        float, typer.Option(min=0, help="Days; younger objects may belong to a run in progress.")
+        float, typer.Option(min=0, max=36_500, help="Days; younger objects may belong to a run in progress.")
     ] = 7,
     store: StoreUri = None,
     as_json: AsJson = False,
@@ -359,7 +367,7 @@ def gc(
         from hardcase.registry.retention import list_unreferenced
 
         home = Home.of_latest(store)
-        opened = open_store(home.store, cached=False)
+        opened = open_store(home.store, cached=False, create=False)
         objects = list_unreferenced(opened, home.verifier(), timedelta(days=older_than))
     content = [asdict(entry) | {"written": entry.written.isoformat()} for entry in objects]
     output(content, as_json, lambda _: show.unreferenced(objects))

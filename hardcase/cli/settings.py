@@ -19,7 +19,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         try:
             parsed = yaml.safe_load(value)
             json.dumps(parsed)  # a date, say, is none of a pipeline's values
-        except (yaml.YAMLError, TypeError) as error:
+        except (yaml.YAMLError, TypeError, RecursionError) as error:
             raise InputError(f"--set {setting}: the value is not YAML of plain values; quote it") from error
         values[key] = "null" if parsed is None else _drop_nulls(parsed)  # KFP's structures have no null
     return values

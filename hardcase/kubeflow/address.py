@@ -123,12 +123,14 @@ def parse_url(host: str) -> str:
         Refused: it is none.
     """
     url = (host if "://" in host else f"https://{host}").rstrip("/")
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         valid = False
-    if not valid or parts.username or re.search(r"[\s?#]", url):
+    if "@" in url:  # the message does not show the password
+        raise Refused("the host's URL names a user or a password; use a token", about="host")
+    if not valid or re.search(r"[\s?#]", url):
         example = "https://kubeflow.example/pipeline"
         raise Refused(f"{host}: not a URL of Kubeflow's API, such as {example}", about="host")
     return url.removesuffix("/apis/v2beta1")

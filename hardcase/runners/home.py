@@ -103,7 +103,7 @@ class Home:
             return self.keyring()
         trusted = [*os.environ.get("HARDCASE_TRUSTED_KEYS", "").split(os.pathsep), str(self.keys)]
         keys = read_public_keys(Path(path) for path in trusted if path and Path(path).exists())
-        if not keys and (keys := read_stored_keys(open_store(self.store))):
+        if not keys and (keys := read_stored_keys(open_store(self.store, create=False))):
             logger.warning(
                 "no key of this machine's own: trusting %s, found in the store; put the right one into %s",
                 ", ".join(keyid[:12] for keyid in keys),

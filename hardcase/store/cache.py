@@ -6,10 +6,12 @@ either read to its end or fetched again. The store verifies cached bytes like al
 
 import logging
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from hardcase.errors import InputError
 from hardcase.lifetime import hold_lock
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,13 @@ class ObjectCache:
 
 
 def open_cache() -> ObjectCache:
-    """Open this machine's cache: `$HARDCASE_CACHE` (`~/.cache/hardcase`), up to `$HARDCASE_CACHE_GB` (20)."""
+    """Open this machine's cache: `$HARDCASE_CACHE` (`~/.cache/hardcase`), up to `$HARDCASE_CACHE_GB` (20).
+
+    Raises:
+        InputError: the limit is no number.
+    """
     folder = os.environ.get("HARDCASE_CACHE") or Path.home() / ".cache" / "hardcase"
-    return ObjectCache(Path(folder), int(float(os.environ.get("HARDCASE_CACHE_GB") or 20) * 10**9))
+    limit = os.environ.get("HARDCASE_CACHE_GB") or "20"
+    if not re.fullmatch(r"\d{1,9}(\.\d*)?", limit, re.ASCII):
+        raise InputError(f"HARDCASE_CACHE_GB={limit}: no number of gigabytes; set it to 20, say")
+    return ObjectCache(Path(folder), int(float(limit) * 10**9))

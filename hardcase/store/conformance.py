@@ -58,7 +58,8 @@ def check_store(uri: str) -> list[Check]:
         ]
         return checks + (_check_claims(uri, folder) if uri.startswith("s3://") else [])
     finally:
-        _remove(objects, uri, folder)
+        with suppress(BaseError, OSError, *CLIENT_ERRORS):  # a check has failed for the same reason
+            _remove(objects, uri, folder)
 
 
 def require_conformance(uri: str, checks: list[Check]) -> None:

@@ -270,16 +270,19 @@ class Store:
             return sorted(entry["path"] for page in pages for entry in page)
 
 
-def open_store(uri: str, *, cached: bool = True) -> Store:
+def open_store(uri: str, *, cached: bool = True, create: bool = True) -> Store:
     """Open the store at `uri`.
 
     Args:
         uri: of the store.
         cached: read objects from this machine's cache where it has them, or always from the store itself.
+        create: create the folder of a local store that does not exist.
 
     Raises:
         InputError: the store cannot be opened.
     """
+    if not (create or uri.startswith("s3://") or parse_local_path(uri).is_dir()):
+        raise InputError(f"store {uri}: no such folder; run `hardcase run` first, or name another by --store")
     return Store(uri, cached=cached)
 
 
@@ -299,18 +302,27 @@ def open_objects(uri: str) -> tuple[str, ObjectStore]:
         return path.as_uri(), LocalStore(path)
     bucket, prefix = split_s3(uri)
     import boto3  # not needed for local files, and slow to import
+    from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
 
-    session = boto3.Session()
-    if session.get_credentials() is None:
-        raise InputError(f"store {uri}: no AWS credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret")
+    try:
+        session = boto3.Session()
+        if session.get_credentials() is None:
+            raise InputError(f"store {uri}: no AWS credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret")
+        client = session.client("s3", region_name=session.region_name or "us-east-1")
+    except (BotoCoreError, ValueError) as error:  # the latter of an endpoint that is no URL
+        reason = describe_error(error, "check AWS_ENDPOINT_URL")
+        raise InputError(f"store {uri}: {reason}") from error
+    endpoint, region = client.meta.endpoint_url, client.meta.region_name
+    if "@" in endpoint or not re.fullmatch("[a-z0-9-]+", region):
+        raise InputError(
+            f"store {uri}: AWS_ENDPOINT_URL is to name no user, and AWS_REGION is to be a name such as eu-central-1"
+        )
     note_use()
-    client = session.client("s3", region_name=session.region_name or "us-east-1")
-    endpoint = client.meta.endpoint_url
     return f"s3://{bucket}/{prefix}".rstrip("/"), S3Store(
         bucket,
         prefix=prefix or None,
-        region=client.meta.region_name,
+        region=region,
         credential_provider=Boto3CredentialProvider(session),
         # A bucket with Object Lock requires a checksum, and every bucket refuses an upload that does not match it.
         checksum_algorithm="SHA256",

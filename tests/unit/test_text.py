@@ -7,7 +7,7 @@ import pytest
 from rich.table import Table
 
 from hardcase.cli.console import PrintableConsole
-from hardcase.text import PrintableFormatter, escape_controls
+from hardcase.text import PrintableFormatter, make_printable
 
 HOSTILE = "\x1b]0;title\x07 \x1b[2J\x9b1A\rgone \u202egnp.exe \udcff"
 SHOWN = r"\x1b]0;title\x07 \x1b[2J\x9b1A\rgone \u202egnp.exe \udcff"
@@ -15,11 +15,11 @@ SHOWN = r"\x1b]0;title\x07 \x1b[2J\x9b1A\rgone \u202egnp.exe \udcff"
 
 @pytest.mark.parametrize("text", ["", "two\nlines\tand a tab", "日本 🫖 ü e\u0301", "C:\\o.png"])
 def test_plain_text_stays_as_it_is(text: str) -> None:
-    assert escape_controls(text) == text
+    assert make_printable(text) == text
 
 
 def test_control_characters_are_shown_not_sent() -> None:
-    assert escape_controls(HOSTILE) == SHOWN
+    assert make_printable(HOSTILE) == SHOWN
 
 
 def test_a_log_record_with_escapes_of_a_terminal_is_plain_text() -> None:

@@ -173,12 +173,17 @@ def test_file_without_a_token_is_refused_and_not_shown(content, tmp_path):
     assert "lines" not in str(refused.value)
 
 
+def test_password_in_the_host_is_refused_and_not_shown():
+    with pytest.raises(Refused, match="names a user or a password; use a token") as refused:
+        address_of("https://user:secret@kubeflow.example")
+    assert "secret" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "host",
     [
         "ftp://kubeflow.example",
         "https://",
-        "https://u:p@kubeflow.example",
         "https://a b",
         "https://h:x",
         "h?x=1",

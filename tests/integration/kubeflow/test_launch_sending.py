@@ -6,7 +6,8 @@ from dataclasses import replace
 import kfp
 import pytest
 
-from hardcase.cli.launching import parse_cron, translate
+from hardcase.cli.cron import parse_cron
+from hardcase.cli.launching import translate
 from hardcase.cli.package import load_package
 from hardcase.errors import InputError
 from hardcase.kubeflow.address import Absent, Address, Refused, Unreachable
