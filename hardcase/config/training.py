@@ -96,16 +96,23 @@ class ValidatedConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _is_validated(self) -> Self:
-        if self.validate_steps is None and (self.keep == "best" or self.patience is not None):
-            raise ValueError("keep and patience need validate_steps; set it")
+        others = (self.keep == "best", self.patience, getattr(self, "validate_tokens", None))
+        if self.validate_steps is None and any(others):
+            raise ValueError("keep, patience and validate_tokens need validate_steps; set it")
         return self
 
 
 class SftConfig(ValidatedConfig):
-    """Supervised fine-tuning on the annotated samples. Validation measures the loss."""
+    """Supervised fine-tuning on the annotated samples. Validation measures the loss, and exact match if asked for."""
 
     hold_out: float = Field(
         0.0, ge=0, lt=1, description="Share of the training groups that no step trains on, for validation."
+    )
+    validate_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens of an answer, where validation also answers greedily and exact match decides what is "
+        "best. Unset, the loss decides.",
     )
     warm_up: TrainConfig | None = Field(None, description="First phase of a tiny model: captions of one image.")
     reading: TrainConfig | None = Field(

@@ -1,7 +1,7 @@
 """Train a model with HCM-GRPO on mined samples, with TRL."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,8 @@ def train_grpo(
     )
     validation = None
     if config.validate_steps:
-        validation = Validation(trainer, config, lambda: measure_exact_match(trainer, held_out, config))
+        answer = partial(measure_exact_match, trainer, held_out, config.batch_size, config.max_new_tokens)
+        validation = Validation(trainer, config, answer)
     return train(trainer, "grpo", checkpoints / STOP, validation, to)
 
 

@@ -1,6 +1,7 @@
 """Fine-tune a model on chains of thought with TRL, after a perception warm-up where one is configured."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hardcase.lifetime import STOP
 from hardcase.model.rows import build_lazy_dataset, build_sft_row
 from hardcase.model.training import build_common_arguments, build_lora_config, freeze, train
 from hardcase.model.trl_settings import build_arguments
-from hardcase.model.validation import Validation
+from hardcase.model.validation import Validation, measure_exact_match
 from hardcase.model.warmup import NAMES, build_reading_rows, build_warm_up_rows
 from hardcase.task.prompt import build_messages
 from hardcase.task.sample import ASPECTS, Sample
@@ -74,7 +75,11 @@ def fine_tune(
         processing_class=processor,
         peft_config=build_lora_config(config, model, "sft"),
     )
-    validation = Validation(trainer, config) if config.validate_steps else None
+    validation = None
+    if config.validate_steps:
+        tokens = config.validate_tokens
+        answer = partial(measure_exact_match, trainer, held_out, config.batch_size, tokens) if tokens else None
+        validation = Validation(trainer, config, answer)
     return log + train(trainer, "sft", checkpoints / STOP, validation, to)
 
 

@@ -32,7 +32,8 @@ class Validation(TrainerCallback):  # type: ignore[misc]
 
     Args:
         trainer: its `evaluate` is replaced, so that its random numbers are those of a training without validation.
-        measure: returns the metrics, the same in every process; None takes the trainer's own, on its `eval_dataset`.
+        measure: returns exact match, the same in every process. With None the loss on the trainer's own `eval_dataset`
+            decides.
         config: of the training.
     """
 
@@ -46,17 +47,15 @@ class Validation(TrainerCallback):  # type: ignore[misc]
 
     def evaluate(self, *_: Any, **__: Any) -> Mapping[str, float]:
         """Validate and log the result; keep the weights if they are the best so far; stop without an improvement."""
-        trainer = self.trainer
+        trainer, metrics = self.trainer, dict[str, float]()
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices):
-            if self.measure is None:
-                metrics: Mapping[str, float] = self.own_evaluate()
-            else:
-                metrics = self.measure()
-                trainer.log(metrics)
-                trainer.control = trainer.callback_handler.on_evaluate(
-                    trainer.args, trainer.state, trainer.control, metrics
-                )
+            if trainer.eval_dataset is not None:
+                metrics |= self.own_evaluate()
+            if self.measure:
+                metrics |= (measured := self.measure())
+                trainer.log(measured)
+        trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
         if self.config.keep == "best" and self.find_best(trainer.state) == trainer.state.global_step:
             self._keep()
         trainer.control.should_training_stop |= self.is_exhausted(trainer.state)
@@ -114,7 +113,9 @@ class Validation(TrainerCallback):  # type: ignore[misc]
                 weight.copy_(stored[name])
 
 
-def measure_exact_match(trainer: Any, samples: Sequence[Sample], config: GrpoConfig) -> dict[str, float]:
+def measure_exact_match(
+    trainer: Any, samples: Sequence[Sample], batch_size: int, max_new_tokens: int
+) -> dict[str, float]:
     """Return the share of samples that the model in training answers exactly, greedily, each process a part of them."""
     accelerator = trainer.accelerator
     own = samples[accelerator.process_index :: accelerator.num_processes]
@@ -123,8 +124,8 @@ def measure_exact_match(trainer: Any, samples: Sequence[Sample], config: GrpoCon
             LocalEngine(model, trainer.processing_class),
             own,
             copies=1,
-            batch_size=config.batch_size,
-            max_new_tokens=config.max_new_tokens,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
             temperature=0,
             seed=0,
             what="validating",

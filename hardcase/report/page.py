@@ -29,7 +29,12 @@ HARD_CASES, MISSES, SIDE = 12, 8, 128
 CURVES = {
     "warmup": {"loss": "perception warm-up: loss", "mean_token_accuracy": "token accuracy"},
     "reading": {"loss": "reading five images: loss", "mean_token_accuracy": "token accuracy"},
-    "sft": {"loss": "SFT: loss", "mean_token_accuracy": "token accuracy", "eval_loss": "held-out rows: loss"},
+    "sft": {
+        "loss": "SFT: loss",
+        "mean_token_accuracy": "token accuracy",
+        "eval_loss": "held-out rows: loss",
+        "eval_exact_match": "held-out rows: exact match",
+    },
     "grpo": {
         "reward": "GRPO: mean reward",
         "frac_reward_zero_std": "groups without spread",

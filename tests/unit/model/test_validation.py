@@ -130,6 +130,14 @@ def test_loss_falls_on_rows_that_are_like_those_trained_on(sft: Any, tmp_path: P
     assert losses[-1] < losses[0]
 
 
+def test_sft_answers_too_where_it_is_asked_to(sft: Any, tmp_path: Path) -> None:
+    plain, _ = sft(tmp_path / "plain")
+    answered, log = sft(tmp_path / "answered", validate_steps=3, validate_tokens=8)
+    assert_equal(plain, answered)
+    for metric in ("eval_loss", "eval_exact_match"):
+        assert [entry["step"] for entry in log if metric in entry] == [3, 6]
+
+
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, alpha=8)], ids=["full", "adapters"])
 def test_the_best_weights_are_returned_where_they_are_asked_for(
     grpo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: LoraConfig | None
@@ -186,8 +194,9 @@ def test_a_killed_training_validates_on_as_if_nothing_had_happened(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"grpo.keep": "best"}, "keep and patience need validate_steps; set it"),
-        ({"sft.patience": 2}, "keep and patience need validate_steps; set it"),
+        ({"grpo.keep": "best"}, "keep, patience and validate_tokens need validate_steps; set it"),
+        ({"sft.patience": 2}, "keep, patience and validate_tokens need validate_steps; set it"),
+        ({"sft.validate_tokens": 8}, "keep, patience and validate_tokens need validate_steps; set it"),
         ({"grpo.validate_steps": 2}, "validate_steps needs held-out rows; set sft.hold_out"),
         ({"sft.validate_steps": 2}, "validate_steps needs held-out rows; set sft.hold_out"),
         ({"sft.hold_out": 1.0}, "less than 1"),
