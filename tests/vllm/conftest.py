@@ -62,9 +62,8 @@ def widen(image: bytes, tiles: int) -> bytes:
     return encode_image(decode_image(image).resize((32 * tiles, 32)), ".png")
 
 
-@pytest.fixture(scope="session")
-def samples() -> list[Sample]:
-    """Samples, every other one with a wide original."""
+def draw_samples() -> list[Sample]:
+    """Draw samples, every other one with a wide original."""
     rng = random.Random(0)
     drawn = [draw_scene(rng, aspect=ASPECTS[index % 4]) for index in range(16)]
     images = [tuple(encode_image(image, ".png") for image in scene.images) for scene in drawn]
@@ -79,6 +78,12 @@ def samples() -> list[Sample]:
         )
         for index, (scene, own) in enumerate(zip(drawn, images, strict=True))
     ]
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[Sample]:
+    """Sixteen samples."""
+    return draw_samples()
 
 
 @pytest.fixture(scope="session")

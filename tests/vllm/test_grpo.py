@@ -1,5 +1,6 @@
 """GRPO with vLLM beside the training: the prompts, the weights and the log-probabilities of both are the same."""
 
+import json
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -8,41 +9,22 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 from vllm import LLM
 from vllm.distributed import cleanup_dist_env_and_memory
 
-from hardcase.config import GrpoConfig, LoraConfig
-from hardcase.data.cases import judge
-from hardcase.data.completions import Completion
+from hardcase.config import LoraConfig
 from hardcase.errors import HardcaseError
 from hardcase.model import vllm
-from hardcase.model.grpo import train_grpo
 from hardcase.model.internvl import load_model
 from hardcase.model.vllm import VllmRollouts
+from hardcase.runtime.processes import in_processes
 from hardcase.task.sample import Sample
-
-CONFIG = GrpoConfig(
-    steps=4,
-    batch_size=8,
-    generations=4,
-    learning_rate=1e-3,
-    max_new_tokens=24,
-    threads=1,
-    save_steps=2,
-    engine="vllm",
-    vllm_dtype="float32",
-)
-LORA = LoraConfig(rank=4, alpha=8)
-Look = Callable[[VllmRollouts, list[list[int]], Any, Any], None]
+from tests.vllm.training import CONFIG, LORA, Look, find_largest_difference, reward_lengths, run, train
 
 
 @pytest.fixture(autouse=True)
 def spread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rewards that differ in each group, so that each step moves weights."""
-    monkeypatch.setattr(
-        "hardcase.model.grpo.dpa_reward", lambda completions, **_: [len(str(text)) % 7 / 7 for text in completions]
-    )
+    monkeypatch.setattr("hardcase.model.grpo.dpa_reward", reward_lengths)
 
 
 @pytest.fixture(autouse=True)
@@ -68,32 +50,6 @@ def at_each_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Look], None]:
     return insert
 
 
-def train(
-    folder: Path,
-    samples: list[Sample],
-    checkpoints: Path,
-    edit: Callable[[Any], None] = lambda model: None,
-    dtype: str = "float32",
-    **settings: Any,
-) -> PreTrainedModel:
-    model, processor = load_model(folder, dtype=dtype)
-    with torch.no_grad():
-        edit(model)
-    cases = [judge(sample.id, sample.truth, [Completion("", cut=True)], 0.5) for sample in samples]
-    train_grpo(model, processor, samples, cases, CONFIG.model_copy(update=settings), 0, checkpoints)
-    return model
-
-
-@torch.no_grad()
-def score(rollouts: VllmRollouts, prompt: list[int], images: Any, completion: list[int]) -> Tensor:
-    """Return the log-probabilities of a completion, by a plain pass over it alone; no image token is sampled."""
-    model, processor = rollouts.model, rollouts.processing_class
-    pixels = processor.image_processor(images, crop_to_patches=True, return_tensors="pt")["pixel_values"]
-    logits = model(input_ids=torch.tensor([prompt + completion]), pixel_values=pixels).logits[0, len(prompt) - 1 : -1]
-    logits[:, processor.image_token_id] = -torch.inf
-    return logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
-
-
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_log_probabilities_equal_the_trained_models_at_every_step(
     lora: LoraConfig | None,
@@ -106,19 +62,27 @@ def test_log_probabilities_equal_the_trained_models_at_every_step(
     weights: list[Tensor] = []
     differences: list[float] = []
 
-    def collect(self: VllmRollouts, prompts: list[list[int]], images: Any, result: Any) -> None:
+    def collect(self: VllmRollouts, *rollouts: Any) -> None:
         weights.append(torch.cat([weight.detach().flatten() for weight in self.model.parameters()]))
-        read, completions, scores, _ = result
-        assert read == prompts
-        for prompt, own, completion, theirs in zip(prompts, images, completions, scores, strict=True):
-            ours = score(self, prompt, own, list(completion))
-            differences.append(float((ours - torch.tensor(theirs)[:, 0]).abs().max()))
+        differences.append(find_largest_difference(self, *rollouts))
 
     at_each_step(collect)
     train(folder, samples[:2], tmp_path, lora=lora)
-    assert len(differences) == 4 * CONFIG.batch_size
+    assert len(differences) == 4
     assert not any(one.equal(other) for one, other in pairwise(weights))
     assert max(differences) < 1e-4
+
+
+@pytest.mark.parametrize(("zero", "lora"), [(2, None), (3, LORA)])
+def test_log_probabilities_are_equal_in_two_processes_that_divide_the_weights(
+    zero: int, lora: LoraConfig | None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # the work is of the tests
+    config = CONFIG.model_copy(update={"zero": zero, "lora": lora, "processes": 2, "steps": 2})
+    in_processes(run, config, tmp_path, model=folder, out=tmp_path)
+    differences = [json.loads((tmp_path / f"{process}.json").read_text()) for process in range(2)]
+    assert [len(of_process) for of_process in differences] == [2, 2]
+    assert max(map(max, differences)) < 1e-4
 
 
 def test_a_prompt_is_one_request_for_all_its_completions(
