@@ -7,6 +7,7 @@ import sys
 def main() -> None:
     """Entry point; before imports are isolated, only `os` and `sys` are imported, which no file can replace."""
     isolate_imports()
+    provide_home()
     from hardcase.cli.main import main as run_command
 
     run_command()
@@ -26,6 +27,22 @@ def isolate_imports() -> None:
             sys.path.remove(path)
     if absolute := [entry for entry in entries if entry.startswith("/")]:
         os.environ["PYTHONPATH"] = os.pathsep.join(absolute)
+
+
+def provide_home() -> None:
+    """Name a folder for caches and a user where a process has neither, as under a UID without an account.
+
+    OpenShift and `docker run --user` start processes so. Libraries ask for both, and fail without an answer.
+    """
+    import pwd
+
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        root = os.path.abspath(os.environ.get("HARDCASE_HOME") or ".hardcase")
+        if not os.access(os.environ.get("HOME", ""), os.W_OK):
+            os.environ["HOME"] = f"{root}/user"
+        os.environ.setdefault("USER", f"uid{os.getuid()}")
 
 
 if __name__ == "__main__":
