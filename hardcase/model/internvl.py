@@ -243,9 +243,11 @@ def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) 
         if PartialState().is_main_process:
             # A reader of the store holds each file in memory.
             model.save_pretrained(folder, safe_serialization=True, max_shard_size="1GB")
-            # How the tokenizer was loaded, from the hub or offline, is no property of the model.
+            # How the tokenizer was loaded, from the hub or offline, and last called is no property of the model.
             for option in ("is_local", "local_files_only"):
                 processor.tokenizer.init_kwargs.pop(option, None)
+            if backend := getattr(processor.tokenizer, "backend_tokenizer", None):
+                backend.no_padding()
             processor.save_pretrained(folder)
 
 

@@ -38,6 +38,14 @@ def test_the_same_seed_saves_the_same_bytes_and_only_safetensors(fresh_model: Bu
     assert {path.suffix for path in (tmp_path / "first").iterdir()} <= {".safetensors", ".json", ".jinja"}
 
 
+def test_a_call_of_the_tokenizer_does_not_change_the_saved_bytes(fresh_model: Build, tmp_path: Path) -> None:
+    model, processor = fresh_model()
+    for name, padding in (("left", {"padding": True, "padding_side": "left"}), ("none", {})):
+        processor.tokenizer(["A", "A B"], **padding)
+        save_model(model, processor, tmp_path / name)
+    assert path_digest(tmp_path / "left") == path_digest(tmp_path / "none")
+
+
 def test_a_local_checkpoint_goes_the_way_of_a_hub_one(fresh_model: Build, tmp_path: Path) -> None:
     save_model(*fresh_model(), tmp_path / "model")
     model, _ = load_initial_model(ModelConfig(checkpoint=str(tmp_path / "model")), [], seed=5)
