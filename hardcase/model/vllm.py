@@ -59,9 +59,9 @@ def build_options(
     return options
 
 
-def forbid_image_token(image_token: int) -> dict[str, Any]:
-    """Build the sampling parameter that keeps a model from an image that was not given."""
-    return {"logit_bias": {image_token: -100.0}}
+def forbid(token: int) -> dict[int, float]:
+    """Build the bias of logits that keeps a model from a token, such as an image's that was not given."""
+    return {token: -100.0}  # the least that vLLM takes
 
 
 class VllmEngine:
@@ -99,7 +99,7 @@ class VllmEngine:
                 temperature=temperature,
                 max_tokens=max_new_tokens,
                 seed=rng.getrandbits(62),
-                **forbid_image_token(self.image_token),
+                logit_bias=forbid(self.image_token),
             )
             for _ in prompts
         ]
@@ -131,7 +131,8 @@ class VllmRollouts(vllm_generation.VLLMGeneration):  # type: ignore[misc]
         self.generation_kwargs: dict[str, Any]
         super().__init__(*args, **kwargs)
         if hasattr(self.processing_class, "image_token_id"):
-            self.generation_kwargs.update(forbid_image_token(self.processing_class.image_token_id))
+            bias = self.generation_kwargs.get("logit_bias", {}) | forbid(self.processing_class.image_token_id)
+            self.generation_kwargs = {**self.generation_kwargs, "logit_bias": bias}
 
     def _init_vllm(self) -> None:
         if self.mode != "colocate" or not hasattr(vllm_generation, "LLM"):
@@ -176,8 +177,10 @@ class VllmRollouts(vllm_generation.VLLMGeneration):  # type: ignore[misc]
         copies = 1 if alone else num_generations
         self.generation_kwargs["n"] = copies
         shared = [list(ids) for ids in prompts[::copies]]
-        collapsed = [collapse_images(ids, self.processing_class) for ids in shared] if images else shared
-        read, *completions = super().generate(collapsed, images and images[::copies], num_generations, profiler)
+        processor, given = self.processing_class, shared
+        if images and hasattr(processor, "image_seq_length"):
+            given = [collapse_images(ids, processor) for ids in shared]
+        read, *completions = super().generate(given, images and images[::copies], num_generations, profiler)
         for ids, seen in zip(shared, read, strict=True):
             if ids != list(seen):
                 raise HardcaseError(
