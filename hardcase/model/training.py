@@ -2,9 +2,11 @@
 
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -138,7 +140,8 @@ def train(
             # Checkpoints use the hub's names of weights, which Trainer does not translate and therefore ignores.
             saved = type(trainer.model).from_pretrained(checkpoint, dtype=trainer.model.dtype)
             trainer.model.load_state_dict(saved.state_dict())
-    with note_sigterm(stop):
+    # One of several processes is asked by the file alone: torchrun sends SIGTERM when another one has failed.
+    with nullcontext() if "RANK" in os.environ else note_sigterm(stop):
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except _TrainedBefore:

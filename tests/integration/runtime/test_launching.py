@@ -137,6 +137,21 @@ def test_two_processes_told_to_end_resume_to_the_same_bytes_and_one_process_does
     assert all(resumed[name].equal(whole[name]) for name in whole)
 
 
+def test_a_process_that_dies_is_no_training_told_to_end(given: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / "dying.py").write_text(
+        "import os\n"
+        "def dying(completions, trainer_state, **columns):\n"
+        "    if os.environ['RANK'] == '1' and trainer_state.global_step == 1:\n"
+        "        os._exit(9)\n"
+        "    return [0.0] * len(completions)\n"
+    )
+    files = {"reward_files": tmp_path / "rewards"}
+    with pytest.raises(HardcaseError, match="a process ended with 1; its last lines"):
+        train({**given, **files}, tmp_path, zero=2, rewards={"dying.py:dying": 1.0})
+    assert not (tmp_path / "scratch" / "stop").exists()
+
+
 def test_processes_share_what_one_of_them_has_to_learn_from(given: dict[str, Any], tmp_path: Path) -> None:
     weights, seen = {}, {}
     for balanced in (True, False):
