@@ -140,10 +140,10 @@ def test_two_processes_told_to_end_resume_to_the_same_bytes_and_one_process_does
 def test_a_process_that_dies_is_no_training_told_to_end(given: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "rewards").mkdir()
     (tmp_path / "rewards" / "dying.py").write_text(
-        "import os\n"
+        "import os, time\n"
         "def dying(completions, trainer_state, **columns):\n"
-        "    if os.environ['RANK'] == '1' and trainer_state.global_step == 1:\n"
-        "        os._exit(9)\n"
+        "    if trainer_state.global_step == 1:\n"
+        "        os._exit(9) if os.environ['RANK'] == '1' else time.sleep(5)\n"
         "    return [0.0] * len(completions)\n"
     )
     files = {"reward_files": tmp_path / "rewards"}
