@@ -16,7 +16,7 @@ READ = re.compile(r"""environ(?:\.get\(|\.setdefault\(|\[)\s*["']([A-Z][A-Z0-9_]
 OWN = re.compile(r"\bHARDCASE_[A-Z_]*[A-Z]\b")
 CODE = ("hardcase", "components", "pipelines", "dags", "infra", "Makefile", "docs/hooks.py", "docs/reference/cli.md")
 # Set for other libraries, or given to the code by a test or an image; no user sets them.
-NOT_SETTINGS = {"CUBLAS_WORKSPACE_CONFIG", "DO_NOT_TRACK", "ENGINE", "PATH", "USER", "VERSION"}
+NOT_SETTINGS = {"CUBLAS_WORKSPACE_CONFIG", "DO_NOT_TRACK", "ENGINE", "HOME", "PATH", "USER", "VERSION"}
 
 
 def source_files() -> list[Path]:
