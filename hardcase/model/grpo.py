@@ -1,6 +1,7 @@
 """Train a model with HCM-GRPO on mined samples, with TRL."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hardcase.config.base import Destination
 from hardcase.config.training import split_reward
 from hardcase.data.cases import MinedCase, judge, read_cases, write_cases
 from hardcase.lifetime import STOP
-from hardcase.model.engine import LocalEngine, generate_answers
+from hardcase.model.engine import Engine, LocalEngine, generate_answers
 from hardcase.model.live import describe_rows
 from hardcase.model.mining import Weights, compute_weights
 from hardcase.model.rewards import load_reward_functions
@@ -126,6 +127,18 @@ def _order_rewards(config: GrpoConfig) -> list[str]:
     return sorted(config.rewards, key=split_reward)
 
 
+@contextmanager
+def _open_engine(trainer: HCMGRPOTrainer) -> Iterator[Engine]:
+    """Yield the engine of the rollouts with the weights in training; all processes enter."""
+    rollouts = trainer.vllm_generation if trainer.use_vllm else None
+    if rollouts and rollouts.mode == "colocate" and rollouts.tensor_parallel_size == 1:
+        with rollouts.open_engine() as engine:
+            yield engine
+    else:  # a vLLM that several processes share answers no prompts of one
+        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
+            yield LocalEngine(model, trainer.processing_class)
+
+
 def _mine_again(
     trainer: HCMGRPOTrainer, samples: Sequence[Sample], config: GrpoConfig, seed: int, file: Path
 ) -> list[MinedCase]:
@@ -136,12 +149,13 @@ def _mine_again(
     if not file.exists():
         accelerator = trainer.accelerator
         own = samples[accelerator.process_index :: accelerator.num_processes]
-        with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model:
+        rows = config.batch_size * (config.accumulation if trainer.use_vllm else 1)  # vLLM has room for a step's
+        with _open_engine(trainer) as engine:
             rollouts = generate_answers(
-                LocalEngine(model, trainer.processing_class),
+                engine,
                 own,
                 copies=config.generations,
-                batch_size=max(1, config.batch_size // config.generations),
+                batch_size=max(1, rows // config.generations),
                 max_new_tokens=config.max_new_tokens,
                 temperature=config.temperature,
                 seed=seed,

@@ -81,6 +81,15 @@ class VllmEngine:
         options = build_options(config, described, self.processor) | options
         self.llm = vllm.LLM(model=str(model), seed=seed, enable_prefix_caching=True, **options)
 
+    @classmethod
+    def share(cls, llm: Any, processor: Any) -> "VllmEngine":
+        """Return an engine around a running vLLM."""
+        import vllm
+
+        engine = cls.__new__(cls)
+        engine.vllm, engine.llm, engine.processor, engine.image_token = vllm, llm, processor, processor.image_token_id
+        return engine
+
     def prepare(self, samples: Sequence[Sample]) -> Any:
         """Build vLLM's prompts."""
         return [
@@ -188,6 +197,17 @@ class VllmRollouts(vllm_generation.VLLMGeneration):  # type: ignore[misc]
                     f"versions of vLLM and TRL that hardcase names, or set grpo.engine to transformers"
                 )
         return [ids for ids in shared for _ in range(copies)], *completions
+
+    @contextmanager
+    def open_engine(self) -> Iterator[VllmEngine]:
+        """Yield an engine with the weights in training; all processes enter."""
+        self.sync_weights()
+        if self.enable_sleep_mode:
+            self.llm.wake_up(tags=["kv_cache"])
+        yield VllmEngine.share(self.llm, self.processing_class)
+        if self.enable_sleep_mode:
+            self.llm.sleep(level=2)
+            self._llm_weights_sleeping = True
 
     def compare(self, rollouts: dict[str, Any], dtype: torch.dtype) -> None:
         """Refuse the first rollouts if their log-probabilities differ from the trainer's, whose weights are `dtype`.

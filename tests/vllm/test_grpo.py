@@ -13,10 +13,11 @@ from vllm import LLM
 from vllm.distributed import cleanup_dist_env_and_memory
 
 from hardcase.config import LoraConfig
+from hardcase.data.cases import read_cases
 from hardcase.errors import HardcaseError
 from hardcase.model import vllm
 from hardcase.model.internvl import load_model
-from hardcase.model.vllm import VllmRollouts
+from hardcase.model.vllm import VllmEngine, VllmRollouts
 from hardcase.runtime.processes import in_processes
 from hardcase.task.sample import Sample
 from tests.vllm.training import CONFIG, LORA, Look, find_largest_difference, reward_lengths, run, train
@@ -142,6 +143,22 @@ def test_training_resumes_to_the_same_bytes(
     resumed = train(folder, samples, tmp_path / "stopped").state_dict()
     assert len(steps) == 6, "steps 1 to 4, then 3 and 4"
     assert all(weight.equal(resumed[name]) for name, weight in whole.items())
+
+
+def test_a_later_round_mines_with_vllm_and_the_weights_in_training(
+    folder: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    sync, complete = VllmRollouts.sync_weights, VllmEngine.complete
+    monkeypatch.setattr(VllmRollouts, "sync_weights", lambda self: (calls.append("sync"), sync(self)))
+    monkeypatch.setattr(VllmEngine, "complete", lambda *given: (calls.append("complete"), complete(*given))[1])
+    train(folder, samples, tmp_path, rounds=2, hard_share=0.5)
+    batches = -(-len(samples) // (CONFIG.batch_size // CONFIG.generations))
+    assert calls.count("complete") == batches
+    assert calls[calls.index("complete") - 1] == "sync"
+    mined = read_cases(tmp_path / "mined-1.parquet")
+    assert [case.id for case in mined] == [sample.id for sample in samples]
+    assert {len(case.answers) for case in mined} == {CONFIG.generations}
 
 
 def test_the_prompts_of_stock_trl_are_refused(
