@@ -100,10 +100,11 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: BENCHES = $(or $(ARGS),grpo_% flops_% store_% workflow_%)
+bench: BENCHES = $(or $(ARGS),grpo_% flops_% decode_% store_% workflow_%)
 bench: $(READY) ## Measure against baselines; results in benchmarks/results/; ARGS=ingest_scale for half an hour of ingest
-	@$(if $(filter-out flops_% ingest_% store_% workflow_%,$(BENCHES)),$(BIN)/python benchmarks/grpo_speed.py $(filter-out flops_% ingest_% store_% workflow_%,$(ARGS)))
+	@$(if $(filter-out flops_% decode_% ingest_% store_% workflow_%,$(BENCHES)),$(BIN)/python benchmarks/grpo_speed.py $(filter-out flops_% decode_% ingest_% store_% workflow_%,$(ARGS)))
 	@$(if $(filter flops_%,$(BENCHES)),$(BIN)/python benchmarks/flops.py)
+	@$(if $(filter decode_%,$(BENCHES)),$(BIN)/python benchmarks/decode_ahead.py)
 	@$(if $(filter ingest_%,$(BENCHES)),$(BIN)/python benchmarks/ingest_scale.py --full)
 	@$(if $(filter workflow_%,$(BENCHES)),$(BIN)/python benchmarks/workflow_size.py)
 	@$(if $(filter store_%,$(BENCHES)),$(BIN)/python benchmarks/store_throughput.py $(filter store_%,$(ARGS)))
