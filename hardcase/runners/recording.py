@@ -31,7 +31,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
 
     def __init__(self, root: Path, bars: Bars, store: Store, keys: Keyring) -> None:
         super().__init__(str(root))
-        self._bars, self._store, self._keys = bars, store, keys
+        self._bars, self._store, self._keys, self._home = bars, store, keys, root.parent
         self._links = dict[str, Attestation]()  # by sha256 of their attestations
         self._chains = dict[str, str]()  # digest of all that was attested up to an attestation, by its sha256
         self._sound = set[str]()  # sha256 of attestations that rest on none that is lost
@@ -78,11 +78,16 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
             self._sound.add(digest)
 
     def _content(self, value: Any) -> Any:
-        """Return what an attestation and those before it attest instead of its sha256; a plan without its `metrics`."""
+        """Return what an attestation and those before it attest instead of its sha256; a plan without its `metrics`.
+
+        Addresses in the home are told from others, but not where the home is: it may be moved or copied.
+        """
         if isinstance(value, dict):
-            return {key: item for key, item in value.items() if key != METRICS}
-        if not isinstance(value, str) or len(value) != 64:
+            return {key: self._content(item) for key, item in value.items() if key != METRICS}
+        if not isinstance(value, str):
             return value
+        if len(value) != 64:
+            return value.replace(self._home.as_uri(), "file:~").replace(str(self._home), "~")
         try:
             return self._describe_chain(value)
         except HardcaseError:
