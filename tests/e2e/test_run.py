@@ -16,6 +16,7 @@ from hardcase.compiled import list_steps
 from hardcase.store.store import object_name
 from tests.support.hostile import HostileFolder
 from tests.support.killing import kill, leftovers, moments
+from tests.support.machine import Machine
 
 STEPS = list_steps("retraining")
 
@@ -70,6 +71,14 @@ def test_what_was_altered_is_made_anew_and_only_that(machine, first, what):
     rest = ["grpo", "answer", "evaluate", "drift"] if what == "attestation" else []
     assert anew == ["mine", *rest]
     assert again["model"] == first["model"]
+
+
+def test_copied_home_serves_its_cache(machine, first, tmp_path):
+    shutil.copytree(machine.home, tmp_path / "copied home", symlinks=True)
+    again = Machine(tmp_path / "copied home").run()
+    assert again["model"]["digest"] == first["model"]["digest"]
+    trained = ("ingest", "validate", "sft", "rollout", "mine", "grpo", "answer")
+    assert all(again["steps"][name]["cached"] for name in trained)
 
 
 def test_lost_shard_is_made_anew(machine, first):

@@ -14,12 +14,13 @@ from trl import GRPOTrainer
 from hardcase.config import Attention
 from hardcase.errors import InputError
 from hardcase.model.groups import Batch
-from hardcase.model.internvl import set_attention
+from hardcase.model.internvl import load_model, save_model, set_attention
 from hardcase.model.trainer import HCMGRPOTrainer
 from hardcase.model.training import train
 from hardcase.task.sample import Sample
 from tests.support.training import (
     Build,
+    assert_equal,
     assert_loss_equals_trls,
     batch_of,
     by_length,
@@ -247,3 +248,20 @@ def test_correction_for_vllm_is_trls_without_a_pass_of_its_own(
         batches["ours"]["importance_sampling_ratio"], batches["stock"]["importance_sampling_ratio"]
     )
     assert batches["ours"]["importance_sampling_ratio"].unique().numel() > 1
+
+
+def test_a_reference_equal_to_the_model_moves_no_weight(
+    fresh_model: Build, samples: list[Sample], tmp_path: Path
+) -> None:
+    save_model(*fresh_model(), tmp_path / "model")  # TRL loads the reference from there
+    trainer = trainer_of(
+        HCMGRPOTrainer,
+        lambda: load_model(tmp_path / "model"),
+        samples,
+        tmp_path,
+        {"beta": 0.1, "max_steps": 2, "gradient_accumulation_steps": 2},
+    )
+    trainer.reward_funcs[0] = lambda prompts, **_: [0.0] * len(prompts)
+    before = weights_of(trainer.model)
+    trainer.train()
+    assert_equal(before, weights_of(trainer.model))
