@@ -21,7 +21,7 @@ from hardcase.provenance.signing import Keyring
 from hardcase.runners.display import Bars
 from hardcase.runtime.running import METRICS, PROGRESS_MARK
 from hardcase.store.digest import bytes_digest, canonical_json
-from hardcase.store.store import Store
+from hardcase.store.store import DIGEST, Store
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
             return {key: self._content(item) for key, item in value.items() if key != METRICS}
         if not isinstance(value, str):
             return value
-        if len(value) != 64:
+        if not DIGEST.fullmatch(value):
             return value.replace(self._home.as_uri(), "file:~").replace(str(self._home), "~")
         try:
             return self._describe_chain(value)
