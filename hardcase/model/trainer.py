@@ -94,9 +94,10 @@ class HCMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             super().__init__(*args, **kwargs)
         self._shares_prompts = self._can_share("prompts", self._find_prompt_obstacle())
         # The reference rounds as the model does, or a KL term would train on the difference.
-        for config in [model.config.get_text_config() for model in (self.model, self.ref_model) if model is not None]:
-            if self._shares_prompts and config._attn_implementation == "sdpa":
-                config._attn_implementation = BY_PARTS
+        for model in filter(None, (self.model, self.ref_model)):
+            text = self.accelerator.unwrap_model(model).config.get_text_config()
+            if self._shares_prompts and text._attn_implementation == "sdpa":
+                text._attn_implementation = BY_PARTS
         self._shares_rollouts = self._shares_prompts and self._can_share("rollouts", self._find_rollout_obstacle())
         # Otherwise completions without an advantage have a part in the loss, or its scale depends on their number.
         self._leaves_out = (

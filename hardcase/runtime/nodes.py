@@ -24,6 +24,7 @@ from hardcase.lifetime import die_with_parent
 LAST_LINES: Final = 20
 NodeKind = Literal["training", "ingest"]
 SECONDS_BETWEEN: Final = 0.5
+SECONDS_OF_LAST_LINES: Final = 10
 LOOPBACK: Final = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
@@ -78,6 +79,7 @@ def _train_locally(command: Sequence[str], nodes: int, name: str) -> str:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # The SDK stops a job only when that prints something: nodes watch a process instead, which ends with this one.
     life = subprocess.Popen(["sleep", "infinity"], preexec_fn=die_with_parent)  # noqa: PLW1509
+    show = threading.Thread(target=lambda: list(client.get_job_logs(names[0], follow=True)), daemon=True)
     try:
         for rank, node in enumerate(names):
             own = {**shared, "PET_NODE_RANK": rank, "HARDCASE_LAUNCHER_PID": life.pid}
@@ -89,7 +91,7 @@ def _train_locally(command: Sequence[str], nodes: int, name: str) -> str:
             client.train(runtime, trainer=trainer, options=[Name(name=node)])
             client.wait_for_job_status(node, {"Running", "Complete", "Failed"}, timeout=60, polling_interval=1)
             os.chdir(here)  # the SDK changes it
-        threading.Thread(target=lambda: list(client.get_job_logs(names[0], follow=True)), daemon=True).start()
+        show.start()
         while True:
             states = {node: client.get_job(node).status for node in names}
             if failed := next((node for node, state in states.items() if state == "Failed"), ""):
@@ -101,4 +103,6 @@ def _train_locally(command: Sequence[str], nodes: int, name: str) -> str:
     finally:
         life.kill()
         life.wait()
+        if show.is_alive():
+            show.join(SECONDS_OF_LAST_LINES)
         _remove_folders(name)
