@@ -80,7 +80,7 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
     def _content(self, value: Any) -> Any:
         """Return what an attestation and those before it attest instead of its sha256; a plan without its `metrics`.
 
-        Addresses in the home are told from others, but not where the home is: it may be moved or copied.
+        Addresses in the home count, but not where the home is: it may be moved or copied.
         """
         if isinstance(value, dict):
             return {key: self._content(item) for key, item in value.items() if key != METRICS}
