@@ -140,6 +140,7 @@ def count_step(kind: type[GRPOTrainer], spread: int) -> dict[str, float]:
     trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
     trainer.current_gradient_accumulation_steps = PASSES
     trainer.use_vllm, trainer.vllm_generation = True, Mock()
+    trainer.accelerator.pad_across_processes = lambda values, **_: values  # would ask for sizes of a tensor's data
     answer, unlikely = [20] * COMPLETION, [0.0] * COMPLETION
     trainer._generate_single_turn = lambda ids, *_, **__: ([answer for _ in ids], [unlikely for _ in ids])
     for _ in range(PASSES):
