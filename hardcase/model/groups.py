@@ -25,17 +25,14 @@ ROUNDING: Final = 1e-6  # an advantage below it is the rounding error of a mean 
 def take(batch: Batch, rows: Tensor) -> Batch:
     """Return a batch of some rows, its completions cut to the longest of them."""
     groups, group = torch.unique(batch["group"][rows], return_inverse=True)
-    full = batch["completion_ids"].size(1)
-    width = max(1, int(batch["completion_mask"][rows].sum(1).max()))
-    taken: Batch = {}
-    for key, value in batch.items():
-        if isinstance(value, Tensor) and value.ndim:
-            chosen = value[rows]
-            of_completion = value.ndim == 2 and value.size(1) == full and not key.startswith("prompt")
-            taken[key] = chosen[:, :width] if of_completion else chosen
-        else:
-            taken[key] = value
-    return {**taken, "group": group, "pixel_values": [batch["pixel_values"][number] for number in groups.tolist()]}
+    taken = {
+        key: value[rows] if isinstance(value, Tensor) and value.ndim else value
+        for key, value in batch.items()
+        if key != "pixel_values"
+    }
+    pixels = [batch["pixel_values"][number] for number in groups.tolist()]
+    width = max(1, int(taken["completion_mask"].sum(1).max()))
+    return {**_cut(taken, width), "group": group, "pixel_values": pixels}
 
 
 def join(batches: Sequence[Batch], padding: int) -> Batch:
@@ -91,10 +88,7 @@ def build_idle_batch(batch: Batch, image_token: int, image_tokens: int) -> Batch
     prompt = idle["prompt_ids"][0, own]
     end = int((prompt == image_token).nonzero()[image_tokens - 1, 0]) + 1
     idle["prompt_ids"], idle["prompt_mask"] = prompt[None, :end], own.new_ones(1, end, dtype=torch.long)
-    full = idle["completion_ids"].size(1)
-    for key, value in idle.items():
-        if isinstance(value, Tensor) and value.ndim == 2 and value.size(1) == full and not key.startswith("prompt"):
-            idle[key] = value[:, :1]
+    idle = _cut(idle, 1)
     if "sampling_per_token_logps" in idle:  # those of another prompt: TRL's mark of an unknown value
         idle["sampling_per_token_logps"] = torch.full_like(idle["sampling_per_token_logps"], torch.nan)
     return {
@@ -103,6 +97,17 @@ def build_idle_batch(batch: Batch, image_token: int, image_tokens: int) -> Batch
         "advantages": torch.zeros_like(idle["advantages"]),
         "pixel_values": [idle["pixel_values"][0][:1]],
     }
+
+
+def _cut(batch: Batch, width: int) -> Batch:
+    """Return the batch with the first `width` tokens of its completions."""
+    full = batch["completion_ids"].size(1)
+    per_token = {
+        key
+        for key, value in batch.items()
+        if isinstance(value, Tensor) and value.ndim == 2 and value.size(1) == full and not key.startswith("prompt")
+    }
+    return {key: value[:, :width] if key in per_token else value for key, value in batch.items()}
 
 
 def _number(batch: Batch) -> range:

@@ -1,5 +1,6 @@
 """Trainers of TRL and ours on a small model, and what to compare of them."""
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,12 @@ from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 
 from hardcase.data.images import decode_image
-from hardcase.data.scenes import encode_image
+from hardcase.data.scenes import draw_scene, encode_image
 from hardcase.model.groups import Batch, take
 from hardcase.model.rows import build_lazy_dataset, build_prompt_row
 from hardcase.model.trainer import HCMGRPOTrainer
 from hardcase.task.reward import dpa_reward
-from hardcase.task.sample import Sample
+from hardcase.task.sample import ASPECTS, Sample
 
 Build = Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
 
@@ -118,3 +119,20 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 def rows_of(samples: list[Sample], copies: int) -> list[dict[str, Any]]:
     return [build_prompt_row(sample) for sample in samples for _ in range(copies)]
+
+
+def draw_samples(count: int) -> list[Sample]:
+    """Drawn samples, the aspects in turn, each in a group of its own."""
+    rng = random.Random(0)
+    drawn = [draw_scene(rng, aspect=ASPECTS[index % 4]) for index in range(count)]
+    return [
+        Sample(
+            id=f"s{index}",
+            aspect=scene.aspect,
+            truth=frozenset(scene.truth),
+            reasoning=scene.reasoning,
+            group=f"g{index}",
+            images=tuple(encode_image(image, ".png") for image in scene.images),
+        )
+        for index, scene in enumerate(drawn)
+    ]

