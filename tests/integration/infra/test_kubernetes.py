@@ -215,6 +215,22 @@ def test_policies_open_named_ports_only_and_never_the_metadata_of_nodes(overlay:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_find_hosts_through_coredns_and_through_a_cache_on_the_node(overlay: str) -> None:
+    """NodeLocal DNSCache runs in the node's network, where no selector of pods matches it."""
+    for namespace in NAMESPACES:
+        (policy,) = (
+            each["spec"]
+            for each in of(overlay, "NetworkPolicy")
+            if (each["metadata"]["namespace"], each["metadata"]["name"]) == (namespace, "dns")
+        )
+        assert policy["podSelector"] == {}, "for every pod"
+        (rule,) = policy["egress"]
+        assert {(port["port"], port["protocol"]) for port in rule["ports"]} == {(53, "UDP"), (53, "TCP")}
+        blocks = {peer["ipBlock"]["cidr"] for peer in rule["to"] if "ipBlock" in peer}
+        assert blocks == {"169.254.20.10/32", "172.20.0.10/32"}, namespace
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_listens_is_reached_by_a_policy_of_its_namespace(overlay: str) -> None:
     """A policy whose selector matches no pod opens nothing, and nobody notices until it is needed."""
     ours = {"mlflow": {"mlflow", "postgres"}, "monitoring": {"run-exporter"}}
