@@ -24,7 +24,8 @@ def retraining(
 
     Args:
         profile: How to retrain: tiny and smoke learn drawn scenes without a GPU, internvl3-2b trains the real model.
-        source: Where the samples are: s3://bucket/prefix, snapshot:ID or procedural://…; empty for the profile's own.
+        source: Where the samples are: s3://bucket/prefix, several of these with spaces between, snapshot:ID or
+            procedural://…; empty for the profile's own.
         seed: Of everything that is drawn.
         settings: Keys of the profile to change, such as {"sft.steps": 500}.
     """

@@ -25,6 +25,7 @@ from hardcase.cli.settings import parse_settings
 from hardcase.compiled import FOLDER
 from hardcase.config import Profile, load_evaluation_profile, load_profile
 from hardcase.data.listing import source_digest
+from hardcase.data.source import split_sources
 from hardcase.errors import InputError
 from hardcase.lifetime import exit_on_sigterm, temporary_folder, tie_children
 from hardcase.provenance.code import ROOT
@@ -102,7 +103,9 @@ def read_profile(
 @app.command()
 def run(
     profile: ProfileName = "tiny",
-    source: Annotated[str | None, typer.Option(help="Where the samples are; the profile's by default.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="URI or path of the samples, or several URIs; the profile's by default.")
+    ] = None,
     settings: Settings = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.")] = None,
     store: StoreUri = None,
@@ -119,7 +122,7 @@ def run(
         hub = bool(checkpoint) and not Path(checkpoint).exists()
         rewards = [name.rpartition(":")[0] for name in chosen.grpo.rewards if name.startswith("/")]
         boards = ["https://api.wandb.ai"] if chosen.metrics == "wandb" else []
-        inputs = Inputs((chosen.source, arguments["profile"], checkpoint, *rewards, *boards), hub)
+        inputs = Inputs((*split_sources(chosen.source), arguments["profile"], checkpoint, *rewards, *boards), hub)
         outcome = run_pipeline("retraining", arguments, Home.here(store), inputs, containers)
         resolved = yaml.safe_dump(chosen.model_dump(mode="json", by_alias=True), sort_keys=False)
         write_atomically(outcome.folder / "config.yaml", resolved.encode())
@@ -145,7 +148,7 @@ def end(outcome: "Outcome", as_json: bool, show_result: Callable[[Any], None]) -
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Option(help="Where the samples are.")],
+    source: Annotated[str, typer.Option(help="URI or path of the samples, or several URIs with spaces between.")],
     profile: ProfileName = "tiny",
     settings: Settings = None,
     store: StoreUri = None,
@@ -169,9 +172,10 @@ def digest_source(
     """Say what a source holds without reading it: another digest, other data; none where its URI says it all."""
     with reported(as_json):
         named = make_absolute(source)
-        by_path = named.startswith("file://") or ("://" not in named and not named.startswith("snapshot:"))
-        if by_path and not parse_local_path(named).exists():
-            raise InputError(f"source {source}: it does not exist; name a folder, a manifest or a URI")
+        for each in split_sources(named):
+            by_path = each.startswith("file://") or ("://" not in each and not each.startswith("snapshot:"))
+            if by_path and not parse_local_path(each).exists():
+                raise InputError(f"source {each}: it does not exist; name a folder, a manifest or a URI")
         digest = source_digest(named, Home.here().root)
     typer.echo(json.dumps({"source": named, "digest": digest}) if as_json else digest)
 
@@ -231,7 +235,7 @@ def evaluate(
         if spec == model:
             open_store(home.store, create=False)
         arguments = {"model": spec, "source": source, "settings": parse_settings(settings or [])}
-        outcome = run_pipeline("evaluation", arguments, home, Inputs((source, spec)), containers)
+        outcome = run_pipeline("evaluation", arguments, home, Inputs((*split_sources(source), spec)), containers)
     end(outcome, as_json, partial(show.scored, folder=outcome.folder))
 
 

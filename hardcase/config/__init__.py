@@ -209,7 +209,7 @@ class Profile(GeneratingConfig):
     """One way to retrain: the configuration of every step."""
 
     seed: Seed = Field(0, description="Seed of everything that is random.")
-    source: str = Field(description="URI or path of the samples.")
+    source: str = Field(description="URI or path of the samples, or several URIs with spaces between them.")
     metrics: BoardKind = Field(
         "tensorboard", description="Where training shows metrics while it runs. It changes no result."
     )

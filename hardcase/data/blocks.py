@@ -9,7 +9,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -64,14 +64,19 @@ class BlockReader(NamedTuple):
     folder: Path
     shard_bytes: int
     store: str  # where shards are uploaded at once; empty where they stay in `folder` until the source is accepted
+    # Of the manifests before this one, and what makes the ids of this one differ from theirs.
+    blocks_before: int = 0
+    rows_before: int = 0
+    prefix: str = ""
 
     def read(self, block: Block) -> Path:
         """Write the table and the shards of a block, unless an earlier process did, and return the table's path."""
-        table = self.folder / f"{block.number}.parquet"
+        number = self.blocks_before + block.number
+        table = self.folder / f"{number}.parquet"
         if not table.exists():
-            source, shards = Source(self.manifest), _Shards(self, block.number)
+            source, shards = Source(self.manifest), _Shards(self, number)
             ahead = AHEAD if isinstance(self.files, RemoteFiles) else 0
-            rows = map_ahead(self._fetch, source.read_block(block), ahead)
+            rows = map_ahead(self._fetch, map(self._number, source.read_block(block)), ahead)
             written = [self._measure(row, contents, shards) for row, contents in rows]
             shards.close()
             details = BlockDetails(shards.written, sorted(source.unknown_keys), source.split_named, source.group_named)
@@ -80,6 +85,11 @@ class BlockReader(NamedTuple):
             pq.write_table(pa.Table.from_pylist(written, schema), draft)
             sync(draft).replace(table)
         return table
+
+    def _number(self, row: Row | BadRow) -> Row | BadRow:
+        """Return a row with its number and id among those of all manifests."""
+        among: dict[str, Any] = {"row": self.rows_before + row.row, "id": row.id and self.prefix + row.id}
+        return replace(row, **among)
 
     def _fetch(self, row: Row | BadRow) -> tuple[Row | BadRow, list[bytes]]:
         if isinstance(row, BadRow):

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hardcase.data.files import split_manifest
-from hardcase.data.source import MANIFESTS
+from hardcase.data.source import MANIFESTS, split_sources
 from hardcase.errors import InputError
 from hardcase.store.control import CLIENT_ERRORS, open_bucket
-from hardcase.store.digest import canonical_json, path_digest
+from hardcase.store.digest import bytes_digest, canonical_json, path_digest
 from hardcase.store.s3_errors import describe_error
 from hardcase.store.store import parse_local_path
 
@@ -19,8 +19,11 @@ def source_digest(source: str, excluded: Path | None = None) -> str:
 
     It is the sha256 over path, size and modification time of local files but those in `excluded`, or over key, size and
     ETag on S3. A local manifest counts by its content, because it may be a link to another file. The digest is empty
-    for a procedural source or a stored snapshot, whose URI identifies the content.
+    for a procedural source or a stored snapshot, whose URI identifies the content. Several sources have one digest.
     """
+    if len(sources := split_sources(source)) > 1:
+        digests = [source_digest(each, excluded) for each in sources]
+        return bytes_digest(canonical_json(digests)) if any(digests) else ""
     if source.startswith("s3://"):
         parts = _list_objects(split_manifest(source)[0])
     elif source.startswith("snapshot:") or ("://" in source and not source.startswith("file://")):

@@ -38,6 +38,8 @@ SPECIAL: Final = re.compile(r"<\|[^|<>\s]+\|>|</?(?:img|quad|ref|box|s)>|<(?:IMG
 SURROGATE: Final = re.compile("[\ud800-\udfff]")
 MANIFESTS: Final = ("manifest.jsonl", "manifest.parquet")
 SUFFIXES: Final = (".jsonl", ".parquet")
+STORED: Final = "snapshot:"
+URI: Final = re.compile("(s3|procedural|file)://|snapshot:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,20 @@ class Block(NamedTuple):
     first: int  # physical line, or Parquet row, of its first row, from 1
     rows: int  # at most; blank lines count
     offset: int  # of its first line in bytes; 0 in Parquet
+
+
+def split_sources(source: str) -> list[str]:
+    """Return the sources that a text names: several URIs with spaces between them, or one source, spaces included.
+
+    Raises:
+        InputError: a stored snapshot is among several.
+    """
+    sources = source.split()
+    if len(sources) == 1 or not all(map(URI.match, sources)):
+        return [source]
+    if any(each.startswith(STORED) for each in sources):
+        raise InputError(f"source {source}: a stored snapshot cannot be merged with others; name it alone")
+    return sources
 
 
 def find_manifest(path: Path) -> Path:
@@ -120,9 +136,13 @@ class Source:
                 # The ends of every line that may end a block, counted from the start of the file.
                 offsets += [at + int(end) + 1 for end in ends[smallest - 1 - lines % smallest :: smallest]]
                 lines, at = lines + len(ends), at + len(chunk)
-        rows = _choose_block_rows(lines + (not chunk.endswith(b"\n")))
+        lines += not chunk.endswith(b"\n")
+        rows = _choose_block_rows(lines)
         starts = [offset for offset in offsets[:: rows // smallest] if offset < at]
-        return [Block(number, number * rows + 1, rows, start) for number, start in enumerate(starts)]
+        firsts = [number * rows for number in range(len(starts))]
+        return [
+            Block(at // rows, at + 1, min(rows, lines - at), start) for at, start in zip(firsts, starts, strict=True)
+        ]
 
     def _read_lines(self, block: Block) -> Iterator[tuple[int, Any]]:
         with self.manifest.open("rb") as file:

@@ -28,9 +28,9 @@ from hardcase.data.accept import Acceptance, Assignment, RowSummary
 from hardcase.data.blocks import BlockDetails, BlockReader, read_details, read_rows
 from hardcase.data.files import open_source
 from hardcase.data.quarantine import SCHEMA as QUARANTINE
-from hardcase.data.quarantine import BadRow, write_quarantine
+from hardcase.data.quarantine import BadRow, Reason, write_quarantine
 from hardcase.data.snapshot import INDEX, Snapshot
-from hardcase.data.source import MAX_UNKNOWN, Block, Source
+from hardcase.data.source import MAX_UNKNOWN, STORED, Block, Source, split_sources
 from hardcase.errors import HardcaseError, InputError
 from hardcase.formats import SNAPSHOT_FORMAT
 from hardcase.lifetime import die_with_parent
@@ -40,7 +40,6 @@ from hardcase.runtime.running import running
 from hardcase.store.digest import bytes_digest, canonical_json, path_digest
 from hardcase.store.store import Store, open_store, write_atomically
 
-STORED = "snapshot:"
 ACCEPTANCE = "rows.sqlite"
 PROCEDURAL = {"samples": int, "seed": int, "views_a_product": int}
 INDEX_BLOCKS = 64  # in a row group of the index
@@ -88,11 +87,12 @@ def run(
 ) -> IngestResult:
     """Read a source into a snapshot; `quarantine` is always written, the manifest at `snapshot` last.
 
-    The source is `procedural://?samples=…&seed=…`, a folder or a manifest file, on this machine or on S3, or
-    `snapshot:` and the id of a snapshot in the store. Images that are drawn go to `scratch`, and so do the blocks that
-    are read: a run that was stopped continues there. Several nodes divide the blocks into shards, and see `scratch`.
+    The source is `procedural://?samples=…&seed=…`, a folder or a manifest file, on this machine or on S3, several of
+    these URIs with spaces between them, or `snapshot:` and the id of a snapshot in the store. Images that are drawn go
+    to `scratch`, and so do the blocks that are read: a run that was stopped continues there. Several nodes divide the
+    blocks into shards, and see `scratch`.
     """
-    if source.startswith(STORED):
+    if split_sources(source)[0].startswith(STORED):
         return _reuse_snapshot(source.removeprefix(STORED), store, snapshot, quarantine)
     given = {"source": source, "store": store, "config": config}
     folders = in_shards(read_shard, shards, nodes, scratch, "blocks", "ingest", **given)
@@ -108,21 +108,28 @@ def read_shard(source: str, store: str, config: IngestConfig, shard: str, scratc
     """Read one shard (`i/n`) of the blocks of a source into the folder `blocks`; `scratch` is for what is drawn."""
     local, (number, shards) = open_store(store).local, map(int, shard.split("/"))
     blocks.mkdir(parents=True, exist_ok=True)
-    manifest, files = open_source(_draw(source, scratch), scratch)
-    reader = BlockReader(manifest, files, blocks, config.shard_bytes, "" if local else store)
-    every = Source(manifest).list_blocks()
-    own = every[len(every) * (number - 1) // shards : len(every) * number // shards]
-    _read_blocks(reader, own, source, spawned=not local or source.startswith("s3://"))
+    tasks, sources, rows = list[tuple[BlockReader, Block]](), split_sources(source), 0
+    for at, name in enumerate(sources, start=1):
+        folder, prefix = (scratch / f"source-{at}", f"{at}/") if len(sources) > 1 else (scratch, "")
+        folder.mkdir(exist_ok=True)
+        manifest, files = open_source(_draw(name, folder), folder)
+        before = (len(tasks), rows, prefix)
+        reader = BlockReader(manifest, files, blocks, config.shard_bytes, "" if local else store, *before)
+        listed = Source(manifest).list_blocks()
+        tasks += [(reader, block) for block in listed]
+        rows += sum(block.rows for block in listed)
+    own = tasks[len(tasks) * (number - 1) // shards : len(tasks) * number // shards]
+    _read_blocks(own, source, spawned=not local or "s3://" in source)
 
 
-def _read_blocks(reader: BlockReader, blocks: Sequence[Block], source: str, *, spawned: bool) -> None:
-    rows, done = sum(block.rows for block in blocks), 0
+def _read_blocks(tasks: Sequence[tuple[BlockReader, Block]], source: str, *, spawned: bool) -> None:
+    rows, done = sum(block.rows for _, block in tasks), 0
     # Clients of S3 do not work in a forked process.
     context = multiprocessing.get_context("spawn" if spawned else "fork")
-    workers = min(joblib.cpu_count(), max(len(blocks), 1))
+    workers = min(joblib.cpu_count(), max(len(tasks), 1))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
-            pending = {pool.submit(reader.read, block): block for block in blocks}
+            pending = {pool.submit(reader.read, block): block for reader, block in tasks}
             for future in as_completed(pending):
                 block = pending.pop(future)
                 future.result()
@@ -206,8 +213,12 @@ def _merge(
 
 
 def _require_rows(source: str, accepted: int, reasons: Mapping[str, int], share: float, quarantine: Path) -> None:
-    """Raise `InputError` if no row is accepted, or too many are bad."""
-    if (total := accepted + (bad := sum(reasons.values()))) == 0:
+    """Raise `InputError` if no row is accepted, or too many are bad.
+
+    Where several sources are merged, a sample that occurs in two of them counts once and is not bad.
+    """
+    repeated = reasons.get(Reason.DUPLICATE_SAMPLE, 0) if len(split_sources(source)) > 1 else 0
+    if (total := accepted + (bad := sum(reasons.values()) - repeated)) == 0:
         raise InputError(f"source {source}: its manifest has no rows; hand in at least one sample")
     if bad / total > share or not accepted:
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.items())

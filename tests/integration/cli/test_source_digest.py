@@ -32,6 +32,17 @@ def test_changed_folder_has_another_digest(machine, tmp_path):
     assert digest(machine, str(tmp_path)) != before
 
 
+def test_several_sources_have_a_digest_that_changes_with_any_of_them(machine, tmp_path):
+    for name in ("march", "april"):
+        (tmp_path / name).mkdir()
+    both = f"{(tmp_path / 'march').as_uri()} {(tmp_path / 'april').as_uri()}"
+    before = digest(machine, both)
+    (tmp_path / "april" / "a.png").write_bytes(b"x")
+    assert digest(machine, both) != before != ""
+    done = machine.call("source-digest", f"{both} {(tmp_path / 'may').as_uri()}")
+    assert (done.returncode, "/may: it does not exist; name a folder" in done.stderr) == (2, True)
+
+
 def test_changed_bucket_has_another_digest(machine):
     with moto_bucket("bucket"):
         client = boto3.client("s3")

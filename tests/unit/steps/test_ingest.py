@@ -24,7 +24,7 @@ from hardcase.data import blocks
 from hardcase.data.files import open_source
 from hardcase.data.quarantine import Reason
 from hardcase.data.snapshot import Snapshot
-from hardcase.data.source import Source
+from hardcase.data.source import Source, split_sources
 from hardcase.errors import HardcaseError, InputError
 from hardcase.steps import ingest as step
 
@@ -339,6 +339,44 @@ def test_the_same_source_gives_the_same_bytes_whoever_reads_it(tmp_path: Path, m
         made.append(desk.files())
     assert made[0] == made[1]
     assert len(made[0]) > 4  # several shards
+
+
+def two_batches(root: Path) -> tuple[Path, Path]:
+    """Folders of three rows each, with the same ids; the first row of both is the same sample."""
+    march, april = root / "march", root / "april"
+    write(march, samples(march, 3))
+    rows = samples(april, 3)
+    for row, pictures in list(zip(rows, range(3), strict=True))[1:]:
+        for name in (row["original"], *row["candidates"]):
+            (april / name).write_bytes(picture(1000 + 5 * pictures + "oabcd".index(name[-5])))
+    write(april, rows)
+    return march, april
+
+
+def test_several_sources_are_one_snapshot_with_no_row_lost_or_twice(desk: Desk) -> None:
+    march, april = two_batches(desk.root)
+    result = desk.ingest(f"{march.as_uri()} {april.as_uri()}", IngestConfig(max_bad_share=0))
+    assert (result.accepted, result.quarantined) == (5, {"duplicate_sample": 1})
+    assert desk.accepted()["id"].to_pylist() == ["1/0", "1/1", "1/2", "2/1", "2/2"], "equal ids stay apart"
+    assert desk.reasons() == {4: "duplicate_sample"}, "rows are counted on through the sources"
+
+
+def test_several_sources_give_the_same_bytes_whoever_reads_them(desk: Desk, tmp_path: Path) -> None:
+    march, april = two_batches(desk.root)
+    both = f"{march.as_uri()} {april.as_uri()}"
+    whole = desk.ingest(both)
+    (tmp_path / "other").mkdir()
+    other = Desk(tmp_path / "other")
+    arguments = (LENIENT, other.manifest, other.quarantine, other.root / "scratch", 2)
+    assert step.run(both, str(other.root / "store"), *arguments) == whole
+
+
+def test_folder_with_spaces_is_one_source_and_a_stored_snapshot_is_not_merged(desk: Desk) -> None:
+    folder = desk.root / "two words"
+    assert desk.ingest(write(folder, samples(folder, 2))).accepted == 2
+    assert split_sources("s3://bucket/two words") == ["s3://bucket/two words"]
+    with pytest.raises(InputError, match="a stored snapshot cannot be merged with others; name it alone"):
+        desk.ingest(f"{folder.as_uri()} snapshot:{'0' * 64}")
 
 
 def test_memory_holds_one_shard_not_the_source(desk: Desk) -> None:
