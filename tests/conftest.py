@@ -58,8 +58,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    """Return an empty home for the tests of a file."""
-    return Machine(tmp_path_factory.mktemp("machine") / "home")
+    """Return an empty home for the tests of a file, whose path holds what a URI, a list of paths or a shell reads."""
+    return Machine(tmp_path_factory.mktemp("machine") / "home %41%2F:?#é'$")
 
 
 @pytest.fixture

@@ -55,10 +55,11 @@ def read_address(connection: Any) -> Address:
 
 
 def url_of(connection: Any) -> str:
-    """Return scheme, host and port of a connection; the scheme is `https` if none is named."""
+    """Return the URL of a connection, whose host may name a scheme (`https` if not) and a path."""
     host = connection.host.rstrip("/")
-    base = host if "://" in host else f"{connection.schema or 'https'}://{host}"
-    return base + (f":{connection.port}" if connection.port else "")
+    scheme, _, rest = (host if "://" in host else f"{connection.schema or 'https'}://{host}").partition("://")
+    name, slash, path = rest.partition("/")
+    return f"{scheme}://{name}{f':{connection.port}' if connection.port else ''}{slash}{path}"
 
 
 def explain(error: KubeflowError) -> str:

@@ -4,18 +4,33 @@ import json
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote_plus
 
 import httpx
 import pytest
-from hardcase_provider.hooks import CONNECTION_ATTEMPTS, KubeflowHook
+from hardcase_provider.hooks import CONNECTION_ATTEMPTS, KubeflowHook, url_of
 
 from dags.tests.conftest import RECORDINGS, recorded
 from hardcase.kubeflow.address import Address, KubeflowError, Refused, Unreachable, find_address
 from hardcase.kubeflow.launching import check_parameters, filter_by_name, list_inputs
 from hardcase.kubeflow.requests import ATTEMPTS, Request
 from hardcase.kubeflow.runs import list_steps
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "url"),
+    [
+        ("https://kubeflow.example/pipeline", 8443, "https://kubeflow.example:8443/pipeline"),
+        ("kubeflow.example/pipeline/", 8443, "https://kubeflow.example:8443/pipeline"),
+        ("kubeflow.example", 8443, "https://kubeflow.example:8443"),
+        ("http://[::1]/a", 80, "http://[::1]:80/a"),
+        ("https://kubeflow.example/pipeline", None, "https://kubeflow.example/pipeline"),
+    ],
+)
+def test_the_port_of_a_connection_comes_before_the_path(host: str, port: int | None, url: str) -> None:
+    assert url_of(SimpleNamespace(host=host, port=port, schema="")) == url
 
 
 @pytest.mark.parametrize(

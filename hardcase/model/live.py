@@ -8,12 +8,12 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hardcase.config.base import Destination
+from hardcase.database import database_path
 from hardcase.errors import HardcaseError
 from hardcase.task.reward import extract_text
 
@@ -76,8 +76,8 @@ class _Mlflow(_Board):
         self._client, name = MlflowClient(to.tracking_uri), f"{to.run}/{phase}"
         known = self._client.get_experiment_by_name(EXPERIMENT)
         # By default files of a database's runs go into the working directory.
-        database = to.tracking_uri.removeprefix("sqlite:///")
-        files = None if database == to.tracking_uri else (Path(database).parent / "mlartifacts").as_uri()
+        database = database_path(to.tracking_uri)
+        files = (database.parent / "mlartifacts").as_uri() if database else None
         experiment = known.experiment_id if known else self._client.create_experiment(EXPERIMENT, files)
         before = self._client.search_runs([experiment], f"tags.`hardcase.phase` = '{name}'")
         self.fresh = not before

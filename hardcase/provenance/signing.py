@@ -133,6 +133,15 @@ def open_keyring(signing: str, trusted: Iterable[Path]) -> Keyring:
     return Keyring({**read_public_keys(trusted), signer.public_key.keyid: signer.public_key}, signer)
 
 
+def list_trusted(home: Path | None) -> list[Path]:
+    """Return where trusted public keys are: the paths in `HARDCASE_TRUSTED_KEYS`, and the folder `keys` of a home.
+
+    A home is not named in the variable, because its path may hold the separator.
+    """
+    named = [Path(path) for path in os.environ.get("HARDCASE_TRUSTED_KEYS", "").split(os.pathsep) if path]
+    return [*named, home / KEYS] if home and (home / KEYS).is_dir() else named
+
+
 def read_public_keys(paths: Iterable[Path]) -> dict[str, Key]:
     """Read public keys, by id.
 
@@ -190,9 +199,7 @@ def _file_signer(path: Path) -> Signer:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        private = load_pem_private_key(path.read_bytes(), password=None)
-        key = SSlibKey.from_crypto(private.public_key())
-        return CryptoSigner.from_priv_key_uri(f"file2:{path}", key)
+        return CryptoSigner(load_pem_private_key(path.read_bytes(), password=None))
     except OSError as error:
         raise InputError(f"signing key {path}: {error.strerror}; name a private key in PEM, or awskms:ID") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from hardcase.database import database_path, database_uri
 from hardcase.errors import HardcaseError, InputError
 from hardcase.lifetime import hold_lock
 from hardcase.registry.ledger import CHALLENGER, CHAMPION, Ledger, Version, read_verdict
@@ -70,14 +71,14 @@ class Mirror:
     """MLflow's database, created on the first write, or its server, whose credentials MLflow's own variables hold."""
 
     def __init__(self, tracking_uri: str) -> None:
-        self.uri = tracking_uri
-        self.database: Path | None = None
-        if tracking_uri.startswith("sqlite:////"):
-            self.database = Path(tracking_uri.removeprefix("sqlite:///")).resolve()
-            self.uri = f"sqlite:///{self.database}"
-        elif not tracking_uri.startswith(("http://", "https://")):
+        database = database_path(tracking_uri)
+        self.database = database and database.resolve()
+        self.uri = database_uri(self.database) if self.database else tracking_uri
+        if self.database:
+            return
+        if not tracking_uri.startswith(("http://", "https://")):
             raise InputError(f"registry {tracking_uri}: name sqlite:////absolute/path, http://… or https://…")
-        elif urlsplit(tracking_uri).username is not None:
+        if urlsplit(tracking_uri).username is not None:
             raise InputError(
                 f"registry {urlsplit(tracking_uri).hostname}: a password in its address would be shown with every run; "
                 "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
@@ -224,7 +225,7 @@ class Mirror:
             draft = self.database.with_name(f".{self.database.name}.draft")
             for path in (draft, Path(f"{draft}-journal")):
                 path.unlink(missing_ok=True)
-            _mlflow_client(f"sqlite:///{draft}").search_registered_models(max_results=1)
+            _mlflow_client(database_uri(draft)).search_registered_models(max_results=1)
             draft.replace(self.database)
 
 

@@ -22,6 +22,7 @@ from kfp import local
 from kfp.local import docker_task_handler
 from requests import RequestException
 
+from hardcase.database import database_path
 from hardcase.errors import InputError
 from hardcase.provenance.code import code_digest
 from hardcase.runners.home import Home
@@ -136,7 +137,7 @@ def _environment(home: Home) -> dict[str, str]:
 
 def _mounts(home: Home, inputs: Inputs) -> list[Mount]:
     """Return the mounts: to write, the home, and store, registry or cache beside it; to read, what else is named."""
-    registry = Path(home.tracking_uri.removeprefix("sqlite:///")).parent
+    registry = database_path(home.tracking_uri) or home.root
     written = {home.root, *_local(home.store, os.environ.get("HARDCASE_CACHE", ""), str(registry))}
     trusted = os.environ.get("HARDCASE_TRUSTED_KEYS", "").split(os.pathsep)
     # What is inside a folder that is mounted to write is there with it.

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hardcase.database import database_uri
 from hardcase.errors import InputError
 from hardcase.lifetime import hold_lock, remove_abandoned
 from hardcase.provenance.signing import (
     SIGNING_FILE,
     Keyring,
+    list_trusted,
     make_key,
     open_keyring,
     read_public_keys,
@@ -54,7 +56,10 @@ class Home:
     def here(cls, store: str | None = None) -> "Home":
         """Return the home in `$HARDCASE_HOME` or `./.hardcase`; `store` or `$HARDCASE_STORE` may name its store."""
         root = Path(os.environ.get("HARDCASE_HOME") or ".hardcase").absolute()
-        return cls(root, store or os.environ.get("HARDCASE_STORE") or "")
+        uri = store or os.environ.get("HARDCASE_STORE") or ""
+        if odd := [path for path in (str(root), uri) if not path.isprintable()]:
+            raise InputError(f"{odd[0]!a}: not printable; choose a path without control characters")
+        return cls(root, uri)
 
     @classmethod
     def of_latest(cls, store: str | None = None) -> "Home":
@@ -74,7 +79,7 @@ class Home:
     @property
     def tracking_uri(self) -> str:
         """URI of MLflow's server, by its own variable, or of a database in the folder."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        return os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self.root / "mlflow.db")
 
     @property
     def keys(self) -> Path:
@@ -82,18 +87,15 @@ class Home:
         return self.root / "keys"
 
     def signing_environment(self) -> dict[str, str]:
-        """Return the variables by which a step signs and trusts; a missing key is created."""
+        """Return the variable by which a step signs; a missing key is created."""
         if not (signing := os.environ.get("HARDCASE_SIGNING_KEY")):
             make_key(self.keys)
             signing = str(self.keys / SIGNING_FILE)
-        trusted = [os.environ.get("HARDCASE_TRUSTED_KEYS", ""), str(self.keys) if self.keys.is_dir() else ""]
-        return {"HARDCASE_SIGNING_KEY": signing, "HARDCASE_TRUSTED_KEYS": os.pathsep.join(filter(None, trusted))}
+        return {"HARDCASE_SIGNING_KEY": signing}
 
     def keyring(self) -> Keyring:
         """Return the keyring that signs."""
-        environment = self.signing_environment()
-        trusted = environment["HARDCASE_TRUSTED_KEYS"].split(os.pathsep)
-        return open_keyring(environment["HARDCASE_SIGNING_KEY"], [Path(path) for path in trusted if path])
+        return open_keyring(self.signing_environment()["HARDCASE_SIGNING_KEY"], list_trusted(self.root))
 
     def verifier(self, named: Sequence[Path] = ()) -> Keyring:
         """Return a keyring that verifies: the keys named, else those this machine trusts, else those in the store."""
@@ -101,8 +103,7 @@ class Home:
             return Keyring(read_public_keys(named))
         if os.environ.get("HARDCASE_SIGNING_KEY") or (self.keys / SIGNING_FILE).is_file():
             return self.keyring()
-        trusted = [*os.environ.get("HARDCASE_TRUSTED_KEYS", "").split(os.pathsep), str(self.keys)]
-        keys = read_public_keys(Path(path) for path in trusted if path and Path(path).exists())
+        keys = read_public_keys(path for path in list_trusted(self.root) if path.exists())
         if not keys and (keys := read_stored_keys(open_store(self.store, create=False))):
             logger.warning(
                 "no key of this machine's own: trusting %s, found in the store; put the right one into %s",

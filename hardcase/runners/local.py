@@ -140,6 +140,7 @@ def child_environment(folder: Path, home: Home, inputs: Inputs) -> dict[str, str
         "HARDCASE_SCRATCH": str(home.root / "scratch"),
         "HARDCASE_STORE": home.store,
         "HARDCASE_WHO": name_of_user(),
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR") or str(home.root / "torchinductor"),
         "MLFLOW_TRACKING_URI": home.tracking_uri,
         **home.signing_environment(),
         **git_environment(),

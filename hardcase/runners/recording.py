@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from kfp.local import cache as kfp_cache
 
+from hardcase.database import database_uri
 from hardcase.errors import HardcaseError
 from hardcase.provenance.attestations import Attestation, fetch_attestation
 from hardcase.provenance.products import check_product
@@ -87,7 +88,9 @@ class RecordingCache(kfp_cache.LocalCache):  # type: ignore[misc]  # kfp has no 
         if not isinstance(value, str):
             return value
         if not DIGEST.fullmatch(value):
-            return value.replace(self._home.as_uri(), "file:~").replace(str(self._home), "~")
+            for address in (self._home.as_uri(), database_uri(self._home), str(self._home)):
+                value = value.replace(address, "~")
+            return value
         try:
             return self._describe_chain(value)
         except HardcaseError:

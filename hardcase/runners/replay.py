@@ -1,5 +1,6 @@
 """Replay a version: the same pipeline again, from the recorded snapshot and configuration, in a store of its own."""
 
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -7,11 +8,12 @@ import yaml
 
 from hardcase.audit.examine import Audit
 from hardcase.config.training import split_reward
+from hardcase.database import database_uri
 from hardcase.errors import HardcaseError, InputError
 from hardcase.lifetime import temporary_folder
 from hardcase.provenance.attestations import Attestation, follow
 from hardcase.provenance.code import code_digest
-from hardcase.provenance.signing import KEYS
+from hardcase.provenance.signing import KEYS, SIGNING_FILE
 from hardcase.provenance.statement import SNAPSHOT, Provenance, list_members
 from hardcase.registry.account import REWARDS
 from hardcase.registry.ledger import Ledger, Version, entry_name
@@ -68,7 +70,9 @@ def _run(ledger: Ledger, version: Version, provenance: Provenance, home: Home, s
     profile, source = scratch.root / "recorded.yaml", f"snapshot:{provenance.dependencies['snapshot'].digest}"
     profile.write_text(yaml.safe_dump({**config, "source": source}), encoding="utf-8")
     arguments = {"profile": str(profile), "source": source, "seed": provenance.parameters["seed"], "settings": {}}
-    apart = {**home.signing_environment(), "MLFLOW_TRACKING_URI": f"sqlite:///{scratch.root / 'mlflow.db'}"}
+    if home.keys.is_dir():
+        shutil.copytree(home.keys, scratch.keys, ignore=shutil.ignore_patterns(SIGNING_FILE))
+    apart = {**home.signing_environment(), "MLFLOW_TRACKING_URI": database_uri(scratch.root / "mlflow.db")}
     with environment({**apart, "HARDCASE_WEBHOOK": "", "HARDCASE_SMTP_HOST": ""}):  # a replay notifies no user
         outcome = run_pipeline("retraining", arguments, scratch, Inputs((str(profile), checkpoint)))
     if error := outcome.record["error"]:

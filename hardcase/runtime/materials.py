@@ -10,7 +10,7 @@ from typing import Any
 from hardcase.errors import HardcaseError
 from hardcase.provenance.attestations import fetch_attestation
 from hardcase.provenance.products import fetch_product
-from hardcase.provenance.signing import Keyring, open_keyring
+from hardcase.provenance.signing import Keyring, list_trusted, open_keyring
 from hardcase.store.store import Store, object_name
 
 
@@ -75,12 +75,13 @@ def material_of(name: str, attestation: str, store: Store, keys: Keyring) -> Mat
 
 
 def keyring() -> Keyring:
-    """Return the keyring of `HARDCASE_SIGNING_KEY`, and of the files and folders in `HARDCASE_TRUSTED_KEYS`."""
+    """Return the keyring of `HARDCASE_SIGNING_KEY` that trusts what `HARDCASE_TRUSTED_KEYS` and the home name."""
     if not (signing := os.environ.get("HARDCASE_SIGNING_KEY")):
         raise HardcaseError("no signing key: set HARDCASE_SIGNING_KEY to a private key in PEM, or awskms:ID")
-    return _keyring(signing, os.environ.get("HARDCASE_TRUSTED_KEYS", ""))
+    home = os.environ.get("HARDCASE_HOME")
+    return _keyring(signing, *list_trusted(Path(home) if home else None))
 
 
 @cache
-def _keyring(signing: str, trusted: str) -> Keyring:
-    return open_keyring(signing, [Path(path) for path in trusted.split(os.pathsep) if path])
+def _keyring(signing: str, *trusted: Path) -> Keyring:
+    return open_keyring(signing, trusted)

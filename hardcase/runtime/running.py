@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from hardcase import __version__
 from hardcase.config.base import Destination
+from hardcase.database import database_uri
 from hardcase.errors import HardcaseError, InputError
 from hardcase.lifetime import die_with_launcher, hold_lock
 from hardcase.provenance.attestations import Attestation
@@ -199,7 +200,7 @@ def read_locations() -> dict[str, str]:
     if not (store := os.environ.get("HARDCASE_STORE")):
         raise InputError("no store: set HARDCASE_STORE to a folder or s3://bucket/prefix")
     scratch = os.environ.get("HARDCASE_SCRATCH", "/scratch")
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{scratch}/mlflow.db"
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or database_uri(Path(scratch, "mlflow.db"))
     return {"store": store, "scratch": scratch, "tracking_uri": tracking_uri}
 
 

@@ -24,8 +24,13 @@ STEPS = list_steps("retraining")
 @pytest.fixture(scope="module")
 def first(machine):
     hostile = HostileFolder(machine.home.parent)  # in which every command of this file is run
-    yield machine.run()
+    temporary = machine.home.parent / "temporary"
+    temporary.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        yield machine.run()
     assert hostile.imported == []
+    assert list(temporary.iterdir()) == [], "runs leave nothing in the folder for temporary files"
 
 
 def test_summary_has_the_shape_that_users_read(machine, first):
@@ -74,8 +79,8 @@ def test_what_was_altered_is_made_anew_and_only_that(machine, first, what):
 
 
 def test_copied_home_serves_its_cache(machine, first, tmp_path):
-    shutil.copytree(machine.home, tmp_path / "copied home", symlinks=True)
-    again = Machine(tmp_path / "copied home").run()
+    shutil.copytree(machine.home, tmp_path / "copied?home%", symlinks=True)
+    again = Machine(tmp_path / "copied?home%").run()
     assert again["model"]["digest"] == first["model"]["digest"]
     trained = ("ingest", "validate", "sft", "rollout", "mine", "grpo", "answer")
     assert {name: again["steps"][name]["cached"] for name in trained} == dict.fromkeys(trained, True)

@@ -1,12 +1,18 @@
 """Where a machine's state lies, and when a folder counts as changed."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from hardcase.cli.main import app
 from hardcase.data.listing import source_digest
+from hardcase.database import database_path
 from hardcase.errors import InputError
+from hardcase.registry.ledger import Ledger
+from hardcase.registry.mirror import Mirror
 from hardcase.runners.home import Home
 
 
@@ -60,3 +66,27 @@ def test_second_run_waits_for_the_first(tmp_path):
         assert "waiting" in second.stderr.readline()
         assert second.poll() is None
     assert second.communicate(timeout=30)[0] == "in\n"
+
+
+@pytest.mark.parametrize("name", ["a\tb", "a\nb", "a\x1b[2Jb", os.fsdecode(b"a\xffb")])
+@pytest.mark.parametrize("variable", ["HARDCASE_HOME", "HARDCASE_STORE"])
+def test_a_path_that_no_line_can_show_is_refused_before_anything_is_created(tmp_path, monkeypatch, variable, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, str(tmp_path / name))
+    done = CliRunner().invoke(app, ["run", "--profile", "smoke"])
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert "not printable" in line
+    assert line.isprintable()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["100%41", "a?b", "a#b", "a:b", "a b", "é", "{{$.x}}", "a'\"$\\b"])
+def test_mlflow_opens_the_database_of_a_home_with_any_name_and_makes_no_other_folder(tmp_path, name):
+    home = Home(tmp_path / name)
+    assert database_path(home.tracking_uri) == home.root / "mlflow.db"
+    mirror = Mirror(home.tracking_uri)
+    mirror._make_database()
+    assert mirror.find_differences(Ledger("none", [])) == []
+    assert (home.root / "mlflow.db").read_bytes().startswith(b"SQLite format 3")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
