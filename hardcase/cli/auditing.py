@@ -1,4 +1,4 @@
-"""The work of `hardcase audit` and `hardcase rollback` on a machine: its store, its keys, its MLflow."""
+"""The work of `hardcase audit` on a machine: its store, its keys, its MLflow."""
 
 import logging
 from collections.abc import Sequence
@@ -8,13 +8,11 @@ from typing import Any
 
 from hardcase.audit.compare import compare_versions
 from hardcase.audit.examine import Audit, examine
-from hardcase.errors import HardcaseError, InputError
-from hardcase.registry.ledger import MODELS, Ledger, Version, publish_dossier, read_ledger, roll_back, split_spec
+from hardcase.errors import InputError
+from hardcase.registry.ledger import Ledger, publish_dossier, read_ledger, split_spec
 from hardcase.registry.mirror import Mirror, UnshownError
 from hardcase.runners.display import showing
-from hardcase.runners.home import Home, name_of_user
-from hardcase.steps.fetch import read_configuration
-from hardcase.store.control import retain
+from hardcase.runners.home import Home
 from hardcase.store.store import open_store
 
 logger = logging.getLogger(__name__)
@@ -50,29 +48,3 @@ def rebuild(spec: str, home: Home) -> None:
     for version in ledger.versions.values():
         publish_dossier(store, ledger.name, version)
     Mirror(home.tracking_uri).show(partial(read_ledger, store, ledger.name, keys), store.uri)
-
-
-def roll_back_to(spec: str, home: Home, why: str) -> tuple[Version, bool]:
-    """Make an earlier champion champion again, after it was audited; return it, and whether it was another before."""
-    store = open_store(home.store, cached=False, create=False)
-    keys, name = home.keyring(), split_spec(spec)
-
-    def verify(version: Version) -> None:
-        if first := examine(store, f"{name}:{version.number}", keys).first:
-            raise HardcaseError(f"{name}:{version.number} cannot serve again: {first.problem}")
-
-    with showing("rollback"):
-        mirror = Mirror(home.tracking_uri)
-        version, moved = roll_back(store, keys, spec, name_of_user(), why, verify)
-        # Also for a repeated command, since the first one may have ended here.
-        try:
-            if days := read_configuration(store, keys, version).get("register", {}).get("retention_days"):
-                for entry in store.list_names(f"{MODELS}/{name}/ledger"):
-                    retain(store.uri, entry, days)
-        except HardcaseError as error:
-            logger.warning("rolled back, but the entry is not under retention; run again: %s", error)
-        try:
-            mirror.show(partial(read_ledger, store, name, keys), store.uri)
-        except HardcaseError as error:
-            logger.warning("rolled back, but MLflow does not show it: %s", error)
-    return version, moved

@@ -19,6 +19,7 @@ import yaml
 from hardcase import __version__
 from hardcase.audit.examine import as_json as audit_as_json
 from hardcase.cli import show
+from hardcase.cli.champion import promote, rollback
 from hardcase.cli.console import AsJson, StoreUri, errors, output, reported
 from hardcase.cli.launch import launch
 from hardcase.cli.settings import parse_settings
@@ -331,27 +332,8 @@ def audit(
         raise typer.Exit(2 if newer else 1)
 
 
-@app.command()
-def rollback(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="NAME (the champion before the promoted one), or NAME:VERSION.")
-    ],
-    why: Annotated[str, typer.Option(help="Goes into the signed record.")] = "rolled back by hand",
-    store: StoreUri = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make the previous or the named champion champion again. Repeated, it changes nothing."""
-    from hardcase.cli.auditing import roll_back_to
-
-    with reported(as_json):
-        version, moved = roll_back_to(model, Home.of_latest(store), why)
-    name = split_spec(model)
-    result = {"name": name, "version": version.number, "alias": "champion", "digest": version.digest, "moved": moved}
-    text = f"{name}@champion is :{version.number} again, digest {version.digest}"
-    if not moved:
-        text = f"{name}@champion is :{version.number} already; `hardcase rollback {name}:VERSION` goes back further"
-    typer.echo(json.dumps(result) if as_json else text)
-
+app.command()(rollback)
+app.command()(promote)
 
 stores = typer.Typer(help="The object store.", no_args_is_help=True)
 app.add_typer(stores, name="store")

@@ -11,7 +11,7 @@ import datetime
 import json
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from hardcase.config import RegisterConfig
-from hardcase.errors import HardcaseError, InputError
+from hardcase.errors import InputError
 from hardcase.formats import check_type
 from hardcase.provenance.products import fetch_folder
 from hardcase.provenance.signing import STATEMENT, DistrustError, Keyring
@@ -67,7 +67,11 @@ class Version(_Record):
 
 
 class Move(_Record):
-    """A move of an alias to a version: the one that the move registers (`made`), or an earlier one by a rollback."""
+    """A move of an alias to a version.
+
+    It registers the version (`made`), is a person's `promotion` of a version that no gate made champion or that a
+    rollback left, or is a rollback to an earlier champion.
+    """
 
     alias: Alias
     version: int
@@ -75,6 +79,7 @@ class Move(_Record):
     when: str
     why: str
     made: Version | None = None
+    promotion: bool = False
     nonce: str = ""  # no two entries have equal bytes, so a writer recognises its own
 
 
@@ -97,7 +102,7 @@ class Ledger:
         reign: list[int] = []
         for move in self.moves:
             if move.alias == CHAMPION:
-                reign = reign if move.made else reign[: reign.index(move.version)]
+                reign = reign if move.made or move.promotion else reign[: reign.index(move.version)]
                 reign.append(move.version)
         return [self.versions[number] for number in reign]
 
@@ -108,10 +113,12 @@ class Ledger:
 
     @property
     def aliases(self) -> dict[str, int]:
-        """Return the numbers of the versions that the aliases name."""
-        challengers = [move.version for move in self.moves if move.alias == CHALLENGER]
+        """Return the numbers of the versions that the aliases name: `challenger` none that a person promoted."""
         numbers: dict[str, int] = {CHAMPION: self.champion.number} if self.champion else {}
-        return numbers | ({CHALLENGER: challengers[-1]} if challengers else {})
+        challengers = [move.version for move in self.moves if move.alias == CHALLENGER]
+        if challengers and challengers[-1] != numbers.get(CHAMPION):
+            numbers[CHALLENGER] = challengers[-1]
+        return numbers
 
     def find(self, spec: str) -> Version:
         """Return the version that `NAME` (its champion), `NAME@ALIAS` or `NAME:VERSION` names; `InputError` if none."""
@@ -156,10 +163,11 @@ class Ledger:
 
 def split_spec(spec: str) -> str:
     """Return the name in `NAME`, `NAME@ALIAS` or `NAME:VERSION`; `InputError` if the text has another form."""
-    return _parse_spec(spec)["name"]
+    return parse_spec(spec)["name"]
 
 
-def _parse_spec(spec: str) -> re.Match[str]:
+def parse_spec(spec: str) -> re.Match[str]:
+    """Return the groups `name`, `alias` and `version` of a text, of the form as for `split_spec`."""
     if (parts := SPEC.fullmatch(spec)) is None:
         raise InputError(f"model {spec!r}: no such folder; name a folder, NAME, NAME@ALIAS or NAME:VERSION")
     return parts
@@ -234,64 +242,6 @@ def dossier_name(name: str, version: int, file: str) -> str:
     return f"{MODELS}/{name}/{version}/{file}"
 
 
-def roll_back(
-    store: Store, keys: Keyring, spec: str, who: str, why: str, verify: Callable[[Version], None]
-) -> tuple[Version, bool]:
-    """Move the alias `champion` back to an earlier champion, and return that one and whether the alias was moved.
-
-    The target is chosen once, from the ledger as it is read first. Nothing is moved if the target is the champion, so
-    the command can be repeated after a lost answer.
-
-    Args:
-        store: store of the ledger.
-        keys: keyring that signs.
-        spec: `NAME:VERSION`, or `NAME` for the champion before the one that a run promoted. A champion that a rollback
-            restored stays.
-        who: name of the user, for the record.
-        why: reason, for the record.
-        verify: raises if a version is not intact.
-
-    Raises:
-        InputError: there is no such target.
-        HardcaseError: another process changed the champion at the same time; nothing was moved.
-    """
-    ledger = read_ledger(store, split_spec(spec), keys)
-    replaced, target = ledger.champion, _find_target(ledger, spec)
-    if target != replaced:
-        verify(target)
-    while target != ledger.champion:
-        if ledger.champion != replaced:
-            now = f":{ledger.champion.number}" if ledger.champion else "none"
-            raise HardcaseError(f"model {ledger.name}: its champion changed to {now} meanwhile; look, then run again")
-        move = Move(alias=CHAMPION, version=target.number, who=who, when=now_utc(), why=why)
-        if append(store, keys, ledger, move):
-            return target, True
-        ledger = read_ledger(store, ledger.name, keys)
-    return target, False
-
-
-def _find_target(ledger: Ledger, spec: str) -> Version:
-    """Return the champion that a rollback to `spec` restores."""
-    name, alias, number = _parse_spec(spec).group("name", "alias", "version")
-    history = f"`hardcase audit {name}` shows its history"
-    if alias not in (None, CHAMPION):
-        raise InputError(f"model {spec}: a rollback restores an earlier champion; name {name} or {name}:VERSION")
-    nothing = f"model {name}: nothing to roll back to"
-    if ledger.champion is None:
-        raise InputError(f"{nothing}: it has no champion; {history}")
-    if number:
-        by_number = {version.number: version for version in ledger.champions}
-        if int(number) not in by_number:
-            earlier = ", ".join(f":{known}" for known in by_number)
-            raise InputError(f"model {spec}: cannot be restored; its champions are {earlier}; {history}")
-        return by_number[int(number)]
-    if [move for move in ledger.moves if move.alias == CHAMPION][-1].made is None:
-        return ledger.champion
-    if len(ledger.champions) < 2:
-        raise InputError(f"{nothing}: its only champion is :{ledger.champion.number}; {history}")
-    return ledger.champions[-2]
-
-
 def fetch_model(store: Store, keys: Keyring, spec: str, dest: Path) -> None:
     """Write a registered model's files as the folder `dest`, every signature and digest verified.
 
@@ -340,9 +290,16 @@ def entry_name(name: str, sequence: int) -> str:
 
 
 def _is_allowed(ledger: Ledger, move: Move) -> bool:
-    """Return whether a move makes the next version, promoted or rejected, or restores an earlier champion."""
+    """Return whether a move makes the next version, as the gate judged it, or moves `champion` to an existing one.
+
+    A rollback restores an earlier champion, a promotion any other version.
+    """
     if move.made is None:
-        return move.alias == CHAMPION and move.version in [version.number for version in ledger.champions[:-1]]
+        champions = [version.number for version in ledger.champions]
+        allowed = set(ledger.versions) - set(champions) if move.promotion else set(champions[:-1])
+        return move.alias == CHAMPION and move.version in allowed
+    if move.promotion:
+        return False
     alias = CHAMPION if move.made.verdict == "promoted" else CHALLENGER
     return move.version == move.made.number == len(ledger.versions) + 1 and move.alias == alias
 

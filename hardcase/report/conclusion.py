@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+from hardcase.report.notify import Notice
+
+NOTIFIED: Final = ("run", "state", "step", "message", "log", "link", "report", "logs")  # of a webhook's JSON
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,12 @@ class Conclusion:
         if gate["verdict"] == "promoted":
             return f"Run {self.run} succeeded: {name} was promoted and is the champion"
         return f"Run {self.run} succeeded: {name} was rejected by the gate: {'; '.join(gate['reasons'])}"
+
+    @property
+    def notice(self) -> Notice:
+        """The outcome for the people who are notified."""
+        facts = {name: getattr(self, name) for name in NOTIFIED}
+        return Notice(self.headline, self.link, [self.report, self.logs, "", *self.log], facts)
 
     @property
     def markdown(self) -> str:

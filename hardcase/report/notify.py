@@ -1,4 +1,4 @@
-"""Notify people of a run that ended badly, by webhook and by mail; addresses come from the environment.
+"""Notify people by webhook and by mail; the addresses come from the environment.
 
 `HARDCASE_WEBHOOK`: a URL that takes JSON. Slack, Mattermost and Teams' workflows show its `text`.
 `HARDCASE_SMTP_HOST`, `HARDCASE_SMTP_PORT` (587), `HARDCASE_SMTP_USER`, `HARDCASE_SMTP_PASSWORD`, `HARDCASE_MAIL_FROM`,
@@ -8,49 +8,62 @@ TLS from the start on port 465. Without a user it is not encrypted, as to a rela
 
 import smtplib
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from email.message import EmailMessage
 from functools import partial
+from typing import Any
 
 import requests
 
 from hardcase.errors import HardcaseError, InputError
-from hardcase.report.conclusion import Conclusion
 
 TIMEOUT = 30  # seconds
-FIELDS = ("run", "state", "step", "message", "log", "link", "report", "logs")  # of a `Conclusion`, in the JSON
 
 
-def notify(ended: Conclusion, environment: Mapping[str, str]) -> list[str]:
+@dataclass(frozen=True)
+class Notice:
+    """What people are notified of.
+
+    `subject` is one line, `link` an address or empty. `lines` are the rest of the mail, `facts` of the webhook's JSON.
+    """
+
+    subject: str
+    link: str = ""
+    lines: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def notify(notice: Notice, environment: Mapping[str, str]) -> list[str]:
     """Notify over every channel named in the environment, and return them; all are tried before an error is raised."""
     sent, failed = [], []
     for channel, variable, send in (("webhook", "HARDCASE_WEBHOOK", _post), ("mail", "HARDCASE_SMTP_HOST", _mail)):
         if not environment.get(variable):
             continue
         try:
-            send(ended, environment)
+            send(notice, environment)
             sent.append(channel)
         except (OSError, HardcaseError) as error:  # requests' and smtplib's are OSErrors
             # The URL of a webhook is a secret, and requests' messages hold it.
             failed.append(f"{channel}: {type(error).__name__ if channel == 'webhook' else error}")
     if failed:
-        raise HardcaseError(f"run {ended.run}: no notification by {'; '.join(failed)}; correct its address or rights")
+        raise HardcaseError(f"no notification by {'; '.join(failed)}; correct its address or rights: {notice.subject}")
     return sent
 
 
-def _post(ended: Conclusion, environment: Mapping[str, str]) -> None:
-    body = {"text": f"{ended.headline}\n{ended.link}".strip()} | {name: getattr(ended, name) for name in FIELDS}
+def _post(notice: Notice, environment: Mapping[str, str]) -> None:
+    body = {"text": f"{notice.subject}\n{notice.link}".strip(), **notice.facts}
     requests.post(environment["HARDCASE_WEBHOOK"], json=body, timeout=TIMEOUT).raise_for_status()
 
 
-def _mail(ended: Conclusion, environment: Mapping[str, str]) -> None:
+def _mail(notice: Notice, environment: Mapping[str, str]) -> None:
     missing = [name for name in ("HARDCASE_MAIL_FROM", "HARDCASE_MAIL_TO") if not environment.get(name)]
     if missing:
         raise InputError(f"HARDCASE_SMTP_HOST is set, {' and '.join(missing)} not")
     message = EmailMessage()
-    message["Subject"], message["From"] = ended.headline[:200], environment["HARDCASE_MAIL_FROM"]
+    message["Subject"], message["From"] = notice.subject[:200], environment["HARDCASE_MAIL_FROM"]
     message["To"] = environment["HARDCASE_MAIL_TO"]
-    message.set_content("\n".join([ended.headline, ended.link, ended.report, ended.logs, "", *ended.log]))
+    message.set_content("\n".join([notice.subject, notice.link, *notice.lines]))
     host, port = environment["HARDCASE_SMTP_HOST"], int(environment.get("HARDCASE_SMTP_PORT") or 587)
     context = ssl.create_default_context()
     connect = partial(smtplib.SMTP_SSL, context=context) if port == 465 else smtplib.SMTP

@@ -46,7 +46,7 @@ def execute(asked: Mapping[str, Any], state: str, html: Path, markdown: Path) ->
         show_record(ended.record, locations["tracking_uri"])
         emit("FAIL" if ended.message else "COMPLETE", run, error=ended.message)
         if ended.state == "FAILED":
-            notify(ended, os.environ)
+            notify(ended.notice, os.environ)
 
 
 def conclude(

@@ -1,6 +1,7 @@
 """The pipeline with its store on S3, as `--store` gives it, and `hardcase store check`."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import boto3
 import pytest
 from PIL import Image
 
+from tests.support.faults import faulty_endpoint
 from tests.support.machine import Machine
 from tests.support.s3 import moto_bucket, sloppy_endpoint
 
@@ -49,6 +51,29 @@ def test_the_whole_pipeline_keeps_its_objects_on_s3(machine: Machine, tmp_path: 
     done = machine.call("audit", "image-screener:1")
     assert done.returncode == 1
     assert "models/image-screener/1/README.md: written or deleted 2 times" in done.stderr
+
+
+def test_a_run_whose_every_write_loses_its_answer_ends_like_any_other(machine: Machine, tmp_path: Path) -> None:
+    """S3 answers 500, or 409, or cuts the line, in turn, at the first write of every key."""
+    undisturbed = Machine(tmp_path / "undisturbed" / "home")
+    undisturbed.home.mkdir(parents=True)
+    expected = undisturbed.run("--store", "s3://artifacts/undisturbed")
+    with faulty_endpoint() as faults:
+        faults.arm_each()
+        summary = machine.run("--store", "s3://artifacts/disturbed")
+    assert len(set(faults.writes)) > 200
+    assert summary["error"] is None
+    parts = ("snapshot", "scores", "drift", "gate", "model")
+    assert {part: summary[part] for part in parts} == {part: expected[part] for part in parts}
+    assert machine.call("audit", "image-screener:1", "--store", "s3://artifacts/disturbed").returncode == 0
+    assert list_kinds("disturbed") == list_kinds("undisturbed")
+
+
+def list_kinds(prefix: str) -> Counter[str]:
+    """Return how many names there are of each kind: objects, entries of the ledger, files of a dossier, records."""
+    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket="artifacts", Prefix=f"{prefix}/")
+    names = [entry["Key"].split("/") for page in pages for entry in page["Contents"]]
+    return Counter("/".join(name[1:4] if name[1] == "models" else name[1:2]) for name in names)
 
 
 def test_store_check_says_what_a_place_can_do_and_refuses_one_that_cannot(machine: Machine, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A proxy before an S3 endpoint that loses the answer of one write, after the endpoint has carried it out."""
+"""A proxy before an S3 endpoint that loses answers to writes, after the endpoint has carried them out."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from tests.support.s3 import credentials
@@ -31,6 +31,7 @@ class Faults:
     at: int = 0  # never
     within: str = ""
     last: int = 0  # times that the fault is repeated
+    each: bool = False  # strike the first write of every key instead
     writes: list[str] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
 
@@ -38,18 +39,27 @@ class Faults:
         """Count writes from 1 again, and fail from number `at` on."""
         self.fault, self.at, self.within, self.last, self.writes = fault, at, within, at + times - 1, []
 
+    def arm_each(self) -> None:
+        """Fail from now on at the first write of every key, by each fault in turn."""
+        self.arm("500", 0)
+        self.each = True
+
     @property
     def struck(self) -> bool:
         """Return whether the write came that was to fail."""
         return 0 < self.at <= len(self.writes)
 
-    def note(self, method: str, path: str, conditional: bool) -> bool:
-        """Note a request, and return whether its answer is to be lost."""
-        write = method in ("PUT", "POST", "DELETE") and self.within in path and (conditional or self.fault != "409")
+    def note(self, method: str, path: str, conditional: bool) -> Fault | None:
+        """Note a request, and return the fault that strikes it."""
+        if method not in ("PUT", "POST", "DELETE") or self.within not in path:
+            return None
         with self.lock:
-            if write:
-                self.writes.append(path)
-            return write and self.at <= len(self.writes) <= self.last
+            fault = get_args(Fault)[len(self.writes) % 3] if self.each else self.fault
+            if fault == "409" and not conditional:
+                return None
+            self.writes.append(path)
+            strikes = self.writes.count(path) == 1 if self.each else self.at <= len(self.writes) <= self.last
+            return fault if strikes else None
 
 
 @contextmanager
@@ -67,19 +77,19 @@ def faulty_endpoint() -> Iterator[Faults]:
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            strike = faults.note(self.command, self.path, "If-None-Match" in self.headers)
-            if not (strike and faults.fault == "409"):
+            fault = faults.note(self.command, self.path, "If-None-Match" in self.headers)
+            if fault != "409":
                 upstream = HTTPConnection(str(target.hostname), target.port, timeout=30)
                 upstream.request(self.command, self.path, body, dict(self.headers))
                 answer = upstream.getresponse()
                 status, content, headers = answer.status, answer.read(), answer.getheaders()
                 upstream.close()
-            if strike and faults.fault == "cut":
+            if fault == "cut":
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
                 return
-            if strike:
-                (status, content), headers = ANSWERS[faults.fault], []
+            if fault:
+                (status, content), headers = ANSWERS[fault], []
             self.send_response_only(status)
             for name, value in headers:
                 if name.lower() not in ("transfer-encoding", "connection", "content-length"):

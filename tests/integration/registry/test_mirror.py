@@ -7,7 +7,7 @@ import pytest
 
 from hardcase.config import RegisterConfig
 from hardcase.errors import HardcaseError, InputError
-from hardcase.registry.ledger import roll_back
+from hardcase.registry.champion import roll_back
 from hardcase.registry.mirror import Mirror, UnshownError
 from tests.integration.registry.conftest import House
 from tests.support.evaluations import evaluated

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hardcase.config import RegisterConfig
-from hardcase.registry.ledger import roll_back
+from hardcase.registry.champion import roll_back
 from hardcase.registry.mirror import Mirror, UnshownError
 from tests.integration.registry.conftest import House, Server
 from tests.integration.registry.test_register import FORK

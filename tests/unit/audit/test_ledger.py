@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hardcase.errors import HardcaseError, InputError
 from hardcase.provenance.signing import DistrustError, Keyring, make_key, open_keyring
+from hardcase.registry import champion
 from hardcase.registry.ledger import (
     Ledger,
     Move,
@@ -20,7 +21,6 @@ from hardcase.registry.ledger import (
     find_version,
     list_models,
     read_ledger,
-    roll_back,
     split_spec,
 )
 from hardcase.store.digest import bytes_digest
@@ -78,7 +78,7 @@ def test_aliases_follow_the_moves(store: Store, keys: Keyring) -> None:
     assert list_models(store) == [NAME]
 
 
-@given(st.lists(st.sampled_from(["promoted", "rejected", "back"]), max_size=12))
+@given(st.lists(st.sampled_from(["promoted", "rejected", "back", "by hand"]), max_size=12))
 @settings(deadline=None)
 def test_rolling_back_walks_the_champions_in_reverse(actions: list[str]) -> None:
     moves: list[Move] = []
@@ -88,6 +88,14 @@ def test_rolling_back_walks_the_champions_in_reverse(actions: list[str]) -> None
             if len(reign) > 1:
                 reign.pop()
                 moves.append(back(reign[-1]))
+            continue
+        if action == "by hand":
+            others = [
+                number for number in range(1, 1 + len([move for move in moves if move.made])) if number not in reign
+            ]
+            if others:
+                reign.append(others[-1])
+                moves.append(back(others[-1]).model_copy(update={"promotion": True}))
             continue
         number = len([move for move in moves if move.made]) + 1
         moves.append(made(number, action))
@@ -218,11 +226,16 @@ def test_names_that_could_mean_a_path_or_a_query_are_refused(store: Store, keys:
         read_ledger(store, name, keys)
 
 
+def roll_back(store: Store, keys: Keyring, spec: str, who: str, why: str, verify: Any) -> tuple[Version, bool]:
+    outcome = champion.roll_back(store, keys, spec, who, why, verify)
+    return outcome.champion, outcome.moved
+
+
 def test_rollback_asks_first_whether_its_target_is_whole(store: Store, keys: Keyring) -> None:
     written(store, keys, made(1), made(2))
     asked: list[int] = []
-    champion, moved = roll_back(store, keys, NAME, "me", "why not", lambda target: asked.append(target.number))
-    assert (champion.number, moved) == (1, True)
+    restored, moved = roll_back(store, keys, NAME, "me", "why not", lambda target: asked.append(target.number))
+    assert (restored.number, moved) == (1, True)
     assert asked == [1]
     move = read_ledger(store, NAME, keys).moves[-1]
     assert (move.who, move.why, move.made) == ("me", "why not", None)
@@ -245,7 +258,7 @@ def test_rollback_done_again_changes_nothing_and_a_version_named_goes_further_ba
     steps = [
         roll_back(store, keys, spec, "me", "", ok) for spec in (NAME, NAME, "m@champion", "m:2", "m:1", "m:1", NAME)
     ]
-    assert [(champion.number, moved) for champion, moved in steps] == [
+    assert [(restored.number, moved) for restored, moved in steps] == [
         *((2, True), (2, False), (2, False), (2, False), (1, True), (1, False), (1, False))
     ]
     assert [move.version for move in read_ledger(store, NAME, keys).moves] == [1, 2, 3, 2, 1]
@@ -273,17 +286,17 @@ def test_promotion_during_a_rollback_is_not_undone_by_it(store: Store, keys: Key
 
 def test_rollback_of_another_operator_to_the_same_version_is_taken_for_ones_own(store: Store, keys: Keyring) -> None:
     written(store, keys, made(1), made(2), made(3))
-    champion, moved = roll_back(store, keys, NAME, "me", "", lambda target: written(store, keys, back(2)))
-    assert (champion.number, moved) == (2, False)
+    restored, moved = roll_back(store, keys, NAME, "me", "", lambda target: written(store, keys, back(2)))
+    assert (restored.number, moved) == (2, False)
     assert len(read_ledger(store, NAME, keys).moves) == 4
 
 
 def test_registration_of_a_challenger_during_a_rollback_does_not_stop_it(store: Store, keys: Keyring) -> None:
     written(store, keys, made(1), made(2))
-    champion, moved = roll_back(
+    restored, moved = roll_back(
         store, keys, NAME, "me", "", lambda target: written(store, keys, made(3, "rejected")) and None
     )
-    assert (champion.number, moved) == (1, True)
+    assert (restored.number, moved) == (1, True)
 
 
 def test_equal_moves_of_the_same_second_have_unlike_entries_and_one_writer(store: Store, keys: Keyring) -> None:
@@ -306,10 +319,10 @@ def test_two_rollbacks_and_a_promotion_at_once_are_one_step_each_in_the_order_of
     def undo(who: str) -> tuple[int, bool] | None:
         start.wait()
         try:
-            champion, moved = roll_back(store, keys, NAME, who, "", ok)
+            restored, moved = roll_back(store, keys, NAME, who, "", ok)
         except HardcaseError:
             return None
-        return champion.number, moved
+        return restored.number, moved
 
     with ThreadPoolExecutor(3) as pool:
         promotion, *rollbacks = pool.submit(promote), pool.submit(undo, "x"), pool.submit(undo, "y")

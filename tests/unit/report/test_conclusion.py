@@ -186,7 +186,7 @@ def test_a_rejected_model_is_said_to_be_rejected() -> None:
 def test_a_webhook_that_fails_is_named_without_its_address(unused_port: int) -> None:
     secret = f"http://127.0.0.1:{unused_port}/services/T0/secret"
     with pytest.raises(HardcaseError, match="webhook: ConnectionError") as failure:
-        notify(ENDED, {"HARDCASE_WEBHOOK": secret})
+        notify(ENDED.notice, {"HARDCASE_WEBHOOK": secret})
     assert "secret" not in str(failure.value)
 
 
@@ -196,17 +196,17 @@ def test_no_password_goes_over_a_connection_that_cannot_be_encrypted(unused_port
     there = {"HARDCASE_SMTP_HOST": "127.0.0.1", "HARDCASE_SMTP_PORT": str(unused_port)}
     there |= {"HARDCASE_MAIL_FROM": "a@example.org", "HARDCASE_MAIL_TO": "b@example.org"}
     try:
-        assert notify(ENDED, there) == ["mail"]
+        assert notify(ENDED.notice, there) == ["mail"]
         with pytest.raises(HardcaseError, match=r"(?i)starttls"):
-            notify(ENDED, {**there, "HARDCASE_SMTP_USER": "u", "HARDCASE_SMTP_PASSWORD": "p"})
+            notify(ENDED.notice, {**there, "HARDCASE_SMTP_USER": "u", "HARDCASE_SMTP_PASSWORD": "p"})
     finally:
         server.stop()
 
 
 def test_mail_without_addresses_is_refused_by_name() -> None:
     with pytest.raises(HardcaseError, match="HARDCASE_MAIL_FROM and HARDCASE_MAIL_TO"):
-        notify(ENDED, {"HARDCASE_SMTP_HOST": "127.0.0.1"})
+        notify(ENDED.notice, {"HARDCASE_SMTP_HOST": "127.0.0.1"})
 
 
 def test_nobody_is_told_where_nobody_is_named() -> None:
-    assert notify(ENDED, {}) == []
+    assert notify(ENDED.notice, {}) == []
