@@ -13,6 +13,16 @@ class HardcaseError(Exception):
         return hide_passwords(super().__str__())
 
 
+class UnavailableError(HardcaseError):
+    """A store on S3 did not answer, or refused to, so that what it holds is not known."""
+
+
+class UncheckedError(HardcaseError):
+    """An audit could not be carried out. Nothing is known to be damaged."""
+
+    exit_code = 4
+
+
 class InputError(HardcaseError):
     """The user's input is at fault."""
 

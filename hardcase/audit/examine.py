@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from hardcase.errors import HardcaseError, InputError
+from hardcase.errors import HardcaseError, InputError, UnavailableError
 from hardcase.formats import NewerFormatError
 from hardcase.progress import track
 from hardcase.provenance.attestations import Attestation, fetch_attestation, find_gaps
@@ -104,6 +104,7 @@ def examine(store: Store, spec: str, keys: Keyring, compare: Callable[[Ledger], 
 
     Raises:
         InputError: no such model is registered.
+        UnavailableError: the store does not answer, so that nothing can be said of what it holds.
     """
     name = split_spec(spec)
     audit = Audit(Finding(spec), Ledger(name))
@@ -128,6 +129,8 @@ def _attempt(finding: Finding, work: Callable[[], T]) -> T | None:
     """Return the result of some work, or None with its error as the finding's problem."""
     try:
         return work()
+    except UnavailableError:
+        raise
     except HardcaseError as error:
         if not finding.problem or finding.newer:
             finding.problem, finding.newer = str(error), isinstance(error, NewerFormatError)
@@ -197,6 +200,8 @@ def _rehash(objects: Mapping[str, Sequence[Finding]], store: Store) -> None:
     def rehash(digest: str) -> None:
         try:
             store.get_object(digest)
+        except UnavailableError:
+            raise
         except HardcaseError as error:
             for finding in objects[digest]:
                 finding.problem = finding.problem or str(error)
@@ -210,6 +215,8 @@ def _add_published(name: str, version: Version, dossier: Finding, store: Store) 
     """Compare the dossier under its readable name with the one that the ledger names."""
     try:
         listing = json.loads(store.get_object(version.dossier))
+    except UnavailableError:
+        raise
     except (HardcaseError, ValueError):
         return  # reported already
     strays = set(store.list_names(f"models/{name}/{version.number}"))
@@ -298,6 +305,8 @@ def _contradictions_of_ledger(provenance: Provenance, version: Version, store: S
         yield "its run is not the one of the ledger"
     try:
         gate = json.loads(store.get_object(version.gate))
+    except UnavailableError:
+        raise
     except HardcaseError:
         return  # reported already
     if (read_verdict(gate["verdict"]), gate["reasons"]) != (version.verdict, version.reasons):

@@ -8,7 +8,7 @@ from typing import Any
 
 from hardcase.audit.compare import compare_versions
 from hardcase.audit.examine import Audit, examine
-from hardcase.errors import InputError
+from hardcase.errors import InputError, UnavailableError, UncheckedError
 from hardcase.registry.ledger import Ledger, publish_dossier, read_ledger, split_spec
 from hardcase.registry.mirror import Mirror, UnshownError
 from hardcase.runners.display import showing
@@ -19,7 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 def audited(spec: str, home: Home, keys: Sequence[Path]) -> Audit:
-    """Audit a version in the home's store, and compare what MLflow shows, if it can be asked."""
+    """Audit a version in the home's store, and compare what MLflow shows, if it can be asked.
+
+    Raises:
+        UncheckedError: the store does not answer.
+    """
     mirror = Mirror(home.tracking_uri)
 
     def shown(ledger: Ledger) -> Sequence[str]:
@@ -29,8 +33,11 @@ def audited(spec: str, home: Home, keys: Sequence[Path]) -> Audit:
             logger.warning("what MLflow shows was not compared: %s", error)
             return []
 
-    with showing("audit"):
-        return examine(open_store(home.store, cached=False, create=False), spec, home.verifier(keys), shown)
+    try:
+        with showing("audit"):
+            return examine(open_store(home.store, cached=False, create=False), spec, home.verifier(keys), shown)
+    except UnavailableError as error:
+        raise UncheckedError(f"{spec} could not be checked: {error}; audit it again") from error
 
 
 def compared(name: str, first: str, second: str, home: Home, keys: Sequence[Path]) -> dict[str, Any]:

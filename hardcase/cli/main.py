@@ -299,7 +299,10 @@ def audit(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prove what a model was made of: rehash everything and verify every signature. Damage ends with exit code 1."""
+    """Prove what a model was made of: rehash everything and verify every signature.
+
+    Damage ends with exit code 1, a store that does not answer with 4.
+    """
     from hardcase.cli import auditing
 
     with reported(as_json):

@@ -26,7 +26,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
-from hardcase.errors import HardcaseError, InputError
+from hardcase.errors import HardcaseError, InputError, UnavailableError
 from hardcase.progress import track
 from hardcase.store.cache import open_cache
 from hardcase.store.digest import bytes_digest, canonical_json
@@ -46,7 +46,8 @@ CONFLICT_WAITS: Final = (0.2, 0.5, 1, 2, 5)  # longest waits, in seconds, before
 class Store:
     """Read and write the objects of the store at `uri`.
 
-    Every method raises `HardcaseError` if the store cannot be read or written, or an object is missing or altered.
+    Every method raises `HardcaseError` if the store cannot be read or written, or an object is missing or altered,
+    and `UnavailableError` where S3 does not tell.
     """
 
     def __init__(self, uri: str, *, cached: bool = True) -> None:
@@ -140,10 +141,11 @@ class Store:
             self.get_object(digest)
             return
         name = object_name(digest)
-        try:
-            obstore.head(self._objects, name)
-        except (FileNotFoundError, BaseError) as error:
-            raise HardcaseError(f"store {self.uri}: {name} is missing; run again to create it") from error
+        with self._report_errors(f"cannot find {name}", "fix permissions"):
+            try:
+                obstore.head(self._objects, name)
+            except FileNotFoundError as error:
+                raise HardcaseError(f"store {self.uri}: {name} is missing; run again to create it") from error
 
     def get_objects(self, digests: Sequence[str]) -> Iterator[bytes]:
         """Yield the objects with those sha256 in order, and fetch a few ahead."""
@@ -161,7 +163,8 @@ class Store:
         try:
             yield
         except (BaseError, OSError) as error:
-            raise HardcaseError(f"store {self.uri}: {failure}: {describe_error(error, remedy)}") from error
+            kind = HardcaseError if self.local else UnavailableError
+            raise kind(f"store {self.uri}: {failure}: {describe_error(error, remedy)}") from error
 
     def put_folder(self, folder: Path) -> str:
         """Store every file of a folder, and return the digest that `path_digest` gives for the folder."""
