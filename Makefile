@@ -69,9 +69,9 @@ acceptance: $(READY) $(AIRFLOW)/.ready ## Check a Kubeflow: HOST=URL, NAMESPACE=
 	@$(foreach name,$(ACCEPTANCE),ACCEPTANCE_$(name)="$($(name))") ACCEPTANCE_AIRFLOW="$(CURDIR)/$(AIRFLOW)/bin/python" \
 		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m acceptance tests/acceptance $(ARGS)
 
-try: $(READY) ## Retrain and audit in a minute, on a model that is too small to learn
-	@$(BIN)/hardcase run --profile smoke $(ARGS)
-	@$(BIN)/hardcase audit image-screener
+try: $(READY) ## Retrain and audit in a minute, on a model that is too small to learn, so that the gate rejects it
+	@$(BIN)/hardcase run --profile smoke $(ARGS) || test $$? -eq 3
+	@$(BIN)/hardcase audit image-screener@challenger
 
 lint: $(READY) lint-docs ## Check format, lint, types, layers, the compiled pipelines and the documents
 	$(BIN)/ruff check .
@@ -168,7 +168,7 @@ e2e-containers: $(READY) ## `hardcase run` with each step in a container; PROFIL
 		{ podman system service --time=0 $$DOCKER_HOST & service=$$!; } && trap 'kill $$service; rm -r $$folder' EXIT; \
 		until [ -S $$folder/podman.sock ]; do kill -0 $$service || exit 1; sleep 0.1; done; \
 	fi; \
-	$(BIN)/hardcase run --containers --profile $(PROFILE) $(ARGS)
+	$(BIN)/hardcase run --containers --profile $(PROFILE) $(ARGS) || test $$? -eq 3
 
 
 clean: ## Remove the environments and the caches; runs and store in .hardcase stay

@@ -263,6 +263,9 @@ def screen(
         config = load_evaluation_profile(recorded, {"source": "", **parse_settings(settings or [])}).evaluate
         answers = screen_images(scratch / "model", contents, config)
     output(answers, as_json, show.screened)
+    if not any(parsed["answer"] for parsed in answers.values()):
+        errors.print(f"error: {model}: every answer is invalid, so nothing was screened; use a model that was promoted")
+        raise typer.Exit(1)
 
 
 def read_image(path: Path) -> bytes:

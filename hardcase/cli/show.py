@@ -149,6 +149,7 @@ def _score_table(scores: Mapping[str, Any]) -> Table:
     table.add_row("exact match", *(f"{score['exact_match']:.3f}" for score in there.values()))
     for aspect, name in ASPECT_NAMES.items():
         table.add_row(name, *(_points(score["by_aspect"].get(aspect)) for score in there.values()))
+    table.add_row("valid answers", *(f"{score['valid']:.1%}" if "valid" in score else "–" for score in there.values()))
     return table
 
 

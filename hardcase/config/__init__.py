@@ -164,6 +164,16 @@ class RegisterConfig(Config):
 
     name: str = Field("image-screener", pattern=f"^{NAME}$", description="Name of the registered model.")
     min_rows: Count = Field(100, description="Least evaluation rows, and least rows shared with the champion.")
+    min_overall: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Least lower end of the interval of overall. Unset, it must exceed the upper end of chance's. "
+        "0 promotes a model that is no better than chance.",
+    )
+    min_valid: Share | None = Field(
+        None, description="Least share of valid answers. Unset, 1 minus the share of credit that guessing earns."
+    )
     alpha: float = Field(0.05, gt=0, lt=1, description="Significance of the intervals, overall and by aspect.")
     resamples: Resamples = Field(2000, description="Bootstrap resamples over groups.")
     retention_days: int | None = Field(

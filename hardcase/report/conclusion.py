@@ -60,7 +60,7 @@ class Conclusion:
         name = f"{model['name']}:{model['version']}"
         if gate["verdict"] == "promoted":
             return f"Run {self.run} succeeded: {name} was promoted and is the champion"
-        return f"Run {self.run} succeeded: {name} was rejected by the gate: {'; '.join(gate['reasons'])}"
+        return f"Run {self.run} ended: {name} was rejected by the gate: {'; '.join(gate['reasons'])}"
 
     @property
     def notice(self) -> Notice:

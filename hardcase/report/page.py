@@ -18,7 +18,7 @@ from hardcase.data.quarantine import count_quarantine
 from hardcase.data.scores import PARTS, read_scores
 from hardcase.data.snapshot import Snapshot
 from hardcase.report.figures import plot_scores, plot_training
-from hardcase.stats.learning import list_warnings, read_log
+from hardcase.stats.learning import is_above_chance, list_warnings, read_log
 from hardcase.task.answer import format_answer
 from hardcase.task.prompt import ASPECT_NAMES
 from hardcase.task.sample import LETTERS, Sample
@@ -73,6 +73,7 @@ def run(artifacts: Mapping[str, Path], labels: Mapping[str, Any], store: str, ht
         warnings=list_warnings(cases or (), logs, scores),
         fewest_groups=FEWEST_GROUPS,
         scores=scores,
+        above_chance=scores is not None and is_above_chance(scores),
         parts={part: label for part, label in PARTS.items() if scores and scores.get(part)},
         scores_figure=plot_scores(scores) if scores else None,
         training_figures=[plot_training(phases[phase], CURVES[phase]) for phase in CURVES if phases[phase]],

@@ -1,6 +1,6 @@
-"""The gate: a new model becomes the champion unless it is shown to be worse than the one it would replace.
+"""The gate: a model above chance becomes the champion unless it is shown to be worse than the one it would replace.
 
-What "not worse" means is decided in docs/decisions/0003.
+What "not worse" means is decided in docs/decisions/0003, what "above chance" means in 0018.
 """
 
 import math
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from hardcase.config import RegisterConfig
 from hardcase.stats.comparison import compare_scores
+from hardcase.stats.learning import describe_against_chance, describe_overall, is_above_chance
 from hardcase.task.prompt import ASPECT_NAMES
 from hardcase.task.sample import ASPECTS
 from hardcase.task.score import FEWEST_GROUPS, TOO_FEW_GROUPS
@@ -47,11 +48,13 @@ def decide(
     rows = evaluation.select(COLUMNS).to_pylist()
     if flaws := [*_not_finite(scores), *_not_scored(rows, config.min_rows)]:
         return Decision("rejected", flaws)
+    flaws = _below_floor(scores, config)
     if champion is None:
-        return Decision("promoted", [f"the first champion: all metrics finite on {len(rows)} rows"])
+        first = f"the first champion: {describe_against_chance(scores)}, on {len(rows)} rows"
+        return Decision("rejected" if flaws else "promoted", flaws or [first])
     before = champion.select(COLUMNS).to_pylist()
     name = f"champion {against}".strip()
-    flaws = [_describe_alarm(test) for test in drift["tests"] if test["drifted"] and test["name"] in WORSE]
+    flaws += [_describe_alarm(test) for test in drift["tests"] if test["drifted"] and test["name"] in WORSE]
     aspects, earlier = ({row["aspect"] for row in table} for table in (rows, before))
     flaws += [f"{ASPECT_NAMES[a]}: no rows, while {name} was judged on it" for a in ASPECTS if a in earlier - aspects]
     if not aspects & earlier:
@@ -64,9 +67,24 @@ def decide(
 
 def _not_finite(scores: Mapping[str, Any]) -> list[str]:
     flaws = [f"scores: {path} is {value}, not finite" for path, value in _leaves(scores) if not math.isfinite(value)]
-    final = scores.get("final") or {}
-    missing = [key for key in ("overall", "exact_match") if not isinstance(final.get(key), int | float)]
-    return flaws + [f"scores: final.{key} is missing" for key in missing]
+    needed = [("final", "overall"), ("final", "exact_match"), ("final", "valid"), ("chance", "overall")]
+    missing = [(part, key) for part, key in needed if not isinstance((scores.get(part) or {}).get(key), int | float)]
+    return flaws + [f"scores: {part}.{key} is missing" for part, key in missing]
+
+
+def _below_floor(scores: Mapping[str, Any], config: RegisterConfig) -> list[str]:
+    """Return a sentence for each bound that every champion must reach and this model does not."""
+    final, least, flaws = scores["final"], config.min_overall, []
+    bounds = final["intervals"]["overall"]
+    if least is None and not is_above_chance(scores):
+        flaws.append(describe_against_chance(scores))
+    elif least and (bounds is None or bounds[0] < least):
+        flaws.append(f"overall {describe_overall(final)} is not shown to reach register.min_overall, {least:g}")
+    # Invalid answers may cost no more than guessing earns.
+    wanted = 1 - scores["chance"]["overall"] / 100 if config.min_valid is None else config.min_valid
+    if final["valid"] < wanted:
+        flaws.append(f"{final['valid']:.1%} of the answers are valid, fewer than the {wanted:.1%} wanted")
+    return flaws
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, float]]:

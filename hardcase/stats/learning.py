@@ -9,6 +9,7 @@ import numpy as np
 
 from hardcase.data.cases import MinedCase, count_cases
 from hardcase.data.scores import PARTS
+from hardcase.task.score import TOO_FEW_GROUPS
 
 MOST_CUT: Final = 0.05  # of all completions; a cut one has no answer, so it counts as wrong
 LEAST_SPREAD: Final = 0.05  # of all groups; one with equal rewards has no advantage to learn from
@@ -31,7 +32,31 @@ def list_warnings(
             `frac_reward_zero_std` (trl 1.16.0, trainer/grpo_trainer.py:2304 and 2830), the last one `weights_changed`.
         scores: content of `scores.json`.
     """
-    return [*_warn_of_cuts(cases, log, scores or {}), *_warn_of_grpo(log)]
+    return [*_warn_of_chance(scores or {}), *_warn_of_cuts(cases, log, scores or {}), *_warn_of_grpo(log)]
+
+
+def is_above_chance(scores: Mapping[str, Any]) -> bool:
+    """Return whether the interval of the final model's overall score is above that of guessing."""
+    final, chance = (scores[part]["intervals"]["overall"] for part in ("final", "chance"))
+    return bool(final and chance and final[0] > chance[1])
+
+
+def describe_against_chance(scores: Mapping[str, Any]) -> str:
+    """Return a sentence that compares the final model's overall score with guessing."""
+    final, chance = (describe_overall(scores[part]) for part in ("final", "chance"))
+    return f"overall {final} is {'' if is_above_chance(scores) else 'not shown to be '}above chance, {chance}"
+
+
+def describe_overall(score: Mapping[str, Any]) -> str:
+    """Return the overall score with its interval, if enough groups carry one."""
+    bounds = score["intervals"]["overall"]
+    return f"{score['overall']:.1f} [{'{:.1f}, {:.1f}'.format(*bounds) if bounds else TOO_FEW_GROUPS}]"
+
+
+def _warn_of_chance(scores: Mapping[str, Any]) -> Iterator[str]:
+    scored = all("intervals" in (scores.get(part) or {}) for part in ("final", "chance"))
+    if scored and not is_above_chance(scores):
+        yield f"evaluate: {describe_against_chance(scores)}"
 
 
 def _warn_of_cuts(

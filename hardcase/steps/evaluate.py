@@ -49,14 +49,14 @@ def run(
         "groups": len(set(groups)),
         "reward": DEFAULT_KIND,
         "chance": chance(truths, aspects, groups, DEFAULT_KIND, config.resamples, seed),
-        "final": score(aspects, *_values(final), groups, config.resamples, seed) | _count_cut(final),
+        "final": score(aspects, *_values(final), groups, config.resamples, seed) | _count(final),
         "sft": None,
         "gain": None,
     }
     if sft_answers.exists():
         first = _judge(sft_answers, labels)
         write_evaluation(first, folder / "baseline")
-        report["sft"] = score(aspects, *_values(first), groups, config.resamples, seed) | _count_cut(first)
+        report["sft"] = score(aspects, *_values(first), groups, config.resamples, seed) | _count(first)
         report["gain"] = paired_difference(_values(first), _values(final), aspects, groups, config.resamples, seed)
     write_scores(report, folder / "scores")
     for warning in list_warnings(scores=report):
@@ -82,9 +82,10 @@ def _judge(answers: Path, labels: Sequence[Mapping[str, Any]]) -> list[dict[str,
     return rows
 
 
-def _count_cut(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the share of answers that were cut at `max_new_tokens`."""
-    return {"cut": float(np.mean([row["cut"] for row in rows]))}
+def _count(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the share of answers that are valid, and of those that were cut at `max_new_tokens`."""
+    valid, cut = ([row["answer"] is not None for row in rows], [row["cut"] for row in rows])
+    return {"valid": float(np.mean(valid)), "cut": float(np.mean(cut))}
 
 
 def _values(rows: Sequence[Mapping[str, Any]]) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hardcase.provenance.code import code_digest, code_files
+from tests.support.machine import NO_FLOOR
 
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
@@ -79,7 +80,7 @@ def test_wheel_in_an_empty_environment_retrains_and_audits_in_another_folder(har
     file, digest = call(python, "-c", code, cwd=tmp_path).split()
     assert Path(file).is_relative_to(hardcase.parents[1])
     assert digest == code_digest()
-    settings = [part for setting in SMALL for part in ("--set", setting)]
+    settings = [*NO_FLOOR, *(part for setting in SMALL for part in ("--set", setting))]
     record = json.loads(call(hardcase, "run", "--profile", "smoke", "--json", *settings, cwd=tmp_path, home=home))
     assert (record["status"], record["error"]) == ("succeeded", None)
     audit = json.loads(call(hardcase, "audit", "image-screener", "--json", cwd=tmp_path, home=home))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from hardcase.compiled import list_steps
 from hardcase.store.store import object_name
@@ -45,6 +46,7 @@ def test_summary_has_the_shape_that_users_read(machine, first):
         assert all(value is None or 0 <= value <= 100 for value in score["by_aspect"].values())
     assert set(first["drift"]) == {"drifted", "reference", "tests"}
     assert set(first["gate"]) == {"verdict", "reasons"}
+    assert (first["status"], first["gate"]["verdict"]) == ("rejected", "rejected")
     assert set(first["model"]) == {"name", "version", "alias", "digest"}
     assert len(first["snapshot"]) == len(first["model"]["digest"]) == 64
     run = machine.home / "runs" / first["run_id"]
@@ -53,6 +55,20 @@ def test_summary_has_the_shape_that_users_read(machine, first):
     assert (run / "config.yaml").is_file()
     assert pq.read_table(run / "quarantine.parquet").column_names == ["row", "id", "reason", "detail"]
     assert (machine.home / "latest").readlink() == Path("runs") / first["run_id"]
+
+
+def test_model_far_below_chance_is_rejected_with_exit_3_and_screens_nothing(machine, first):
+    done = machine.call("run", "--profile", "smoke")
+    assert done.returncode == 3
+    assert "rejected, now challenger" in done.stdout
+    assert "error: rejected by the gate: overall 0.0 [too few groups] is not shown to be above chance" in done.stderr
+    assert "0.0% of the answers are valid, fewer than the 81.9% wanted" in done.stderr
+    image = machine.home.parent / "image.png"
+    Image.new("RGB", (48, 48), "red").save(image)
+    done = machine.call("screen", "--model", "image-screener@challenger", *[str(image)] * 5, "--json")
+    assert done.returncode == 1
+    assert [answer["answer"] for answer in json.loads(done.stdout).values()] == [None] * 4
+    assert "error: image-screener@challenger: every answer is invalid" in done.stderr
 
 
 def test_rerun_does_nothing_twice(machine, first):
@@ -181,7 +197,7 @@ def test_an_evaluation_killed_at_random_moments_leaves_nothing_and_ends_with_the
     evaluate = (
         "evaluate",
         "--model",
-        "image-screener@champion",
+        "image-screener@challenger",
         "--source",
         "procedural://?samples=24&seed=7",
         "--json",
@@ -213,7 +229,7 @@ def _children_of(launcher):
 def test_another_training_with_the_same_weights_is_accounted_for(machine, first):
     """GRPO changes no weight of this model; with a KL term it logs more. The scores of before rest on the other log."""
     again = machine.run("--set", "grpo.beta=0.1")
-    assert again["status"] == "succeeded"
+    assert again["error"] is None
     assert again["model"]["digest"] == first["model"]["digest"]
     assert [name for name, step in again["steps"].items() if step["cached"]] == [
         "ingest",

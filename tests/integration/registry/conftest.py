@@ -36,10 +36,10 @@ from hardcase.registry.mirror import ENVIRONMENT, Mirror
 from hardcase.steps.register import run
 from hardcase.store.digest import path_digest
 from hardcase.store.store import Store, open_store
+from tests.support.evaluations import SCORES
 
 CONFIG = RegisterConfig(resamples=400)
 NAME = CONFIG.name
-SCORES = {"final": {"overall": 70.0, "exact_match": 0.7}}
 DRIFT = {"drifted": False, "reference": None, "tests": []}
 
 

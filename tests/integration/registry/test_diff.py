@@ -14,7 +14,7 @@ from hardcase.provenance.attestations import Attestation
 from hardcase.steps.ingest import run as ingest
 from hardcase.store.digest import bytes_digest
 from tests.integration.registry.conftest import House
-from tests.support.evaluations import evaluated
+from tests.support.evaluations import SCORES, evaluated
 
 NAME = RegisterConfig().name
 
@@ -43,14 +43,14 @@ def test_rows_configuration_and_scores_that_changed_are_named(house: House, tmp_
     def trained_longer(links: dict[str, Attestation]) -> None:
         links["sft"] = replace(links["sft"], parameters={**links["sft"].parameters, "config": {"steps": 9}})
 
-    old = {"grpo": {"overall": 70.0, "exact_match": 0.7}}  # as records of before format 2 call the final model
+    old = {"chance": SCORES["chance"], "grpo": SCORES["final"]}  # as records of before format 2 call the final model
     house.launch("a", evaluated(0.6), snapshot=first, scores=old)
     house.launch(
         "b",
         evaluated(0.8),
         snapshot=second,
         spoil=trained_longer,
-        scores={"final": {"overall": 80.0, "exact_match": 0.8}},
+        scores={**SCORES, "final": {**SCORES["final"], "overall": 80.0, "exact_match": 0.8}},
     )
     audits = [examine(house.store, f"{NAME}:{number}", house.keys) for number in (1, 2)]
     found = compare_versions(house.store, *audits)

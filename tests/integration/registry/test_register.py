@@ -23,7 +23,7 @@ from hardcase.stats.gate import Decision
 from hardcase.steps import register
 from hardcase.store.digest import path_digest
 from tests.integration.registry.conftest import House
-from tests.support.evaluations import evaluated
+from tests.support.evaluations import SCORES, evaluated
 
 NAME = RegisterConfig().name
 FORK = multiprocessing.get_context("forkserver")
@@ -123,7 +123,7 @@ def test_model_that_the_gate_of_format_1_held_stays_a_clean_challenger(
 
 
 def test_scores_that_are_not_finite_never_reach_champion(house: House) -> None:
-    found = house.launch("a", evaluated(), scores={"final": {"overall": float("nan"), "exact_match": 0.5}})
+    found = house.launch("a", evaluated(), scores={**SCORES, "final": {**SCORES["final"], "overall": float("nan")}})
     assert found["reasons"] == ["scores: final.overall is nan, not finite"]
     assert house.state()[0] == {"challenger": 1}
     assert house.audited(1) == []

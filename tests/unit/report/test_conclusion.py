@@ -180,7 +180,7 @@ def test_a_rejected_model_is_said_to_be_rejected() -> None:
     gate = {"verdict": "rejected", "reasons": ["no better"]}
     known = {"status": "rejected", "error": None, "model": model, "gate": gate}
     ended = replace(ENDED, record={**ENDED.record, **known})
-    assert ended.headline == "Run run-1 succeeded: screener:3 was rejected by the gate: no better"
+    assert ended.headline == "Run run-1 ended: screener:3 was rejected by the gate: no better"
 
 
 def test_a_webhook_that_fails_is_named_without_its_address(unused_port: int) -> None:

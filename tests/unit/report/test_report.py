@@ -94,6 +94,7 @@ def test_page_warns_of_a_training_that_taught_little_and_shows_no_interval_on_fe
     text = (folder / "warned.html").read_text()
     warnings = re.findall(r"<li>(.*?)</li>", text)
     assert [warning[:25] for warning in warnings] == [
+        "evaluate: overall 12.5 [t",
         "grpo: 25% of the completi",
         "evaluate: 50% of the answ",
         "grpo: 100% of the groups ",
@@ -103,6 +104,33 @@ def test_page_warns_of_a_training_that_taught_little_and_shows_no_interval_on_fe
     assert '<td class="n">0.100</td><td class="n">0.050 – 0.150</td>' in text
     assert "Answers cut at the limit of tokens: final 50.0%." in text
     assert "overall +1.0 (too few groups), exact match +0.010 (-0.020 to +0.030)" in text
+
+
+@pytest.mark.parametrize(("low", "heading"), [(20.5, "Promoted"), (19.5, "Promoted, not above chance")])
+def test_promotion_of_a_model_no_better_than_guessing_is_not_shown_in_green(
+    made: dict[str, Any], low: float, heading: str
+) -> None:
+    folder, gate = made["folder"], {"verdict": "promoted", "reasons": ["the first champion"], "against": None}
+    chance = {"overall": 18.0, "exact_match": 0.0625}
+    chance |= {"by_aspect": {}, "intervals": {"overall": [16.0, 20.0], "exact_match": None, "by_aspect": {}}}
+    final = {**chance, "overall": 25.0, "valid": 0.5, "intervals": {**chance["intervals"], "overall": [low, 30.0]}}
+    scores = {
+        "samples": 9,
+        "groups": 3,
+        "reward": "subset",
+        "chance": chance,
+        "sft": None,
+        "final": final,
+        "gain": None,
+    }
+    (folder / "scores").write_text(json.dumps(scores))
+    named = {"name": "screener", "version": 3, "alias": "champion", "digest": "d"}
+    (folder / "registration").write_text(json.dumps({**gate, **named}))
+    run({name: folder / name for name in ("scores", "registration")}, {}, made["store"], folder / "gate.html")
+    text = (folder / "gate.html").read_text()
+    assert f"<strong>{heading}</strong>" in text
+    assert ('class="verdict promoted"' in text) == (heading == "Promoted")
+    assert "Valid answers: final 50.0%." in text
 
 
 def test_the_same_artifacts_give_the_same_bytes(made: dict[str, Any]) -> None:

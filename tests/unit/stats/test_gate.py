@@ -8,11 +8,12 @@ import pytest
 
 from hardcase.config import RegisterConfig
 from hardcase.stats.gate import Decision, decide
+from hardcase.task.reward import DEFAULT_KIND, dpa
 from hardcase.task.sample import ASPECTS
-from tests.support.evaluations import evaluated
+from hardcase.task.score import SUBSETS, chance, score
+from tests.support.evaluations import SCORES, evaluated
 
 CONFIG = RegisterConfig(resamples=500)
-SCORES = {"final": {"overall": 70.0, "exact_match": 0.7, "by_aspect": {ASPECTS[0]: None}}, "sft": None, "gain": None}
 CALM: dict[str, Any] = {"drifted": False, "reference": None, "tests": []}
 
 
@@ -29,6 +30,55 @@ def test_first_model_is_promoted() -> None:
     decision = judged(evaluated(), None)
     assert decision.verdict == "promoted"
     assert "400 rows" in decision.reasons[0]
+
+
+def scores_of(low: float, high: float, valid: float = 1.0, chance: tuple[float, float] | None = (16, 20)) -> Any:
+    final = {**SCORES["final"], "overall": (low + high) / 2, "intervals": {"overall": [low, high]}, "valid": valid}
+    few = {"intervals": {"overall": list(chance) if chance else None}}
+    return {**SCORES, "chance": SCORES["chance"] | few, "final": final | ({} if chance else few)}
+
+
+@pytest.mark.parametrize("old", [None, evaluated(0.1)], ids=["first", "later"])
+@pytest.mark.parametrize(
+    ("scores", "config", "reason"),
+    [
+        (scores_of(20.1, 22), {}, ""),
+        (scores_of(20, 22), {}, "overall 21.0 [20.0, 22.0] is not shown to be above chance, 18.0 [16.0, 20.0]"),
+        (scores_of(0, 0), {}, "overall 0.0 [0.0, 0.0] is not shown to be above chance, 18.0 [16.0, 20.0]"),
+        (scores_of(60, 62, chance=None), {}, "overall 61.0 [too few groups] is not shown to be above chance"),
+        (scores_of(60, 62), {"min_overall": 60}, ""),
+        (scores_of(59, 62), {"min_overall": 60}, "overall 60.5 [59.0, 62.0] is not shown to reach"),
+        (scores_of(60, 62, chance=None), {"min_overall": 60}, "overall 61.0 [too few groups] is not shown to reach"),
+        (scores_of(1, 2), {"min_overall": 0}, ""),
+        (scores_of(1, 2, chance=None), {"min_overall": 0}, ""),
+        (scores_of(60, 62, valid=0.83), {}, ""),
+        (scores_of(60, 62, valid=0.81), {}, "81.0% of the answers are valid, fewer than the 82.0% wanted"),
+        (scores_of(60, 62, valid=0.95), {"min_valid": 0.96}, "95.0% of the answers are valid"),
+        (scores_of(60, 62, valid=0.0), {"min_valid": 0}, ""),
+    ],
+)
+def test_model_below_the_floor_is_rejected_even_where_no_champion_or_a_worse_one_is_there(
+    scores: Any, config: Any, reason: str, old: pa.Table | None
+) -> None:
+    decision = judged(evaluated(0.7), old, scores, **config)
+    assert decision.verdict == ("rejected" if reason else "promoted")
+    if reason:
+        assert len(decision.reasons) == 1
+        assert decision.reasons[0].startswith(reason)
+
+
+@pytest.mark.parametrize("rows", [100, 400, 1500])
+def test_guessing_is_never_promoted(rows: int) -> None:
+    generator = np.random.default_rng(rows)
+    for seed in range(20):
+        truths = [SUBSETS[pick] for pick in generator.integers(16, size=rows)]
+        guesses = [SUBSETS[pick] for pick in generator.integers(16, size=rows)]
+        aspects, groups = [ASPECTS[row % 4] for row in range(rows)], [str(row // 2) for row in range(rows)]
+        credit = [dpa(guess, truth, DEFAULT_KIND) for guess, truth in zip(guesses, truths, strict=True)]
+        exact = [guess == truth for guess, truth in zip(guesses, truths, strict=True)]
+        final = score(aspects, credit, exact, groups, 500, seed) | {"valid": 1.0}
+        level = chance(truths, aspects, groups, DEFAULT_KIND, 500, seed)
+        assert judged(evaluated(), None, {"chance": level, "final": final}).verdict == "rejected"
 
 
 @pytest.mark.parametrize("exact", [0.7, 0.9])
@@ -68,7 +118,7 @@ def test_par_retrains_with_another_seed_are_rarely_rejected() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("path", ["overall", "exact_match", "intervals"])
 def test_metric_that_is_not_finite_holds_even_the_first_model(value: float, path: str) -> None:
-    final = {**SCORES["final"], "intervals": {"overall": [1.0, 2.0]}}  # type: ignore[dict-item]
+    final = {**SCORES["final"], "by_aspect": {ASPECTS[0]: None}}
     final[path] = {"overall": [value, 2.0]} if path == "intervals" else value
     decision = judged(evaluated(), None, {**SCORES, "final": final})
     assert decision.verdict == "rejected"
@@ -76,9 +126,9 @@ def test_metric_that_is_not_finite_holds_even_the_first_model(value: float, path
 
 
 def test_scores_without_the_models_own_hold() -> None:
+    missing = ("final.overall", "final.exact_match", "final.valid", "chance.overall")
     assert judged(evaluated(), None, {"final": {"overall": None}}).reasons == [
-        "scores: final.overall is missing",
-        "scores: final.exact_match is missing",
+        f"scores: {name} is missing" for name in missing
     ]
 
 

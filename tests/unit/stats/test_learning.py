@@ -35,6 +35,27 @@ def test_cut_answers_are_reported_of_either_model() -> None:
 
 
 @pytest.mark.parametrize(
+    ("high", "bounds", "warned"),
+    [
+        (20.0, [20.5, 23.0], []),
+        (
+            20.5,
+            [20.5, 23.0],
+            ["evaluate: overall 21.0 [20.5, 23.0] is not shown to be above chance, 18.0 "],
+        ),
+        (20.0, None, ["evaluate: overall 21.0 [too few groups] is not shown to be above chance, 18.0 "]),
+    ],
+)
+def test_model_no_better_than_guessing_is_reported_whoever_promoted_it(
+    high: float, bounds: list[float] | None, warned: list[str]
+) -> None:
+    chance = {"overall": 18.0, "intervals": {"overall": [16.0, high]}}
+    final = {"overall": 21.0, "intervals": {"overall": bounds}}
+    warnings = list_warnings(scores={"chance": chance, "sft": None, "final": final})
+    assert warnings == [f"{start}[16.0, {high}]" for start in warned]
+
+
+@pytest.mark.parametrize(
     ("log", "warned"),
     [
         ([entry(), entry(weights_changed=True)], []),
