@@ -22,7 +22,7 @@ PARAMS = {
         type="string",
         pattern=forms.SOURCE,
         title="Source",
-        description="Samples with answers; snapshot:ID for one that is in the store.",
+        description="Samples with answers, or several URIs with one space between; snapshot:ID for one in the store.",
     ),
     "settings": forms.settings("What differs from the configuration recorded with the version."),
     "engine": forms.engine(),

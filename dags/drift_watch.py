@@ -25,7 +25,7 @@ PARAMS = {
     "batches": Param(
         os.environ.get("HARDCASE_BATCHES", "procedural://?samples=200&seed=11"),
         type="string",
-        pattern=forms.SOURCE,
+        pattern=forms.ONE_SOURCE,
         title="Labelled batches",
         description="A folder of batches, of which the last by name is taken, or one source of samples with answers.",
     ),

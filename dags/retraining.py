@@ -1,13 +1,15 @@
 """Retrain when there is something new: weekly, when new data is announced, when drift alarms, or by hand.
 
     plan ─┬─ kubeflow_run (deferred) ─┬─ publish → Asset image_screener
-          └─ local_run ───────────────┘
+          └─ local_run ───────────────┴─ follow → Asset pending_data, which starts the next run
 
-`plan` finds what the retraining would be made of (source, seed, profile, code). If the last one was made of the same,
-all else is skipped; if not, this names the run, so that a doubled or retried trigger starts one.
+`plan` takes all announced data that was not trained on, and finds what the retraining would be made of (sources, seed,
+profile, code). If the last one was made of the same, all else is skipped; if not, this names the run, so that a doubled
+or retried trigger starts one. `publish` records what was trained on. `follow` looks whether more was announced since.
 """
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -19,18 +21,23 @@ from airflow.sdk import (
     DeadlineReference,
     Param,
     TriggerRule,
-    get_current_context,
     task,
 )
-from hardcase_provider import forms
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from hardcase_provider import announcements, forms
 from hardcase_provider.alerts import alert_failure, alert_lateness
-from hardcase_provider.assets import DRIFT, MODEL, NEW_DATA, schedule_at
+from hardcase_provider.announcements import Announcement
+from hardcase_provider.assets import DRIFT, MODEL, NEW_DATA, PENDING, schedule_at
 from hardcase_provider.operators import KubeflowRunOperator, LocalRunOperator
 
 PIPELINE = os.environ.get("HARDCASE_PIPELINE", "hardcase-retraining")
 WEEKLY = schedule_at(os.environ.get("HARDCASE_SCHEDULE", "0 3 * * 1"))
 WITHIN = timedelta(minutes=int(os.environ.get("HARDCASE_DEADLINE_MINUTES", "1440")))
 PACKAGE = os.environ.get("HARDCASE_PACKAGE", "")
+SOURCE = os.environ.get("HARDCASE_SOURCE", "")
+if SOURCE and not forms.is_source(SOURCE):
+    raise ValueError(f"HARDCASE_SOURCE is {SOURCE!r}, not {forms.EXAMPLES}")
+WITHDRAW = 'if it is not to be trained on, announce it again with "withdrawn": true'
 
 PARAMS = {
     "profile": forms.profile("How to retrain."),
@@ -38,9 +45,10 @@ PARAMS = {
         None,
         type=["null", "string"],
         pattern=forms.SOURCE,
-        maxLength=1024,
+        maxLength=forms.LONGEST_SOURCE,
         title="Source of samples",
-        description="A path or URI (file, s3, procedural, snapshot). Empty: what was announced, or the profile's.",
+        description="A path or URI (file, s3, procedural, snapshot), or several URIs with one space between. Empty: "
+        "all announced data that was not trained on, else that of the last run, else HARDCASE_SOURCE or the profile's.",
     ),
     "seed": Param(None, type=["null", "integer"], minimum=0, maximum=2**32 - 1, title="Seed", description="Optional."),
     "settings": forms.settings("What differs from the profile."),
@@ -49,33 +57,51 @@ PARAMS = {
 }
 
 
-@task.branch(inlets=[MODEL], retries=2)
-def plan(params: dict[str, Any], run_id: str, ti: Any) -> str | None:
+@task.branch(inlets=[MODEL, NEW_DATA], retries=2)
+def plan(
+    params: dict[str, Any],
+    run_id: str,
+    ti: Any,
+    inlet_events: Any,
+    asset_state_store: Any,
+    triggering_asset_events: Any,
+) -> str | None:
     """Find what is to be run, and whether it is anything new."""
     from hardcase_provider.hooks import KubeflowHook, choose_engine
-    from hardcase_provider.planning import code_digest, fingerprint, source_digest
+    from hardcase_provider.planning import code_digest, digest_sources, fingerprint
 
-    context = get_current_context()
-    announced = read_announcement(context["triggering_asset_events"])
-    source = params["source"] or announced.get("source")
+    trained = announcements.read_trained(asset_state_store[NEW_DATA])
+    announced = announcements.list_announced(inlet_events[NEW_DATA], trained)
+    ti.xcom_push(key="looked", value=[each.id for each in announced])
+    pending = announcements.list_pending(announced, trained)
+    report_faults(announced, pending, triggering_asset_events)
+    taken = announcements.take(announced, pending) if pending and not params["source"] else None
+    data = None if params["source"] else taken or trained
+    sources = data.data if data else [[each, None] for each in (params["source"] or SOURCE).split()]
     engine = choose_engine(params["engine"])
-    chosen = {"profile": params["profile"], "source": source, "seed": params["seed"]}
-    parameters = {name: value for name, value in chosen.items() if value is not None}
+    chosen = {"profile": params["profile"], "source": announcements.merge_sources(sources), "seed": params["seed"]}
+    parameters = {name: value for name, value in chosen.items() if value not in ("", None)}
     parameters |= {"settings": params["settings"]} if params["settings"] else {}
-    holds = announced.get("digest") or source_digest(source, engine)
+    try:
+        holds = digest_sources(sources, engine)
+    except AirflowFailException as error:
+        raise AirflowFailException(f"{error}; {WITHDRAW}" if taken else str(error)) from error
     code = code_digest()
     if engine == "kubeflow":
         code = KubeflowHook().version(PIPELINE, PACKAGE)["pipeline_version_id"]
     made_of = fingerprint(
         parameters=parameters,
-        holds=run_id if holds is None else holds,  # unknown counts as new; the engine's cache decides
+        holds=run_id if None in holds else holds,  # unknown counts as new; the engine's cache decides
         code=code,
-        again=run_id if params["force"] else "",
+        again=f"{run_id}, attempt {ti.try_number}" if params["force"] else "",  # cleared, it is forced again
     )
-    last: list[Any] = list(context["inlet_events"][MODEL].ascending(False).limit(1))
+    last: list[Any] = list(inlet_events[MODEL].ascending(False).limit(1))
     if last and last[0].extra.get("fingerprint") == made_of:
         print(f"Nothing new: {parameters} was trained on already, version {last[0].extra.get('version')}.")
+        announcements.record(asset_state_store[NEW_DATA], taken)
+        ti.xcom_push(key="looked", value=[])
         return None
+    ti.xcom_push(key="taken", value=taken and taken._asdict())
     ti.xcom_push(key="key", value=f"retraining-{made_of[:16]}")
     ti.xcom_push(key="fingerprint", value=made_of)
     ti.xcom_push(key="parameters", value=parameters)
@@ -83,29 +109,66 @@ def plan(params: dict[str, Any], run_id: str, ti: Any) -> str | None:
     return f"{engine}_run"
 
 
-def read_announcement(events: Any) -> dict[str, Any]:
-    """Return what the newest event of the data that started this run says of it."""
-    announced = [event for asset, each in events.items() if asset.name == NEW_DATA.name for event in each]
-    return dict(announced[-1].extra) if announced else {}
+def report_faults(announced: Sequence[Announcement], pending: Sequence[Announcement], started_by: Any) -> None:
+    """Tell of each announcement that does not count, once: in the run that it started.
+
+    Raises:
+        AirflowFailException: nothing else started the run, and no data is pending.
+    """
+    from hardcase_provider.alerts import alert
+
+    starts = [event for asset, events in started_by.items() for event in events]
+    moments = {event.timestamp.isoformat() for event in starts}
+    faults = [
+        f"announcement of {each.time} is ignored: {each.fault}"
+        for each in announced
+        if each.fault and each.time in moments
+    ]
+    if faults and len(faults) == len(starts) and not pending:
+        raise AirflowFailException("; ".join(faults))
+    for fault in faults:
+        alert("refused", fault, dag="retraining")
 
 
-@task(outlets=[MODEL], trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS, retries=2)
-def publish(ti: Any, outlet_events: Any) -> dict[str, Any]:
-    """Record in the Asset's event what came of it."""
+@task(outlets=[MODEL], inlets=[NEW_DATA], trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS, retries=2)
+def publish(ti: Any, outlet_events: Any, asset_state_store: Any) -> dict[str, Any]:
+    """Record in the Asset's event what came of it, and which announcements were trained on."""
     from hardcase_provider.alerts import alert
     from hardcase_provider.registry import read_result
 
     facts = {"fingerprint": ti.xcom_pull(task_ids="plan", key="fingerprint"), **read_result(ti)}
+    facts["source"] = ti.xcom_pull(task_ids="plan", key="parameters").get("source")
+    announcements.record(asset_state_store[NEW_DATA], announcements.read_taken(ti))
     outlet_events[MODEL].extra = facts
     if facts["verdict"] == "rejected":
         alert("rejected", f"{facts['model']} was rejected by the gate", dag="retraining", link=facts["report"])
     return facts
 
 
+@task(inlets=[NEW_DATA], outlets=[PENDING], trigger_rule=TriggerRule.ALL_DONE, retries=2)
+def follow(ti: Any, inlet_events: Any, outlet_events: Any, asset_state_store: Any) -> None:
+    """Start another run, if data is pending that this run did not take.
+
+    What a failed run looked at waits for the next run. It does not start one, which would fail without an end.
+    """
+    trained = announcements.read_trained(asset_state_store[NEW_DATA])
+    announced = announcements.list_announced(inlet_events[NEW_DATA], trained)
+    if any(ti.xcom_pull(task_ids=engine) for engine in ("kubeflow_run", "local_run")):
+        trained, looked = announcements.advance(trained, announcements.read_taken(ti)), []
+    else:
+        looked = ti.xcom_pull(task_ids="plan", key="looked")
+    if looked is None:
+        raise AirflowSkipException("plan did not look at the announcements")
+    pending = [each for each in announcements.list_pending(announced, trained) if each.id not in looked]
+    if not pending:
+        raise AirflowSkipException("no more data is pending")
+    outlet_events[PENDING].extra = {"sources": [each.source for each in pending]}
+
+
 with DAG(
     "retraining",
     description="Retrain the screener when there is something new",
-    schedule=AssetOrTimeSchedule(timetable=WEEKLY, assets=(NEW_DATA | DRIFT)),
+    schedule=AssetOrTimeSchedule(timetable=WEEKLY, assets=(NEW_DATA | PENDING | DRIFT)),
     catchup=False,
     max_active_runs=1,
     params=PARAMS,
@@ -134,4 +197,6 @@ with DAG(
         retries=2,
     )
     local_run = LocalRunOperator(task_id="local_run", arguments=planned["arguments"], retries=1)
-    planned >> [kubeflow_run, local_run] >> publish()
+    runs = [kubeflow_run, local_run]
+    planned >> runs >> publish()
+    runs >> follow()  # a leaf beside `publish`, whose state decides that of the run

@@ -33,11 +33,19 @@ def alert(event: str, text: str, **facts: Any) -> None:
 
 
 async def alert_lateness(dag: str, within: str, context: Any = None) -> None:
-    """Send an alert from the triggerer; the callback of a DeadlineAlert."""
+    """Send an alert from the triggerer, unless the run has ended; the callback of a DeadlineAlert.
+
+    Airflow 3.3.2 calls it for failed runs too: only those that succeeded in time lose their deadline
+    (`airflow/models/dagrun.py:1277`, `airflow/models/deadline.py:205`).
+    """
     import httpx
     from airflow.sdk import BaseHook
 
-    run = str(((context or {}).get("dag_run") or {}).get("dag_run_id") or "")
+    about = (context or {}).get("dag_run") or {}
+    run = str(about.get("dag_run_id") or "")
+    if about.get("end_date"):
+        logger.info("run %s of %s is not late: it ended as %s", run, dag, about.get("state"))
+        return
     text = f"{dag} is late: run {run or '?'} has not ended within {within}"
     logger.warning("late: %s", text)
     try:

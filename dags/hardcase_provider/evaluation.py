@@ -21,7 +21,7 @@ PACKAGE: Final = os.environ.get("HARDCASE_EVALUATION_PACKAGE", "")
 def plan_evaluation(params: Mapping[str, Any], model: str, source: str) -> str:
     """Leave to the tasks of `run_evaluation` what they are to do; return the name of the one to continue with."""
     from hardcase_provider.hooks import KubeflowHook, choose_engine
-    from hardcase_provider.planning import fingerprint, source_digest
+    from hardcase_provider.planning import digest_sources, fingerprint
     from hardcase_provider.registry import resolve_version
 
     context = get_current_context()
@@ -33,7 +33,7 @@ def plan_evaluation(params: Mapping[str, Any], model: str, source: str) -> str:
         day = context["dag_run"].run_after.date().isoformat()  # another day, another look
         digest = fingerprint(
             parameters={**parameters, "model": resolve_version(model)},
-            holds=source_digest(source, engine),
+            holds=digest_sources([[each, None] for each in source.split()], engine),
             code=KubeflowHook().version(PIPELINE, PACKAGE)["pipeline_version_id"],
             day=day,
         )

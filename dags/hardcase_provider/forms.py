@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +11,13 @@ from airflow.sdk import Param
 
 import hardcase
 
-SOURCE: Final = r"^(procedural://|s3://|file:///|snapshot:|/)\S*$"
+URI: Final = r"(procedural://|s3://|file:///)\S*"
+ONE_SOURCE: Final = rf"^((snapshot:|/)\S*|{URI})$"
+SOURCE: Final = rf"^((snapshot:|/)\S*|{URI}( {URI})*)$"
+LONGEST_SOURCE: Final = 4096
+EXAMPLES: Final = (
+    "s3://bucket/prefix, file:///path, /path, snapshot:ID, procedural://… or several URIs with one space between"
+)
 PROFILES: Final = sorted(path.stem for path in (Path(hardcase.__file__).parent / "profiles").glob("*.yaml"))
 
 
@@ -40,6 +47,11 @@ def settings(description: str) -> Param:
         title="Settings",
         description=f'{description} Such as {{"sft.steps": 100}}.',
     )
+
+
+def is_source(value: Any) -> bool:
+    """Return whether the forms take a value as a source of samples."""
+    return isinstance(value, str) and len(value) <= LONGEST_SOURCE and bool(re.fullmatch(SOURCE, value))
 
 
 def write_arguments(parameters: Mapping[str, Any]) -> list[str]:

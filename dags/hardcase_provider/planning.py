@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +47,11 @@ def source_digest(source: str | None, engine: str) -> str | None:
             logger.warning("%s; it counts as new, for Kubeflow may see more than this machine", error)
             return None
     return bucket.digest(source) if source.startswith("s3://") else None
+
+
+def digest_sources(sources: Sequence[Sequence[str | None]], engine: str) -> list[str | None]:
+    """Return for each source the digest that its producer named, or else `source_digest`."""
+    return [digest or source_digest(source, engine) for source, digest in sources]
 
 
 def ask_program(*arguments: str) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def dag(name: str) -> Any:
         ("retraining", "source", "procedural://?samples=80&seed=7"),
         ("retraining", "source", "s3://bucket/prefix"),
         ("retraining", "source", "/data/photos"),
+        ("retraining", "source", "s3://bucket/march s3://bucket/april file:///data/may"),
         ("retraining", "seed", 0),
         ("retraining", "engine", "local"),
         ("drift_watch", "model", "image-screener:3"),
@@ -92,6 +93,8 @@ def test_form_takes_what_makes_sense(name: str, param: str, value: Any) -> None:
         ("retraining", "source", "photos"),
         ("retraining", "source", "--set=sft.steps=1"),
         ("retraining", "source", "/data/two words"),
+        ("retraining", "source", "s3://bucket/march snapshot:abc"),
+        ("drift_watch", "batches", "s3://bucket/march s3://bucket/april"),
         ("retraining", "seed", -1),
         ("retraining", "seed", "1"),
         ("retraining", "engine", "airflow"),
@@ -126,17 +129,6 @@ def test_every_default_is_valid() -> None:
     for name in FILES:
         for param in dag(name).params.values():
             param.resolve()
-
-
-def test_newest_announcement_of_data_names_the_source() -> None:
-    announcement = dag("retraining").module.read_announcement
-    event, assets = SimpleNamespace, dag("retraining").module
-    events = {
-        assets.DRIFT: [event(extra={"drifted": True})],
-        assets.NEW_DATA: [event(extra={"source": "/old"}), event(extra={"source": "/new", "digest": "d"})],
-    }
-    assert announcement(events) == {"source": "/new", "digest": "d"}
-    assert announcement({}) == {}
 
 
 def test_program_is_asked_what_a_source_holds(program: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Three minutes.
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -65,6 +66,24 @@ class Airflow:
         log = self.home / "logs" / "scheduler.log"
         until(lambda: log.read_text(encoding="utf-8").count("final_state=deferred") >= times, 60)
 
+    def announce(self, source: str, digest: str = "1") -> None:
+        asset = next(each for each in self.get("assets")["assets"] if each["name"] == "new_data")
+        news = {"asset_id": asset["id"], "extra": {"source": source, "digest": digest}}
+        self.client.post("/api/v2/assets/events", json=news).raise_for_status()
+
+    def clear(self, run: str, task: str) -> None:
+        again = {"dry_run": False, "dag_run_id": run, "task_ids": [task], "include_downstream": True}
+        again |= {"only_failed": False}
+        self.client.post("/api/v2/dags/retraining/clearTaskInstances", json=again).raise_for_status()
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The retrainings, the oldest first."""
+        return list(self.get("dags/retraining/dagRuns?order_by=id")["dag_runs"])
+
+    def busy(self) -> bool:
+        """Whether a retraining is queued, or active."""
+        return any(run["state"] in ("queued", "running") for run in self.runs())
+
 
 @pytest.fixture
 def airflow(kubeflow: Any, webhook: Any, mlflow: Any, tmp_path: Path) -> Iterator[Airflow]:
@@ -77,6 +96,9 @@ def airflow(kubeflow: Any, webhook: Any, mlflow: Any, tmp_path: Path) -> Iterato
         "PORT": str(port),
         "HARDCASE_POLL_SECONDS": "1",
         "HARDCASE_DEADLINE_MINUTES": "0",
+        # A killed scheduler takes its tasks with it: they are found dead after this time, not after five minutes.
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
         "AIRFLOW_CONN_KUBEFLOW_DEFAULT": json.dumps({"conn_type": "kubeflow", "host": kubeflow.url, "extra": extra}),
         "AIRFLOW_CONN_HARDCASE_ALERTS": json.dumps({"conn_type": "http", "host": webhook.url}),
     }
@@ -168,9 +190,7 @@ def test_wait_survives_scheduler_and_triggerer_and_the_run_dies_with_the_task(
     until(lambda: airflow.state(again) == "success", 90)
     assert airflow.state(again, "kubeflow_run") == "skipped", "nothing is new"
 
-    data = next(each for each in airflow.get("assets")["assets"] if each["name"] == "new_data")
-    news = {"asset_id": data["id"], "extra": {"source": "s3://bucket/march", "digest": "1"}}
-    airflow.client.post("/api/v2/assets/events", json=news).raise_for_status()
+    airflow.announce("s3://bucket/march")
     until(lambda: "run-1" in kubeflow.runs, 90)
     assert kubeflow.runs["run-1"]["runtime_config"]["parameters"] == {"profile": "tiny", "source": "s3://bucket/march"}
     kubeflow.end("run-1", "SUCCEEDED")
@@ -227,3 +247,63 @@ def test_drift_on_kubeflow_starts_a_retraining_by_itself_and_a_refused_one_is_la
     assert list(kubeflow.runs) == ["run-0", "run-1"]
     log = json.dumps(airflow.get(f"{path}/logs/1".replace("+", "%2B")))
     assert "run run-1 failed at validate: row 7: no answer; add one" in log
+
+
+# One takes two minutes; `INTERLEAVINGS=10 make test-dags ARGS="-k interleaved"` runs ten.
+@pytest.mark.parametrize("seed", range(int(os.environ.get("INTERLEAVINGS", "1"))))
+def test_announcements_interleaved_with_pauses_restarts_and_clears_are_all_trained_on(
+    seed: int, airflow: Airflow, kubeflow: Any, mlflow: Any
+) -> None:
+    chance = random.Random(seed)
+    kubeflow.add_pipeline()
+    announced, cleared = [], False
+    airflow.switch_on("retraining")
+
+    def end(state: str) -> None:
+        for run_id, run in kubeflow.runs.items():
+            if run["state"] not in ("SUCCEEDED", "FAILED"):
+                error = {"step": "validate", "message": "row 7: no answer", "exit_code": 2}
+                stopped = run["state"] == "CANCELING"
+                mlflow.runs[run_id] = outcome("failed", error=error) if state == "FAILED" else outcome()
+                history = [{"state": "CANCELING", "update_time": datetime.now(UTC).isoformat()}] if stopped else []
+                kubeflow.end(run_id, "FAILED" if stopped else state, state_history=history)
+
+    for step in range(12):
+        act = "announce" if step % 3 == 0 else chance.choice(("pause", "kill", "clear", "succeed", "fail", "start"))
+        if act == "announce":
+            announced.append(f"s3://bucket/{seed}-{step}")
+            airflow.announce(announced[-1])
+        elif act == "pause":
+            paused = {"is_paused": not airflow.get("dags/retraining")["is_paused"]}
+            airflow.client.patch("/api/v2/dags/retraining", json=paused).raise_for_status()
+        elif act == "kill":
+            os.kill(airflow.pid(chance.choice(("scheduler", "triggerer"))), signal.SIGKILL)
+        elif act == "clear" and (runs := airflow.runs()):
+            airflow.clear(chance.choice(runs)["dag_run_id"], chance.choice(("plan", "kubeflow_run", "publish")))
+            cleared = True
+        elif act == "start":
+            airflow.start()
+        else:
+            end("SUCCEEDED" if act == "succeed" else "FAILED")
+        print(step, act)
+        time.sleep(chance.choice((0, 1, 4, 8)))
+
+    def settled() -> bool:
+        end("SUCCEEDED")
+        return not airflow.busy()
+
+    airflow.switch_on("retraining")
+    for _ in range(2):  # what failed waits for the next run, as that of the schedule
+        until(settled, 400)
+        airflow.start(engine="kubeflow")
+    until(settled, 400)
+    trained = [
+        run["runtime_config"]["parameters"].get("source", "").split()
+        for run in kubeflow.runs.values()
+        if run["state"] == "SUCCEEDED"
+    ]
+    assert set(announced) <= {source for sources in trained for source in sources}
+    assert cleared or all(sum(source in sources for sources in trained) == 1 for source in announced)
+    asset = next(each for each in airflow.get("assets")["assets"] if each["name"] == "new_data")
+    state = airflow.get(f"assets/{asset['id']}/state-store/trained")["value"]
+    assert len(state["seen"]) == len(announced)

@@ -41,8 +41,17 @@ def test_lateness_is_told_from_the_triggerer(alerts: Any, monkeypatch: pytest.Mo
         return BaseHook.get_connection(connection_id)
 
     monkeypatch.setattr(BaseHook, "aget_connection", get)
-    asyncio.run(alert_lateness("retraining", "1:00:00", context={"dag_run": {"dag_run_id": "weekly"}}))
+    asyncio.run(
+        alert_lateness("retraining", "1:00:00", context={"dag_run": {"dag_run_id": "weekly", "end_date": None}})
+    )
     assert alerts.heard[0][2]["text"] == "retraining is late: run weekly has not ended within 1:00:00"
+
+
+@pytest.mark.parametrize("state", ["failed", "success"])
+def test_run_that_has_ended_is_not_called_late(alerts: Any, state: str) -> None:
+    run = {"dag_run_id": "weekly", "state": state, "end_date": "2026-03-02T03:00:00Z"}
+    asyncio.run(alert_lateness("retraining", "1:00:00", context={"dag_run": run}))
+    assert alerts.heard == []
 
 
 def test_alert_that_cannot_be_sent_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,8 +71,9 @@ def publish(run_id: str) -> dict[str, Any]:
     module = dag("retraining").module
     xcoms = {"kubeflow_run": {"run_id": run_id, "link": f"https://kubeflow/{run_id}", "created_at": "2026-01-01"}}
     outlets = {module.MODEL: SimpleNamespace(extra={})}
-    ti = SimpleNamespace(xcom_pull=lambda task_ids, key="": "f" if key else xcoms.get(task_ids))
-    assert module.publish.function(ti, outlets) == outlets[module.MODEL].extra
+    planned = {"fingerprint": "f", "parameters": {"source": "s3://bucket/march"}, "taken": None}
+    ti = SimpleNamespace(xcom_pull=lambda task_ids, key="": planned[key] if key else xcoms.get(task_ids))
+    assert module.publish.function(ti, outlets, {module.NEW_DATA: {}}) == outlets[module.MODEL].extra
     extra: dict[str, Any] = outlets[module.MODEL].extra
     return extra
 
@@ -74,6 +84,7 @@ def test_event_names_the_version_that_its_own_run_registered(mlflow: Any) -> Non
     known = {name: value for name, value in facts.items() if value not in (None, {})}
     assert known == {
         "fingerprint": "f",
+        "source": "s3://bucket/march",
         "engine": "kubeflow",
         "run_id": "run-3",
         "run": "https://kubeflow/run-3",

@@ -18,7 +18,9 @@ def watch(
 
     Args:
         unattended: no user is there to fix anything. A refusal is waited out too, since a token may be in the middle
-            of its rotation, and the run counts as gone at the third 404, since one may be a proxy's.
+            of its rotation.
+
+    A run that was seen counts as gone at the third 404, since one may be a proxy's.
 
     Raises:
         Gone: somebody deleted the run.
@@ -30,13 +32,13 @@ def watch(
         try:
             run = yield from ask(Request("GET", f"runs/{run_id}"), address)
         except KubeflowError as error:
-            silent, refused = time.monotonic() - heard, isinstance(error, Refused)
-            missed += getattr(error, "status", 0) == 404
-            if missed >= (MISSES if unattended else 1):
-                if not seen:
-                    raise Refused(f"run {run_id}: Kubeflow has no such run", 404) from error
+            silent, absent = time.monotonic() - heard, getattr(error, "status", 0) == 404
+            missed += absent
+            if absent and not seen:
+                raise Refused(f"run {run_id}: Kubeflow has no such run", 404) from error
+            if missed >= MISSES:
                 raise Gone(f"run {run_id} is gone from Kubeflow: someone deleted it ({error})", 404) from error
-            if not seen or (refused and not unattended):
+            if not seen or (isinstance(error, Refused) and not absent and not unattended):
                 raise
             if silent > patience:
                 raise Unreachable(str(error), error.about) from error

@@ -100,6 +100,17 @@ def test_deleted_run_is_told_from_one_that_never_was(kubeflow, client, run_id):
     assert translate(unknown.value).exit_code == 2
 
 
+def test_two_404s_of_a_proxy_are_no_deleted_run(kubeflow, client, run_id):
+    def misroute(run):
+        kubeflow.before_get = lambda run: script(kubeflow, "SUCCEEDED")
+        kubeflow.fault("GET runs/", 404, 404)
+
+    kubeflow.before_get = misroute
+    seen = Seen()
+    assert seen.follow(client, run_id) == "SUCCEEDED"
+    assert [problem.status for problem in seen.problems] == [404, 404]
+
+
 def test_expired_token_ends_the_wait_and_says_so(kubeflow, client, run_id):
     kubeflow.before_get = lambda run: kubeflow.fault("GET runs/", 401)
     with pytest.raises(Refused, match="HTTP 401, the token is missing, wrong or expired"):

@@ -1,0 +1,131 @@
+"""Which announcements of data a retraining takes, and which were trained on.
+
+An announcement is an event of the Asset `new_data`. What was trained on is kept as the Asset's state (Airflow 3.3.2,
+`airflow/models/asset_state_store.py`), which outlives events and runs. Events alone do not say it: those that start a
+run come without an order (`DagRun.consumed_asset_events`), and an event starts nothing while the DAG is paused
+(`airflow/assets/manager.py:354`). On Postgres the run of an earlier event that still waits does not list it (:834).
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from hardcase_provider import forms
+
+KEY: Final = "trained"
+# An API server gives an event its time before it commits it, so one can appear after others that are younger.
+OVERLAP: Final = timedelta(hours=1)
+SNAPSHOT: Final = "snapshot:"
+
+
+class Announcement(NamedTuple):
+    """An announcement of data.
+
+    Attributes:
+        digest: any text that changes with the data; None if the producer names none.
+        withdrawn: earlier announcements of the source, if they were not trained on, do not count.
+        fault: why it does not count, in one line; empty if it does.
+    """
+
+    id: int
+    time: str  # ISO 8601, UTC
+    source: str
+    digest: str | None = None
+    withdrawn: bool = False
+    fault: str = ""
+
+
+class Taken(NamedTuple):
+    """The announcements that a run takes, as JSON of an XCom and of the Asset's state.
+
+    Attributes:
+        until: time of the last of them.
+        seen: ids and times of the events up to then that were seen, as far as `OVERLAP` reaches back.
+        data: source and digest of each.
+    """
+
+    until: str
+    seen: dict[str, str]
+    data: list[list[str | None]]
+
+    @property
+    def since(self) -> str:
+        """Return the time from which on an event may be new."""
+        return (_order(self.until) - OVERLAP).isoformat()
+
+
+def read_trained(store: Any) -> Taken | None:
+    """Return what was trained on, from the state of the Asset; None before the first training of announced data."""
+    state = store.get(KEY)
+    return Taken(**state) if state else None
+
+
+def record(store: Any, taken: Taken | None) -> None:
+    """Record in the state of the Asset that these were trained on. Doing it again changes nothing."""
+    if taken and (trained := advance(read_trained(store), taken)):
+        store.set(KEY, trained._asdict())
+
+
+def read_taken(ti: Any) -> Taken | None:
+    """Return what the task `plan` of this run took."""
+    taken = ti.xcom_pull(task_ids="plan", key="taken")
+    return Taken(**taken) if taken else None
+
+
+def list_announced(events: Any, trained: Taken | None) -> list[Announcement]:
+    """Return the announcements that may be new, by time."""
+    found = events.after(trained.since) if trained else events
+    return sorted(map(read_announcement, found), key=lambda each: (_order(each.time), each.id))
+
+
+def read_announcement(event: Any) -> Announcement:
+    """Read an event of the Asset, whose `extra` a producer wrote."""
+    extra = event.extra if isinstance(event.extra, Mapping) else {}
+    source, digest, fault = extra.get("source"), extra.get("digest"), ""
+    if not forms.is_source(source):
+        fault = f"source is {source!r:.200}, not {forms.EXAMPLES}; announce it again"
+    elif not isinstance(digest, str | None):
+        fault = f"digest is {digest!r:.200}, not text; announce it again"
+    return Announcement(
+        event.id, event.timestamp.isoformat(), str(source), digest, extra.get("withdrawn") is True, fault
+    )
+
+
+def list_pending(announced: Sequence[Announcement], trained: Taken | None) -> list[Announcement]:
+    """Return the announcements that were not trained on. Of each source the last one counts."""
+    last: dict[str, Announcement] = {}
+    for each in announced:
+        if not (each.fault or (trained and str(each.id) in trained.seen)):
+            last.pop(each.source, None)
+            last[each.source] = each
+    return [each for each in last.values() if not each.withdrawn]
+
+
+def take(announced: Sequence[Announcement], pending: Sequence[Announcement]) -> Taken:
+    """Return what one run takes of what is pending: a stored snapshot alone, or all before the next one."""
+    ahead = next((at for at, each in enumerate(pending) if each.source.startswith(SNAPSHOT)), len(pending))
+    taken, left = pending[: max(ahead, 1)], pending[max(ahead, 1) :]
+    until = taken[-1].time
+    seen = {str(each.id): each.time for each in announced if each not in left and _order(each.time) <= _order(until)}
+    return Taken(until, seen, [[each.source, each.digest] for each in taken])
+
+
+def advance(trained: Taken | None, taken: Taken | None) -> Taken | None:
+    """Return what was trained on after a run that took these; it may be an old run, of which a task was cleared."""
+    states = [state for state in (taken, trained) if state]
+    if not states:
+        return None
+    newest = max(states, key=lambda state: _order(state.until))
+    seen = {id: time for state in states for id, time in state.seen.items() if _order(time) >= _order(newest.since)}
+    return newest._replace(seen=seen)
+
+
+def merge_sources(sources: Sequence[Sequence[str | None]]) -> str:
+    """Return the sources of some data as one, as `hardcase` takes several: URIs with spaces between."""
+    names = [str(name) for name, _ in sources]
+    return names[0] if len(names) == 1 else " ".join(Path(x).as_uri() if x.startswith("/") else x for x in names)
+
+
+def _order(time: str) -> datetime:
+    return datetime.fromisoformat(time)  # text would not do: a whole second has no fraction
