@@ -5,7 +5,7 @@ from typing import Any
 from kfp import dsl
 
 from components import steps
-from pipelines.resources import HOUR, request_cpus, request_gpus, request_handler
+from pipelines.resources import HOUR, request_cpus, request_first, request_gpus, request_handler
 
 
 @dsl.pipeline(name="hardcase-evaluation")
@@ -23,7 +23,7 @@ def evaluation(
     """
     handler = steps.conclude(pipeline="evaluation", profile="", source=source, seed=0, settings=settings)
     with dsl.ExitHandler(request_handler(handler), name="run"):
-        planned = request_cpus(steps.fetch(model=model, source=source, settings=settings), cached=False)  # aliases move
+        planned = request_first(steps.fetch(model=model, source=source, settings=settings))
         plan = planned.outputs
         snapshot = request_cpus(steps.ingest(plan=plan["ingest"]), timeout=12 * HOUR).output
         answers = steps.answer(plan=plan["answer"], snapshot=snapshot, model=plan["model"])

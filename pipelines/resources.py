@@ -32,12 +32,20 @@ def request_cpus(task: dsl.PipelineTask, cached: bool = True, timeout: int = HOU
     return _request_light(task)
 
 
+def request_first(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Request the pod of the first step, which checks whom to notify; the cache never serves it, as models move."""
+    return _request_notify(request_cpus(task, cached=False))
+
+
 def request_handler(task: dsl.PipelineTask) -> dsl.PipelineTask:
     """Request the exit handler's pod, which also reads whom to notify."""
     _request_surroundings(task, HOUR)
     task.set_caching_options(False)
-    kubernetes.use_secret_as_volume(task, "hardcase-notify", f"{ETC}/notify", optional=True)
-    return _request_light(task)
+    return _request_light(_request_notify(task))
+
+
+def _request_notify(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    return kubernetes.use_secret_as_volume(task, "hardcase-notify", f"{ETC}/notify", optional=True)
 
 
 def request_gpus(

@@ -10,7 +10,7 @@ from typing import Any
 from kfp import dsl
 
 from components import steps
-from pipelines.resources import HOUR, request_cpus, request_gpus, request_handler
+from pipelines.resources import HOUR, request_cpus, request_first, request_gpus, request_handler
 
 
 @dsl.pipeline(name="hardcase-retraining")
@@ -32,7 +32,7 @@ def retraining(
     asked: dict[str, Any] = {"profile": profile, "source": source, "seed": seed, "settings": settings}
     handler = request_handler(steps.conclude(pipeline="retraining", **asked))
     with dsl.ExitHandler(handler, name="run"):
-        planned = request_cpus(steps.configure(**asked), cached=False)  # the champion of today is no input of it
+        planned = request_first(steps.configure(**asked))
         plan = planned.outputs
         snapshot = request_cpus(steps.ingest(plan=plan["ingest"]), timeout=12 * HOUR).output
         validation = request_cpus(steps.validate(plan=plan["validate"], snapshot=snapshot)).output

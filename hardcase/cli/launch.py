@@ -9,7 +9,6 @@ import typer
 from hardcase.cli.console import AsJson, StoreUri, errors, reported
 from hardcase.cli.settings import parse_settings
 from hardcase.errors import InputError
-from hardcase.store.store import open_store
 
 REACH, SENT = "How Kubeflow is reached", "What is sent"
 NAMESPACE = "hardcase"  # of infra/kubernetes
@@ -86,7 +85,7 @@ def launch(
     with reported(as_json), launching.translated():
         if attach and (dry_run or schedule or key or given or settings):
             raise InputError("--attach: it launches nothing; leave out --dry-run, --schedule, --key, -p and --set")
-        opened_store = open_store(store) if store else None
+        opened_store = launching.open_outcome(store, mlflow, ask=not dry_run)
         facts: dict[str, Any] = {"run_id": attach}
         if not attach:
             own = {"profile": profile, "source": source, "seed": seed}

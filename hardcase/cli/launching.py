@@ -34,7 +34,10 @@ from hardcase.kubeflow.address import (
 from hardcase.kubeflow.client import Client, Rehearsal
 from hardcase.kubeflow.launching import Order, launch_package
 from hardcase.kubeflow.watching import watch
-from hardcase.store.store import Store
+from hardcase.provenance.signing import KEYS
+from hardcase.registry.mirror import Mirror
+from hardcase.steps.preflight import refused
+from hardcase.store.store import Store, open_store
 
 TOKEN: Final = "HARDCASE_KFP_TOKEN"  # noqa: S105  a name
 REMEDIES: Final = {
@@ -128,6 +131,21 @@ def build_order(
     parameters = parse_parameters(package, given)
     check_profile(package, parameters)
     return package, Order(key=key or made_up, parameters=parameters, cron=cron, **more)
+
+
+def open_outcome(uri: str | None, mlflow: str, *, ask: bool) -> Store | None:
+    """Return the store, if one is named, that the outcome of a run is read from, unless MLflow is asked.
+
+    Raises:
+        InputError: one of them is no store or MLflow, or, if the store is asked, does not let itself be listed.
+    """
+    if mlflow:
+        Mirror(mlflow)
+    store = open_store(uri, create=False) if uri else None
+    if store and ask:
+        with refused():
+            store.list_names(KEYS)
+    return store
 
 
 def check_profile(package: Package, parameters: Mapping[str, Any]) -> None:

@@ -88,9 +88,18 @@ class Keyring:
             raise DistrustError(f"{what}: signed, but not an in-toto statement; bring back the original")
         return statement
 
-    def publish(self, store: Store) -> None:
+    def check(self) -> None:
+        """Verify that the key signs."""
+        self.open_envelope(self.sign({"_type": STATEMENT}), "signing key")
+
+    @property
+    def public(self) -> tuple[str, bytes]:
+        """Name in a store, and content, of the signing key's public key."""
         key = self._signer().public_key
-        store.put_named(f"{KEYS}/{key.keyid}.pub", _pem(key))
+        return f"{KEYS}/{key.keyid}.pub", _pem(key)
+
+    def publish(self, store: Store) -> None:
+        store.put_named(*self.public)
 
     def _signer(self) -> Signer:
         if self.signer is None:

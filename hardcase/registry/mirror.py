@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from hardcase.addresses import split_url
 from hardcase.database import database_path, database_uri
 from hardcase.errors import HardcaseError, InputError
 from hardcase.lifetime import hold_lock
@@ -78,11 +79,26 @@ class Mirror:
             return
         if not tracking_uri.startswith(("http://", "https://")):
             raise InputError(f"registry {tracking_uri}: name sqlite:////absolute/path, http://… or https://…")
+        if split_url(tracking_uri) is None:
+            raise InputError(f"registry {tracking_uri}: not a URL; name http://host:port or https://host")
         if urlsplit(tracking_uri).username is not None:
             raise InputError(
                 f"registry {urlsplit(tracking_uri).hostname}: a password in its address would be shown with every run; "
                 "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
+
+    def check(self) -> None:
+        """Refuse a database that cannot be opened or created. A server that does not answer costs no run."""
+        if self.database is None:
+            return
+        nearest = next(path for path in (self.database, *self.database.parents) if path.exists())
+        if (nearest == self.database) == nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise InputError(f"registry {self.uri}: {nearest} cannot be written; name another in MLFLOW_TRACKING_URI")
+        if nearest == self.database:
+            try:
+                self._check_database()
+            except (OSError, ValueError) as error:
+                raise InputError(f"registry {self.uri}: {error}") from error
 
     def show(self, read: Callable[[], Ledger], store: str) -> None:
         """Write to MLflow what the ledger says.
@@ -194,12 +210,15 @@ class Mirror:
 
     @cached_property
     def _client(self) -> "MlflowClient":
+        self._check_database()
+        return _mlflow_client(self.uri)
+
+    def _check_database(self) -> None:
         if self.database is not None:
             # MLflow retries a file of another kind for minutes.
             with self.database.open("rb") as file:
                 if file.read(16) != b"SQLite format 3\0":
                     raise ValueError("not an SQLite database; bring it back or remove it")
-        return _mlflow_client(self.uri)
 
     @contextmanager
     def _requests(self) -> Iterator[None]:

@@ -6,6 +6,7 @@
 TLS from the start on port 465. Without a user it is not encrypted, as to a relay in the same network.
 """
 
+import re
 import smtplib
 import ssl
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,9 @@ from functools import partial
 from typing import Any
 
 import requests
+from requests.utils import get_environ_proxies, select_proxy
 
+from hardcase.addresses import require_host, split_url
 from hardcase.errors import HardcaseError, InputError
 
 TIMEOUT = 30  # seconds
@@ -51,20 +54,42 @@ def notify(notice: Notice, environment: Mapping[str, str]) -> list[str]:
     return sent
 
 
+def check_channels(environment: Mapping[str, str]) -> None:
+    """Refuse addresses of the environment that no notification can reach.
+
+    The URL of a webhook is a secret. Where a proxy leads to it, the proxy finds its host.
+    """
+    if webhook := environment.get("HARDCASE_WEBHOOK"):
+        if (address := split_url(webhook)) is None:
+            raise InputError("HARDCASE_WEBHOOK: no URL of http or https; correct it, or unset it")
+        if not select_proxy(webhook, get_environ_proxies(webhook)):
+            require_host("HARDCASE_WEBHOOK", *address)
+    if environment.get("HARDCASE_SMTP_HOST"):
+        require_host("HARDCASE_SMTP_HOST", *_read_mail_server(environment))
+
+
+def _read_mail_server(environment: Mapping[str, str]) -> tuple[str, int]:
+    """Return host and port of the mail server; raise `InputError` if an address is missing or the port is no port."""
+    names = ("HARDCASE_MAIL_FROM", "HARDCASE_MAIL_TO")
+    if missing := [name for name in names if not environment.get(name, "").isprintable() or not environment.get(name)]:
+        raise InputError(f"HARDCASE_SMTP_HOST is set, {' and '.join(missing)} not, or not to an address")
+    port = environment.get("HARDCASE_SMTP_PORT") or "587"
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+        raise InputError(f"HARDCASE_SMTP_PORT={port}: no port; correct it, or unset it")
+    return environment["HARDCASE_SMTP_HOST"], int(port)
+
+
 def _post(notice: Notice, environment: Mapping[str, str]) -> None:
     body = {"text": f"{notice.subject}\n{notice.link}".strip(), **notice.facts}
     requests.post(environment["HARDCASE_WEBHOOK"], json=body, timeout=TIMEOUT).raise_for_status()
 
 
 def _mail(notice: Notice, environment: Mapping[str, str]) -> None:
-    missing = [name for name in ("HARDCASE_MAIL_FROM", "HARDCASE_MAIL_TO") if not environment.get(name)]
-    if missing:
-        raise InputError(f"HARDCASE_SMTP_HOST is set, {' and '.join(missing)} not")
+    host, port = _read_mail_server(environment)
     message = EmailMessage()
     message["Subject"], message["From"] = notice.subject[:200], environment["HARDCASE_MAIL_FROM"]
     message["To"] = environment["HARDCASE_MAIL_TO"]
     message.set_content("\n".join([notice.subject, notice.link, *notice.lines]))
-    host, port = environment["HARDCASE_SMTP_HOST"], int(environment.get("HARDCASE_SMTP_PORT") or 587)
     context = ssl.create_default_context()
     connect = partial(smtplib.SMTP_SSL, context=context) if port == 465 else smtplib.SMTP
     with connect(host, port, timeout=TIMEOUT) as server:

@@ -158,5 +158,7 @@ def _local(*uris: str) -> Iterator[Path]:
 def _needs_network(home: Home, inputs: Inputs) -> bool:
     """Return whether a step will have to ask another machine."""
     lineage = [value for name, value in os.environ.items() if name.startswith("OPENLINEAGE")]
-    named = (*inputs.uris, home.store, home.tracking_uri, os.environ.get("HARDCASE_SIGNING_KEY", ""), *lineage)
-    return inputs.hub or any(uri.startswith(("s3://", "http://", "https://", "awskms:")) for uri in named)
+    variables = [os.environ.get(name, "") for name in ("HARDCASE_SIGNING_KEY", "HARDCASE_WEBHOOK")]
+    named = (*inputs.uris, home.store, home.tracking_uri, *variables, *lineage)
+    remote = any(uri.startswith(("s3://", "http://", "https://", "awskms:")) for uri in named)
+    return inputs.hub or remote or bool(os.environ.get("HARDCASE_SMTP_HOST"))

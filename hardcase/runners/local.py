@@ -33,6 +33,7 @@ from hardcase.runners.home import QUIET, Home, name_of_user
 from hardcase.runners.recording import RecordingCache, Router
 from hardcase.runners.warm import fork_steps
 from hardcase.steps.conclude import conclude
+from hardcase.steps.preflight import check_surroundings
 from hardcase.store.digest import bytes_digest, canonical_json
 from hardcase.store.store import open_store, write_atomically
 
@@ -61,7 +62,7 @@ def run_pipeline(
     with home.locked():
         if containers:
             check(home)
-        open_store(home.store)
+        check_surroundings(open_store(home.store), home.keyring(), home.tracking_uri, os.environ)
         arguments = {**arguments, "settings": {**arguments["settings"], **UNDIVIDED}}
         folder = home.new_run(bytes_digest(canonical_json(arguments)), newest=pipeline == "retraining")
         with (

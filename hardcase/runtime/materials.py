@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hardcase.errors import HardcaseError
+from hardcase.errors import HardcaseError, InputError
 from hardcase.provenance.attestations import fetch_attestation
 from hardcase.provenance.products import fetch_product
 from hardcase.provenance.signing import Keyring, list_trusted, open_keyring
@@ -77,7 +77,7 @@ def material_of(name: str, attestation: str, store: Store, keys: Keyring) -> Mat
 def keyring() -> Keyring:
     """Return the keyring of `HARDCASE_SIGNING_KEY` that trusts what `HARDCASE_TRUSTED_KEYS` and the home name."""
     if not (signing := os.environ.get("HARDCASE_SIGNING_KEY")):
-        raise HardcaseError("no signing key: set HARDCASE_SIGNING_KEY to a private key in PEM, or awskms:ID")
+        raise InputError("no signing key: set HARDCASE_SIGNING_KEY to a private key in PEM, or awskms:ID")
     home = os.environ.get("HARDCASE_HOME")
     return _keyring(signing, *list_trusted(Path(home) if home else None))
 

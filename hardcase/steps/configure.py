@@ -13,18 +13,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from hardcase.config import EvaluationProfile, GpuMemory, Profile, load_profile
+from hardcase.config import EvaluationProfile, GpuMemory, Profile, RegisterConfig, load_profile
 from hardcase.data.listing import source_digest
-from hardcase.errors import InputError
+from hardcase.errors import HardcaseError, InputError, UnavailableError
 from hardcase.model.rewards import read_reward_files
 from hardcase.provenance.code import code_digest
 from hardcase.provenance.openlineage import emit
-from hardcase.registry.ledger import read_ledger
+from hardcase.registry.ledger import Ledger, entry_name, read_ledger
 from hardcase.runtime.devices import require_devices
 from hardcase.runtime.materials import keyring
 from hardcase.runtime.running import METRICS, namespace_of, noted, read_locations
+from hardcase.steps.preflight import check_surroundings, refused
+from hardcase.store.control import retain
 from hardcase.store.digest import bytes_digest, canonical_json
-from hardcase.store.store import open_store
+from hardcase.store.store import Store, open_store
 
 # What identifies a step's work besides the code and the step's configuration.
 PARAMETERS: Final = {
@@ -67,6 +69,7 @@ def execute(profile: str, source: str, seed: int, settings: Mapping[str, Any]) -
         emit("START", os.environ.get("HARDCASE_RUN", ""))
         chosen = load_profile(profile, {**settings, "seed": int(seed), **({"source": source} if source else {})})
         locations = read_locations()
+        check_surroundings(open_store(locations["store"]), keyring(), locations["tracking_uri"], os.environ)
         check_model(chosen)
         require_devices(chosen)
         pinned = pin_run(chosen, locations["store"])
@@ -134,6 +137,7 @@ def pin_run(profile: Profile, store: str) -> dict[str, Any]:
     fingerprint = bytes_digest(canonical_json(identity))
     ledger = read_ledger(opened, profile.registration.name, keyring())
     champion, reference = ledger.pin(fingerprint)
+    check_ledger(opened, ledger, reference, profile.registration)
     return {
         "source": source,
         "fingerprint": fingerprint,
@@ -142,6 +146,24 @@ def pin_run(profile: Profile, store: str) -> dict[str, Any]:
         "reward_files": rewards,
         "registered": any(version.fingerprint == fingerprint for version in ledger.versions.values()),
     }
+
+
+def check_ledger(store: Store, ledger: Ledger, reference: str, config: RegisterConfig) -> None:
+    """Refuse a run that `drift` or `register` would end: what it compares with is lost, or no entry can be retained."""
+    champion = [ledger.champion.evaluation] if ledger.champion else []
+    for evaluation in filter(None, {reference, *champion}):
+        try:
+            store.check_object(evaluation)
+        except UnavailableError:
+            raise
+        except HardcaseError as error:
+            raise InputError(
+                f"model {ledger.name}: an evaluation to compare with is lost: {error}; bring it back, or "
+                f"`hardcase rollback {ledger.name}` to a version that is intact"
+            ) from error
+    if ledger.moves and (days := config.retention_days) is not None:
+        with refused():
+            retain(store.uri, entry_name(ledger.name, len(ledger.moves)), days)
 
 
 def plan_retraining(profile: Profile, pinned: Mapping[str, Any], locations: Mapping[str, str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hardcase.runtime.devices import require_devices
 from hardcase.runtime.materials import keyring
 from hardcase.runtime.running import read_locations, running
 from hardcase.steps.configure import check_context, plan_evaluation, plan_type
+from hardcase.steps.preflight import check_surroundings
 from hardcase.store.digest import canonical_json, path_digest
 from hardcase.store.store import Store, write_atomically
 
@@ -34,6 +35,7 @@ def execute(model: str, source: str, settings: Mapping[str, Any]) -> Any:
     plan = {**locations, "parameters": {"code": code_digest(), "model": model}}
     with running("fetch", plan, {}, registered) as work:
         emit("START", os.environ.get("HARDCASE_RUN", ""))
+        check_surroundings(work.store, keyring(), locations["tracking_uri"], os.environ)
         version = fetch(work.store, keyring(), model, work.outputs / "model")
         name, alias = (split_spec(model), "") if version else (model, "")
         if version:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from hardcase.errors import HardcaseError
+from hardcase.errors import UnavailableError
 from hardcase.store.s3_errors import describe_error
 from hardcase.store.store import check_name, split_s3
 
@@ -114,4 +114,4 @@ def _report_errors(uri: str, name: str) -> Iterator[None]:
         yield
     except CLIENT_ERRORS as error:
         remedy = "fix the role's permissions, or the address"
-        raise HardcaseError(f"store {uri}: {name}: {describe_error(error, remedy)}") from error
+        raise UnavailableError(f"store {uri}: {name}: {describe_error(error, remedy)}") from error

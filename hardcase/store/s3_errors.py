@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
 CODE: Final = re.compile(r"<Code>(\w+)</Code>|\((\w+)\) when calling")  # as obstore and as boto3 pass it on
 EXPECTED_REGION: Final = re.compile(r"expecting &?(?:apos|#39)?;?'?([a-z0-9-]+)")
 REDIRECTED: Final = "incorrectly configured region"  # obstore's words for S3's PermanentRedirect
@@ -35,7 +37,25 @@ LOCAL_REMEDIES: Final = {
 }
 
 
-def find_code(error: Exception) -> str:
+# Codes of AWS after which the same request may succeed.
+PASSING: Final = {
+    "ConditionalRequestConflict",
+    "InternalError",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+}
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Return whether S3 answered that a request is wrong or not allowed, so that it helps not to repeat it."""
+    if code := find_code(error) if error else "":
+        return code not in PASSING
+    return isinstance(error, PermissionDeniedError | UnauthenticatedError)
+
+
+def find_code(error: BaseException) -> str:
     """Return the code in S3's answer; empty where it is not S3's, or had no body."""
     if REDIRECTED in str(error):
         return "PermanentRedirect"

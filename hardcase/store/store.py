@@ -254,6 +254,26 @@ class Store:
         except FileNotFoundError:
             return None
 
+    def check_rights(self, name: str, data: bytes) -> None:
+        """Verify that this process may write, read and list, and that the store lets no name be written twice.
+
+        `name` holds `data` afterwards, and nothing else was written.
+
+        Raises:
+            InputError: the store holds something else under the name, or replaces what is stored.
+        """
+        if not self.put_named(name, data):
+            raise InputError(f"store {self.uri}: {name} was altered; bring back the original")
+        with self._report_errors(f"cannot write {name}", "fix permissions"):
+            try:
+                obstore.put(self._objects, name, data, mode="create")
+            except AlreadyExistsError:
+                pass
+            else:
+                raise InputError(f"store {self.uri}: ignores conditions of a write; `hardcase store check` says more")
+        if self.get_named(name) != data or name not in self.list_names(name.rpartition("/")[0]):
+            raise InputError(f"store {self.uri}: {name} was written, and is not listed; use another store")
+
     def list_objects(self) -> Iterator[tuple[str, int, datetime]]:
         """Yield the sha256, size in bytes and time of writing of every object."""
         with self._report_errors("cannot be listed", "fix permissions"):

@@ -281,9 +281,9 @@ def outcome(verdict="promoted", **more):
 @pytest.mark.parametrize(("verdict", "code"), [("rejected", 3), ("promoted", 0)])
 def test_gate_that_rejected_the_model_is_exit_code_3(kubeflow, launch, tmp_path, verdict, code, where):
     store, registry = str(tmp_path / "store"), f"sqlite:///{tmp_path}/mlflow.db"
-    record = outcome(verdict, warnings=["grpo: nothing changed"])
+    record, opened = outcome(verdict, warnings=["grpo: nothing changed"]), open_store(store)
     if where == "store":
-        write_run(open_store(store), "run-0", record)
+        write_run(opened, "run-0", record)
     else:
         for run_id in ("run-9", "run-0"):
             show_run(registry, EXPERIMENT, run_id, record if run_id == "run-0" else {}, {}, {})

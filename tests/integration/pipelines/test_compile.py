@@ -105,8 +105,13 @@ def test_the_exit_handler_comes_after_all_however_it_ends_and_knows_the_steps(na
     assert not chain[steps[-1]]["cachingOptions"].get("enableCache"), (
         "its record is how a run is known to have succeeded"
     )
-    (secret,) = [each for each in kubernetes["conclude"]["secretAsVolume"] if each["secretName"] == "hardcase-notify"]
-    assert (secret["optional"], secret["mountPath"]) == (True, "/etc/hardcase/notify")
+    told = {
+        step: (secret["optional"], secret["mountPath"])
+        for step, wanted in kubernetes.items()
+        for secret in wanted.get("secretAsVolume", [])
+        if secret["secretName"] == "hardcase-notify"
+    }
+    assert told == dict.fromkeys(("conclude", steps[0]), (True, "/etc/hardcase/notify")), "the first step checks it"
 
 
 def test_the_description_says_what_the_parameters_mean_since_the_form_does_not() -> None:
