@@ -25,7 +25,7 @@ def main() -> None:
         subprocess.run(["hardcase", "audit", "image-screener", "--html", str(audit)], check=True, capture_output=True)
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        for name, path, height in (("report", Path(report), 2600), ("audit", audit, 1000)):
+        for name, path, height in (("report", Path(report), 2600), ("audit", audit, 1640)):
             page.goto(path.as_uri())
             file = FOLDER / f"{name}.png"
             page.screenshot(path=file, full_page=True, clip={"x": 0, "y": 0, "width": 1280, "height": height})

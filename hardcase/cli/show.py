@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich import box
 from rich.table import Column, Table
 from rich.tree import Tree
 
@@ -62,15 +63,19 @@ def ingested(result: Mapping[str, Any]) -> None:
 
 def runs(summaries: Sequence[Mapping[str, Any]]) -> None:
     """Print a line for each run."""
-    table = Table(Column("run", no_wrap=True), "profile", "status", "exact match", Column("model", overflow="fold"))
+    run, status = (Column(name, no_wrap=True) for name in ("run", "status"))
+    profile, model = (Column(name, overflow="fold") for name in ("profile", "model"))
+    # Without edges, for 80 columns with the ids of Kubeflow.
+    lines: Any = {"box": box.SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "padding": (0, 1, 0, 0)}
+    table = Table(run, profile, status, "exact match", model, **lines)
     for summary in summaries:
-        scores, model = summary.get("scores"), summary.get("model")
+        scores, version = summary.get("scores"), summary.get("model")
         table.add_row(
             summary["run_id"],
             summary.get("profile", ""),
             summary["status"],
             f"{upgrade_scores(scores)['final']['exact_match']:.3f}" if scores else "",
-            f"{model['name']} v{model['version']}" if model else "",
+            f"{version['name']} v{version['version']}" if version else "",
         )
     console.print(table, soft_wrap=False)
 

@@ -17,7 +17,7 @@ from hardcase.data.images import decode_image
 from hardcase.data.quarantine import count_quarantine
 from hardcase.data.scores import PARTS, read_scores
 from hardcase.data.snapshot import Snapshot
-from hardcase.report.figures import plot_scores, plot_training
+from hardcase.report.figures import EACH, MEAN, SMOOTHED, plot_training
 from hardcase.stats.learning import is_above_chance, list_warnings, read_log
 from hardcase.task.answer import format_answer
 from hardcase.task.prompt import ASPECT_NAMES
@@ -27,21 +27,21 @@ from hardcase.task.score import FEWEST_GROUPS, TOO_FEW_GROUPS
 HARD_CASES, MISSES, SIDE = 12, 8, 128
 # Curves of each phase of training: column of its log and title.
 CURVES = {
-    "warmup": {"loss": "perception warm-up: loss", "mean_token_accuracy": "token accuracy"},
-    "reading": {"loss": "reading five images: loss", "mean_token_accuracy": "token accuracy"},
+    "warmup": {"loss": "warm-up: loss", "mean_token_accuracy": "warm-up: token accuracy"},
+    "reading": {"loss": "reading: loss", "mean_token_accuracy": "reading: token accuracy"},
     "sft": {
         "loss": "SFT: loss",
-        "mean_token_accuracy": "token accuracy",
-        "eval_loss": "held-out rows: loss",
-        "eval_exact_match": "held-out rows: exact match",
+        "mean_token_accuracy": "SFT: token accuracy",
+        "eval_loss": "SFT, held-out rows: loss",
+        "eval_exact_match": "SFT, held-out rows: exact match",
     },
     "grpo": {
         "reward": "GRPO: mean reward",
-        "frac_reward_zero_std": "groups without spread",
-        "entropy": "entropy a token",
-        "completions/mean_length": "completion length",
-        "completions/clipped_ratio": "cut completions",
-        "eval_exact_match": "held-out rows: exact match",
+        "frac_reward_zero_std": "GRPO: groups without spread",
+        "entropy": "GRPO: entropy a token",
+        "completions/mean_length": "GRPO: completion length",
+        "completions/clipped_ratio": "GRPO: cut completions",
+        "eval_exact_match": "GRPO, held-out rows: exact match",
     },
 }
 
@@ -64,7 +64,7 @@ def run(artifacts: Mapping[str, Path], labels: Mapping[str, Any], store: str, ht
     phases = {phase: [entry for entry in logs if entry["phase"] == phase] for phase in CURVES}
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"number": _format_number, "interval": _format_interval}
+    environment.filters |= {"number": _format_number, "interval": _format_interval, "words": _in_words}
     page = environment.get_template("report.html.j2").render(
         labels={label: value for label, value in labels.items() if label not in ("error", "cancelled")},
         cancelled=labels.get("cancelled", False),
@@ -75,8 +75,9 @@ def run(artifacts: Mapping[str, Path], labels: Mapping[str, Any], store: str, ht
         scores=scores,
         above_chance=scores is not None and is_above_chance(scores),
         parts={part: label for part, label in PARTS.items() if scores and scores.get(part)},
-        scores_figure=plot_scores(scores) if scores else None,
-        training_figures=[plot_training(phases[phase], CURVES[phase]) for phase in CURVES if phases[phase]],
+        aspects=ASPECT_NAMES,
+        curves=[curve for phase in CURVES for curve in plot_training(phases[phase], CURVES[phase])],
+        legend={"each": EACH, "mean": MEAN, "smoothed": SMOOTHED},
         drift=read("drift", _read_json),
         validation=read("validation", _read_json),
         quarantine=read("quarantine", count_quarantine),
@@ -90,6 +91,13 @@ def run(artifacts: Mapping[str, Path], labels: Mapping[str, Any], store: str, ht
 
 def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}" if value < 1 else f"{value:.1f}"
+
+
+def _in_words(value: Any) -> str:
+    """Return a name of the code, or several with their values, in words."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{_in_words(name)} {_in_words(held)}" for name, held in value.items())
+    return ", ".join(map(_in_words, value)) if isinstance(value, list) else str(value).replace("_", " ")
 
 
 def _format_interval(bounds: Sequence[float | None] | None, form: str) -> str:

@@ -3,7 +3,7 @@
 set -eu
 cd "$1"
 # evidently.tests and the like are no tests, so only of these.
-find matplotlib mpl_toolkits networkx numpy pandas pyarrow pywt scipy sklearn statsmodels \
+find matplotlib mpl_toolkits numpy pandas pyarrow pywt scipy sklearn statsmodels \
     -type d -name tests -prune -exec rm -r {} +
 find . -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.ipynb' \) -delete
 find sklearn/datasets statsmodels/datasets -type f -name '*.csv*' -delete
@@ -26,7 +26,6 @@ import jinja2
 import kfp.dsl.executor_main
 import matplotlib.pyplot
 import mlflow.tracking
-import networkx
 import obstore.store
 import openlineage.client
 import pyarrow.compute

@@ -1,6 +1,7 @@
 """The runs of a cluster seen from a workstation: from the records in the store alone."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hardcase.errors import HardcaseError
 from hardcase.registry.runs import StepRecord, list_runs, read_run, write_record, write_run
 from hardcase.store.store import Store, open_store
-from tests.support.machine import Machine
+from tests.support.machine import COMMAND, Machine
 
 
 @pytest.fixture
@@ -51,6 +52,20 @@ def test_runs_are_listed_the_newest_first_also_one_at_work(machine: Machine, sto
     assert found[0]["steps"] == {"configure": {"status": "succeeded"}, "sft": {"status": "running"}}
     assert "image-screener v3" in machine.call("runs", "--store", store.uri).stdout
     assert not machine.home.exists(), "to look makes no home"
+
+
+def test_list_of_runs_fits_80_columns_and_cuts_nothing(machine: Machine, store: Store) -> None:
+    run, model = "24283211-e4a6-4460-92ee-e16d7437fb4d", {"name": "image-screener", "version": 12}
+    scores = {part: {"exact_match": 0.8125} for part in ("chance", "final")}
+    known = {"profile": "internvl3-2b-lora", "status": "succeeded", "scores": scores, "started": ""}
+    write_run(store, run, {"snapshot": None, "report": None, "model": {**model, "alias": "", "digest": ""}, **known})
+    command = [*COMMAND, "runs", "--store", store.uri]
+    environment = {**machine.environment, "COLUMNS": "80"}
+    lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    (row,) = (line for line in lines if line.startswith(run))
+    assert "  succeeded  0.812" in row
 
 
 def test_a_report_is_written_from_the_store_and_one_that_is_not_there_is_named(machine: Machine, store: Store) -> None:

@@ -100,8 +100,8 @@ def test_page_warns_of_a_training_that_taught_little_and_shows_no_interval_on_fe
         "grpo: 100% of the groups ",
         "grpo: the final weights e",
     ]
-    assert '<td class="n">12.5</td><td class="n">too few groups</td>' in text
-    assert '<td class="n">0.100</td><td class="n">0.050 – 0.150</td>' in text
+    assert '<td class="n" data-label="overall">12.5</td><td class="n" data-label="95%">too few groups</td>' in text
+    assert 'data-label="exact match">0.100</td><td class="n" data-label="95%">0.050 – 0.150</td>' in text
     assert "Answers cut at the limit of tokens: final 50.0%." in text
     assert "overall +1.0 (too few groups), exact match +0.010 (-0.020 to +0.030)" in text
 
