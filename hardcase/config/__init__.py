@@ -20,6 +20,7 @@ from hardcase.config.base import (
     Resamples,
     Seed,
     Share,
+    SourceUri,
     Threads,
     VllmDtype,
 )
@@ -219,7 +220,7 @@ class Profile(GeneratingConfig):
     """One way to retrain: the configuration of every step."""
 
     seed: Seed = Field(0, description="Seed of everything that is random.")
-    source: str = Field(description="URI or path of the samples, or several URIs with spaces between them.")
+    source: SourceUri = Field(description="URI or path of the samples, or several URIs with spaces between them.")
     metrics: BoardKind = Field(
         "tensorboard", description="Where training shows metrics while it runs. It changes no result."
     )
@@ -251,7 +252,7 @@ class EvaluationProfile(GeneratingConfig):
     """How a registered model is evaluated: of its recorded configuration what answers, scores and compares."""
 
     seed: Seed = 0
-    source: str
+    source: SourceUri
     ingest: IngestConfig = IngestConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     drift: DriftConfig = DriftConfig()

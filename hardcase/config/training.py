@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from hardcase.config.base import Attention, Config, Count, EngineKind, Share, Threads, VllmDtype
+from hardcase.config.base import SECRET, Attention, Config, Count, EngineKind, Share, Threads, VllmDtype
 
 RewardKind = Literal["exact", "subset", "penalised", "jaccard"]
 
@@ -73,6 +73,8 @@ class TrainConfig(Config):
     @field_validator("trl")
     @classmethod
     def _has_values(cls, trl: dict[str, Any]) -> dict[str, Any]:
+        if secret := next(filter(SECRET.fullmatch, trl), None):
+            raise ValueError(f"{secret} would be in every record; leave it out, and set HF_TOKEN for the hub")
         if empty := [name for name, value in trl.items() if value is None]:
             raise ValueError(f"{empty[0]} has no value; leave it out")
         return trl

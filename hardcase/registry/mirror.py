@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from hardcase.addresses import split_url
 from hardcase.database import database_path, database_uri
@@ -81,9 +80,9 @@ class Mirror:
             raise InputError(f"registry {tracking_uri}: name sqlite:////absolute/path, http://… or https://…")
         if split_url(tracking_uri) is None:
             raise InputError(f"registry {tracking_uri}: not a URL; name http://host:port or https://host")
-        if urlsplit(tracking_uri).username is not None:
+        if "@" in tracking_uri:
             raise InputError(
-                f"registry {urlsplit(tracking_uri).hostname}: a password in its address would be shown with every run; "
+                "MLFLOW_TRACKING_URI: a password in its address would be shown with every run; "
                 "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
 

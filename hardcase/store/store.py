@@ -330,8 +330,11 @@ def open_objects(uri: str) -> tuple[str, ObjectStore]:
 
     try:
         session = boto3.Session()
-        if session.get_credentials() is None:
+        if (credentials := session.get_credentials()) is None:
             raise InputError(f"store {uri}: no AWS credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret")
+        # obstore panics at a line end in a token.
+        if not all(text.isascii() and text.isprintable() for text in credentials.get_frozen_credentials() if text):
+            raise InputError(f"store {uri}: an AWS key or token has a line end, or a letter that none has; correct it")
         client = session.client("s3", region_name=session.region_name or "us-east-1")
     except (BotoCoreError, ValueError) as error:  # the latter of an endpoint that is no URL
         reason = describe_error(error, "check AWS_ENDPOINT_URL")
