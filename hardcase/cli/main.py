@@ -253,6 +253,7 @@ def screen(
         if len(images) != 5:
             raise InputError(f"{len(images)} images given; name the original and four candidates")
         contents = [read_image(path) for path in images]
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(scratch / "torchinductor"))  # else it stays in TMPDIR
         from hardcase.serving.screening import screen_images
         from hardcase.steps.fetch import fetch, read_configuration
 

@@ -37,8 +37,13 @@ def list_warnings(
 
 def is_above_chance(scores: Mapping[str, Any]) -> bool:
     """Return whether the interval of the final model's overall score is above that of guessing."""
-    final, chance = (scores[part]["intervals"]["overall"] for part in ("final", "chance"))
-    return bool(final and chance and final[0] > chance[1])
+    chance = scores["chance"]["intervals"]["overall"]
+    return bool(chance) and _exceeds(scores["final"], chance[1])
+
+
+def _exceeds(score: Mapping[str, Any], level: float) -> bool:
+    bounds = score["intervals"]["overall"]
+    return bool(bounds) and bounds[0] > level
 
 
 def describe_against_chance(scores: Mapping[str, Any]) -> str:
@@ -57,6 +62,11 @@ def _warn_of_chance(scores: Mapping[str, Any]) -> Iterator[str]:
     scored = all("intervals" in (scores.get(part) or {}) for part in ("final", "chance"))
     if scored and not is_above_chance(scores):
         yield f"evaluate: {describe_against_chance(scores)}"
+    elif scored and (constant := scores.get("constant")) and not _exceeds(scores["final"], constant["overall"]):
+        yield (
+            f"evaluate: overall {describe_overall(scores['final'])} is not shown to be above that of always answering "
+            f"{constant['answer']}, {constant['overall']:.1f}"
+        )
 
 
 def _warn_of_cuts(

@@ -17,7 +17,7 @@ from hardcase.runtime.running import running
 from hardcase.stats.learning import list_warnings
 from hardcase.task.answer import parse_answer
 from hardcase.task.reward import DEFAULT_KIND, dpa
-from hardcase.task.score import chance, paired_difference, score
+from hardcase.task.score import best_constant, chance, paired_difference, score
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ def run(
         "groups": len(set(groups)),
         "reward": DEFAULT_KIND,
         "chance": chance(truths, aspects, groups, DEFAULT_KIND, config.resamples, seed),
+        "constant": best_constant(truths, aspects, DEFAULT_KIND),
         "final": score(aspects, *_values(final), groups, config.resamples, seed) | _count(final),
         "sft": None,
         "gain": None,

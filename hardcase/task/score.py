@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hardcase.errors import HardcaseError
+from hardcase.task.answer import format_answer
 from hardcase.task.reward import dpa as partial_credit
 from hardcase.task.sample import ASPECTS, LETTERS
 
@@ -75,6 +76,18 @@ def chance(
     expected = {truth: float(np.mean([partial_credit(guess, truth, kind) for guess in SUBSETS])) for truth in SUBSETS}
     values = [expected[frozenset(truth)] for truth in truths]
     return score(aspects, values, [1 / len(SUBSETS)] * len(values), groups, resamples, seed)
+
+
+def best_constant(truths: Sequence[Collection[str]], aspects: Names, kind: "RewardKind") -> dict[str, Any]:
+    """Return the `answer` with the highest `overall` score among those that are the same for every sample."""
+
+    def measure(answer: frozenset[str]) -> float:
+        credit = {truth: partial_credit(answer, truth, kind) for truth in SUBSETS}
+        columns = [credit[frozenset(truth)] for truth in truths], [0.0] * len(truths), ["all"] * len(truths)
+        return float(_statistics(_group_sums(aspects, *columns)[0])[0])
+
+    best = max(SUBSETS, key=measure)
+    return {"answer": format_answer(best), "overall": measure(best)}
 
 
 def paired_difference(

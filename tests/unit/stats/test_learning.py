@@ -55,6 +55,16 @@ def test_model_no_better_than_guessing_is_reported_whoever_promoted_it(
     assert warnings == [f"{start}[16.0, {high}]" for start in warned]
 
 
+@pytest.mark.parametrize(("low", "warned"), [(31.1, 0), (31.0, 1)])
+def test_model_that_learned_one_answer_is_reported_though_it_is_above_chance(low: float, warned: int) -> None:
+    chance = {"overall": 18.0, "intervals": {"overall": [16.0, 20.0]}}
+    final = {"overall": 33.0, "intervals": {"overall": [low, 35.0]}}
+    constant = {"answer": "none", "overall": 31.0}
+    warnings = list_warnings(scores={"chance": chance, "constant": constant, "sft": None, "final": final})
+    said = "evaluate: overall 33.0 [31.0, 35.0] is not shown to be above that of always answering none, 31.0"
+    assert warnings == [said] * warned
+
+
 @pytest.mark.parametrize(
     ("log", "warned"),
     [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hardcase.errors import HardcaseError
 from hardcase.task.reward import KINDS
 from hardcase.task.sample import ASPECTS
-from hardcase.task.score import SUBSETS, chance, paired_difference, score
+from hardcase.task.score import SUBSETS, best_constant, chance, paired_difference, score
 
 DEFORMED, SHADOW, PLACEMENT, EXTENSION = ASPECTS
 # Ten samples: means .75, .5, 1, 0.25 by aspect.
@@ -21,6 +21,13 @@ TABLE = (
     [True, False, True, True, False, False, True, True, False, False],
     list("abcdeabcde"),
 )
+
+
+def test_best_constant_answer_weights_aspects_equally_as_overall_does() -> None:
+    truths = [frozenset[str](), frozenset[str](), frozenset[str](), *[frozenset("B")] * 5]
+    aspects = [DEFORMED, SHADOW, PLACEMENT, *[EXTENSION] * 5]
+    assert best_constant(truths, aspects, "exact") == {"answer": "none", "overall": 75.0}
+    assert best_constant(truths[3:], aspects[3:], "exact") == {"answer": "B", "overall": 100.0}
 
 
 def test_scores_of_a_hand_computed_table() -> None:
@@ -84,6 +91,12 @@ def test_fewer_groups_than_thirty_are_scored_without_an_interval(groups: int, kn
     assert result["overall"] == 50.0
     for interval in (*(result["intervals"][name] for name in ("overall", "exact_match")), _shadow(result)):
         assert (interval is not None) is known
+
+
+def test_best_constant_answer_is_that_of_the_most_frequent_truth_over_aspects_not_samples() -> None:
+    truths = [frozenset[str]()] * 3 + [frozenset("B")] * 5
+    aspects = [ASPECTS[0], ASPECTS[1], ASPECTS[2], *[ASPECTS[3]] * 5]
+    assert best_constant(truths, aspects, "exact") == {"answer": "none", "overall": 75.0}
 
 
 def _shadow(result: Any) -> Any:
