@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
@@ -185,7 +186,10 @@ def digest_source(
 def runs(store: OfStore = None, as_json: AsJson = False) -> None:
     """List the runs, the newest first: those of this machine's home, or those recorded in a store."""
     with reported(as_json):
-        summaries = list_runs(open_store(store, cached=False, create=False)) if store else Home.here().summaries()
+        home = Home.here()
+        summaries = list_runs(open_store(store, cached=False, create=False)) if store else home.summaries()
+        if not summaries:
+            errors.print("note: no runs in", store or home.runs)
         output(summaries, as_json, show.runs)
 
 
@@ -341,6 +345,31 @@ def audit(
 
 app.command()(rollback)
 app.command()(promote)
+
+
+@app.command()
+def clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+    older_than: Annotated[
+        float, typer.Option(min=0, max=36_500, help="Days since the last change. A younger step may be resumed.")
+    ] = 7,
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what stopped and ended runs left on this machine: scratch folders, step records, drafts.
+
+    What an audit names stays, and what a running run uses. A store on S3 is left alone.
+    """
+    with reported(as_json):
+        from hardcase.runners.cleaning import list_leftovers, remove_leftovers
+
+        home = Home.here(store)
+        if not home.root.is_dir():
+            raise InputError(f"home {home.root}: no such folder; name the home in HARDCASE_HOME")
+        leftovers = (list_leftovers if dry_run else remove_leftovers)(home, time.time() - older_than * 86_400)
+    content = [{"what": left.what, "path": str(left.path), "bytes": left.size} for left in leftovers]
+    output({"removed": not dry_run, "leftovers": content}, as_json, lambda _: show.cleaned(leftovers, dry_run))
+
 
 stores = typer.Typer(help="The object store.", no_args_is_help=True)
 app.add_typer(stores, name="store")

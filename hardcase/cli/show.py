@@ -13,6 +13,7 @@ from hardcase.audit.examine import Audit, Finding
 from hardcase.cli.console import console
 from hardcase.data.scores import upgrade_scores
 from hardcase.registry.retention import UnreferencedObject
+from hardcase.runners.cleaning import Leftover
 from hardcase.store.conformance import Check
 from hardcase.task.prompt import ASPECT_NAMES
 
@@ -145,6 +146,14 @@ def unreferenced(objects: Sequence[UnreferencedObject]) -> None:
     typer.echo(
         f"{len(objects)} unreferenced objects, {sum(entry.size for entry in objects) / 1e6:.1f} MB; none was removed"
     )
+
+
+def cleaned(leftovers: Sequence[Leftover], dry_run: bool) -> None:
+    """Print what was removed, or would be."""
+    for leftover in leftovers:
+        console.print(f"{leftover.path}  {leftover.size} bytes  {leftover.what}")
+    size = sum(leftover.size for leftover in leftovers) / 1e6
+    console.print(f"{len(leftovers)} leftovers, {size:.1f} MB; {'none was' if dry_run else 'all were'} removed")
 
 
 def _score_table(scores: Mapping[str, Any]) -> Table:

@@ -305,7 +305,9 @@ def open_store(uri: str, *, cached: bool = True, create: bool = True) -> Store:
         InputError: the store cannot be opened.
     """
     if not (create or uri.startswith("s3://") or parse_local_path(uri).is_dir()):
-        raise InputError(f"store {uri}: no such folder; run `hardcase run` first, or name another by --store")
+        raise InputError(
+            f"store {uri}: no such folder; run `hardcase run` first, or name another by --store or HARDCASE_HOME"
+        )
     return Store(uri, cached=cached)
 
 

@@ -226,6 +226,18 @@ def _children_of(launcher):
     return found
 
 
+def test_a_home_of_killed_runs_is_cleaned_and_loses_no_model_and_no_cached_step(machine, first):
+    """After the kills above."""
+    (folder := machine.home / "scratch" / "sft-0123456789abcdef").mkdir(parents=True)
+    cleaned = json.loads(machine.call("clean", "--older-than", "0", "--json").stdout)["leftovers"]
+    assert {str(folder), str(machine.home / "store" / "notes" / first["run_id"])} <= {left["path"] for left in cleaned}
+    assert list((machine.home / "scratch").iterdir()) == list((machine.home / "store" / "notes").iterdir()) == []
+    assert machine.call("audit", f"{first['model']['name']}:{first['model']['version']}").returncode == 0
+    again = machine.run()
+    assert [name for name, step in again["steps"].items() if not step["cached"]] == []
+    assert again["model"] == first["model"]
+
+
 def test_another_training_with_the_same_weights_is_accounted_for(machine, first):
     """GRPO changes no weight of this model; with a KL term it logs more. The scores of before rest on the other log."""
     again = machine.run("--set", "grpo.beta=0.1")
