@@ -224,7 +224,7 @@ def test_server_that_is_down_holds_nothing_up_and_is_told_all_once_it_answers(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     done = copy.call("rollback", NAME, "--why", "it flags every shadow")
     assert done.returncode == 0, done.stderr
-    assert f"rolled back, but MLflow does not show it: registry {server.uri}" in done.stderr
+    assert f"{NAME}@champion is :1, but MLflow does not show it: registry {server.uri}" in done.stderr
     done = copy.call("audit", NAME)
     assert done.returncode == 0, done.stderr
     assert "what MLflow shows was not compared" in done.stderr
