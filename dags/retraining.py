@@ -31,7 +31,7 @@ from hardcase_provider.assets import DRIFT, MODEL, NEW_DATA, PENDING, schedule_a
 from hardcase_provider.operators import KubeflowRunOperator, LocalRunOperator
 
 PIPELINE = os.environ.get("HARDCASE_PIPELINE", "hardcase-retraining")
-WEEKLY = schedule_at(os.environ.get("HARDCASE_SCHEDULE", "0 3 * * 1"))
+CRON = os.environ.get("HARDCASE_SCHEDULE", "0 3 * * 1")
 WITHIN = timedelta(minutes=int(os.environ.get("HARDCASE_DEADLINE_MINUTES", "1440")))
 PACKAGE = os.environ.get("HARDCASE_PACKAGE", "")
 SOURCE = os.environ.get("HARDCASE_SOURCE", "")
@@ -168,11 +168,11 @@ def follow(ti: Any, inlet_events: Any, outlet_events: Any, asset_state_store: An
 with DAG(
     "retraining",
     description="Retrain the screener when there is something new",
-    schedule=AssetOrTimeSchedule(timetable=WEEKLY, assets=(NEW_DATA | PENDING | DRIFT)),
+    schedule=AssetOrTimeSchedule(timetable=schedule_at(CRON), assets=(NEW_DATA | PENDING | DRIFT)),
     catchup=False,
     max_active_runs=1,
     params=PARAMS,
-    tags=["hardcase"],
+    tags=["hardcase", f"schedule {CRON} UTC"],  # beside Assets, the list of DAGs shows no schedule
     doc_md=__doc__,
     default_args={
         "on_failure_callback": alert_failure,

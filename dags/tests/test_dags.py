@@ -125,6 +125,11 @@ def test_settings_reach_the_program_as_they_were_given() -> None:
     assert write_arguments(parameters) == ["--profile=smoke", *settings]
 
 
+def test_list_of_dags_shows_the_weekly_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARDCASE_SCHEDULE", "30 4 * * 2")
+    assert "schedule 30 4 * * 2 UTC" in dag("retraining").module.kubeflow_run.dag.tags
+
+
 def test_every_default_is_valid() -> None:
     for name in FILES:
         for param in dag(name).params.values():
