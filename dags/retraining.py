@@ -9,7 +9,6 @@ or retried trigger starts one. `publish` records what was trained on. `follow` l
 """
 
 import os
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -26,7 +25,6 @@ from airflow.sdk import (
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from hardcase_provider import announcements, forms
 from hardcase_provider.alerts import alert_failure, alert_lateness
-from hardcase_provider.announcements import Announcement
 from hardcase_provider.assets import DRIFT, MODEL, NEW_DATA, PENDING, schedule_at
 from hardcase_provider.operators import KubeflowRunOperator, LocalRunOperator
 
@@ -37,6 +35,7 @@ PACKAGE = os.environ.get("HARDCASE_PACKAGE", "")
 SOURCE = os.environ.get("HARDCASE_SOURCE", "")
 if SOURCE and not forms.is_source(SOURCE):
     raise ValueError(f"HARDCASE_SOURCE is {SOURCE!r}, not {forms.EXAMPLES}")
+LAST = "last"  # key of the state of the Asset: events may be cleaned up
 WITHDRAW = 'if it is not to be trained on, announce it again with "withdrawn": true'
 
 PARAMS = {
@@ -64,7 +63,6 @@ def plan(
     ti: Any,
     inlet_events: Any,
     asset_state_store: Any,
-    triggering_asset_events: Any,
 ) -> str | None:
     """Find what is to be run, and whether it is anything new."""
     from hardcase_provider.hooks import KubeflowHook, choose_engine
@@ -74,7 +72,6 @@ def plan(
     announced = announcements.list_announced(inlet_events[NEW_DATA], trained)
     ti.xcom_push(key="looked", value=[each.id for each in announced])
     pending = announcements.list_pending(announced, trained)
-    report_faults(announced, pending, triggering_asset_events)
     taken = announcements.take(announced, pending) if pending and not params["source"] else None
     data = None if params["source"] else taken or trained
     sources = data.data if data else [[each, None] for each in (params["source"] or SOURCE).split()]
@@ -95,9 +92,9 @@ def plan(
         code=code,
         again=f"{run_id}, attempt {ti.try_number}" if params["force"] else "",  # cleared, it is forced again
     )
-    last: list[Any] = list(inlet_events[MODEL].ascending(False).limit(1))
-    if last and last[0].extra.get("fingerprint") == made_of:
-        print(f"Nothing new: {parameters} was trained on already, version {last[0].extra.get('version')}.")
+    last = asset_state_store[MODEL].get(LAST) or {}
+    if last.get("fingerprint") == made_of:
+        print(f"Nothing new: {parameters} was trained on already, version {last['version']}.")
         announcements.record(asset_state_store[NEW_DATA], taken)
         ti.xcom_push(key="looked", value=[])
         return None
@@ -109,27 +106,6 @@ def plan(
     return f"{engine}_run"
 
 
-def report_faults(announced: Sequence[Announcement], pending: Sequence[Announcement], started_by: Any) -> None:
-    """Tell of each announcement that does not count, once: in the run that it started.
-
-    Raises:
-        AirflowFailException: nothing else started the run, and no data is pending.
-    """
-    from hardcase_provider.alerts import alert
-
-    starts = [event for asset, events in started_by.items() for event in events]
-    moments = {event.timestamp.isoformat() for event in starts}
-    faults = [
-        f"announcement of {each.time} is ignored: {each.fault}"
-        for each in announced
-        if each.fault and each.time in moments
-    ]
-    if faults and len(faults) == len(starts) and not pending:
-        raise AirflowFailException("; ".join(faults))
-    for fault in faults:
-        alert("refused", fault, dag="retraining")
-
-
 @task(outlets=[MODEL], inlets=[NEW_DATA], trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS, retries=2)
 def publish(ti: Any, outlet_events: Any, asset_state_store: Any) -> dict[str, Any]:
     """Record in the Asset's event what came of it, and which announcements were trained on."""
@@ -139,6 +115,7 @@ def publish(ti: Any, outlet_events: Any, asset_state_store: Any) -> dict[str, An
     facts = {"fingerprint": ti.xcom_pull(task_ids="plan", key="fingerprint"), **read_result(ti)}
     facts["source"] = ti.xcom_pull(task_ids="plan", key="parameters").get("source")
     announcements.record(asset_state_store[NEW_DATA], announcements.read_taken(ti))
+    asset_state_store[MODEL].set(LAST, {name: facts[name] for name in ("fingerprint", "version")})
     outlet_events[MODEL].extra = facts
     if facts["verdict"] == "rejected":
         alert("rejected", f"{facts['model']} was rejected by the gate", dag="retraining", link=facts["report"])
@@ -168,7 +145,7 @@ def follow(ti: Any, inlet_events: Any, outlet_events: Any, asset_state_store: An
 with DAG(
     "retraining",
     description="Retrain the screener when there is something new",
-    schedule=AssetOrTimeSchedule(timetable=schedule_at(CRON), assets=(NEW_DATA | PENDING | DRIFT)),
+    schedule=AssetOrTimeSchedule(timetable=schedule_at(CRON), assets=(PENDING | DRIFT)),
     catchup=False,
     max_active_runs=1,
     params=PARAMS,

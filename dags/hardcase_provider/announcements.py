@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from airflow.sdk.exceptions import AirflowException, AirflowRuntimeError
+
 from hardcase_provider import forms
 
 KEY: Final = "trained"
@@ -25,7 +27,6 @@ class Announcement(NamedTuple):
     Attributes:
         digest: any text that changes with the data; None if the producer names none.
         withdrawn: earlier announcements of the source, if they were not trained on, do not count.
-        fault: why it does not count, in one line; empty if it does.
     """
 
     id: int
@@ -33,7 +34,6 @@ class Announcement(NamedTuple):
     source: str
     digest: str | None = None
     withdrawn: bool = False
-    fault: str = ""
 
 
 class Taken(NamedTuple):
@@ -74,29 +74,44 @@ def read_taken(ti: Any) -> Taken | None:
 
 
 def list_announced(events: Any, trained: Taken | None) -> list[Announcement]:
-    """Return the announcements that may be new, by time."""
-    found = events.after(trained.since) if trained else events
-    return sorted(map(read_announcement, found), key=lambda each: (_order(each.time), each.id))
+    """Return the announcements that may be new, by time, without those that do not count.
+
+    Raises:
+        AirflowException: Airflow cannot list them.
+    """
+    try:
+        found = [event for event in (events.after(trained.since) if trained else events) if not find_fault(event.extra)]
+    except AirflowRuntimeError as error:
+        queued = "a run of the DAG announcements that is queued hides them (Airflow 3.3.2); switch that DAG on"
+        raise AirflowException(f"announcements cannot be listed; if Airflow is well, {queued}: {error}") from error
+    read = [
+        Announcement(
+            event.id,
+            event.timestamp.isoformat(),
+            event.extra["source"],
+            event.extra.get("digest"),
+            event.extra.get("withdrawn") is True,
+        )
+        for event in found
+    ]
+    return sorted(read, key=lambda each: (_order(each.time), each.id))
 
 
-def read_announcement(event: Any) -> Announcement:
-    """Read an event of the Asset, whose `extra` a producer wrote."""
-    extra = event.extra if isinstance(event.extra, Mapping) else {}
-    source, digest, fault = extra.get("source"), extra.get("digest"), ""
-    if not forms.is_source(source):
-        fault = f"source is {source!r:.200}, not {forms.EXAMPLES}; announce it again"
-    elif not isinstance(digest, str | None):
-        fault = f"digest is {digest!r:.200}, not text; announce it again"
-    return Announcement(
-        event.id, event.timestamp.isoformat(), str(source), digest, extra.get("withdrawn") is True, fault
-    )
+def find_fault(extra: Any) -> str:
+    """Return why an announcement does not count, in one line; nothing if it does. A producer wrote its `extra`."""
+    about = extra if isinstance(extra, Mapping) else {}
+    if not forms.is_source(about.get("source")):
+        return f"source is {about.get('source')!r:.200}, not {forms.EXAMPLES}; announce it again"
+    if not isinstance(about.get("digest"), str | None):
+        return f"digest is {about['digest']!r:.200}, not text; announce it again"
+    return ""
 
 
 def list_pending(announced: Sequence[Announcement], trained: Taken | None) -> list[Announcement]:
     """Return the announcements that were not trained on. Of each source the last one counts."""
     last: dict[str, Announcement] = {}
     for each in announced:
-        if not (each.fault or (trained and str(each.id) in trained.seen)):
+        if not (trained and str(each.id) in trained.seen):
             last.pop(each.source, None)
             last[each.source] = each
     return [each for each in last.values() if not each.withdrawn]

@@ -8,7 +8,7 @@ from airflow.sdk import Asset, CronTriggerTimetable
 MODEL_NAME: Final = "image-screener"
 # A producer of data reports it: POST /api/v2/assets/events with {"source": URI, "digest": what it holds} as extra.
 NEW_DATA: Final = Asset(name="new_data", uri="x-hardcase://data/new", group="hardcase")
-# Announced while a run was active: that run's end updates it, and it starts the next.
+# Starts a retraining: the DAG `announcements` updates it, or a retraining that leaves data to the next.
 PENDING: Final = Asset(name="pending_data", uri="x-hardcase://data/pending", group="hardcase")
 DRIFT: Final = Asset(name="drift_alarm", uri="x-hardcase://drift/alarm", group="hardcase")
 DRIFT_REPORT: Final = Asset(name="drift_report", uri="x-hardcase://drift/report", group="hardcase")

@@ -33,6 +33,10 @@ SECONDS_TO_END: Final = 20
 # The triggerer stops the run of a cleared task within seconds, or within minutes if the API is away. Until then, the
 # task's next attempt finds that run active.
 SECONDS_TO_BE_STOPPED: Final = 300
+UNKNOWN: Final = (
+    "Not started again, because the step may have refused its input, which only connection hardcase_mlflow or "
+    "HARDCASE_STORE would tell. Clear the task to start another run"
+)
 
 
 class KubeflowRunLink(BaseOperatorLink):
@@ -163,6 +167,8 @@ class KubeflowRunOperator(BaseOperator):
         kind, message = explain_end(run, record)
         if kind in ("cancelled", "refused"):
             raise AirflowFailException(f"{message}. {run['link']}")
+        if kind == "failed" and not record and (run["failure"] or {}).get("refused") is None:
+            raise AirflowFailException(f"{message}. {run['link']}. {UNKNOWN}")
         if kind == "failed":
             raise AirflowException(f"{message}. {run['link']}")
         return run

@@ -21,6 +21,7 @@ from hardcase.kubeflow.watching import watch
 from hardcase_provider.hooks import explain, read_address
 from hardcase_provider.step_records import look_at_steps
 
+TOKEN_ATTEMPTS: Final = 7  # with a pause of one second, a minute
 # The event loop holds its tasks by weak references only.
 STOPPING: Final[set["asyncio.Task[None]"]] = set()
 
@@ -103,8 +104,21 @@ class KubeflowRunTrigger(BaseTrigger):
             address = await self._address()
             link = address.link(self.run_id)
             self.log.info("stopping run %s", self.run_id)
-            async with AsyncClient(address) as client:
-                active = await client.run(terminate(self.run_id, address))
+            active = await self._terminate(address)
             self.log.info("run %s %s", self.run_id, "is being stopped" if active else "has ended already")
         except Exception as error:  # of any kind: no worker waits for this task
             self.log.error("run %s is still active; terminate it in Kubeflow: %s (%s)", self.run_id, link, error)
+
+    async def _terminate(self, address: Address) -> bool:
+        """Terminate the run, and return whether it was active; the token may be in the middle of its rotation."""
+        for attempt in range(TOKEN_ATTEMPTS):
+            try:
+                async with AsyncClient(address) as client:
+                    return await client.run(terminate(self.run_id, address))
+            except Refused as error:
+                if error.status != 401 or attempt + 1 == TOKEN_ATTEMPTS:
+                    raise
+                self.log.warning("%s", explain(error))
+                await asyncio.sleep(address.pause * 2**attempt)
+                address = await self._address()
+        raise AssertionError("the last attempt returns or raises")

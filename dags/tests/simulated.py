@@ -1,11 +1,11 @@
 """Airflow 3.3.2 in simulated time, as far as it decides which data the DAG `retraining` trains on.
 
-The tasks are those of the DAG file. Airflow's part is written after these places of its source:
+The tasks are those of the DAG files. Airflow's part is written after these places of its source:
 
     events of a paused DAG start nothing          airflow/assets/manager.py:354
     events that wait for one run are one row      airflow/assets/manager.py:816-819, :834
     no run by events while one is active          airflow/models/dag.py:767-788
-    the events that a run is said to have         airflow/jobs/scheduler_job_runner.py:2593-2643
+    the events that started a run                 airflow/jobs/scheduler_job_runner.py:2593-2643
     runs and tasks of a paused DAG wait           airflow/models/dagrun.py:674, :725
     a task that a branch skipped is skipped again airflow/ti_deps/deps/not_previously_skipped_dep.py:87
     a task's events are stored with its success   airflow/api_fastapi/execution_api/routes/task_instances.py:670
@@ -13,6 +13,7 @@ The tasks are those of the DAG file. Airflow's part is written after these place
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -45,7 +46,6 @@ class Event:
 class Run:
     id: str
     params: dict[str, Any]
-    triggering: dict[Any, list[Event]] = field(default_factory=dict)
     run_after: datetime = LONG_AGO
     state: str = "queued"
     tasks: dict[str, str] = field(default_factory=lambda: dict.fromkeys(TASKS, ""))
@@ -64,32 +64,28 @@ class Events:
     def after(self, moment: str) -> "Events":
         return Events([each for each in self.events if each.timestamp >= datetime.fromisoformat(moment)])
 
-    def ascending(self, ascending: bool) -> "Events":
-        return Events(sorted(self.events, key=lambda each: each.timestamp, reverse=not ascending))
-
-    def limit(self, count: int) -> "Events":
-        return Events(self.events[:count])
-
     def __iter__(self) -> Any:
         return iter(self.events)
 
 
 class Simulated:
-    """One Airflow with the DAG, and the engine that trains.
+    """One Airflow with the DAGs `retraining` and `announcements`, and the engine that trains.
 
     Attributes:
         trained: sources and digests of each training that succeeded, by its key.
         published: each run that was published, with the sources and digests that it had taken.
     """
 
-    def __init__(self, module: Any, chance: random.Random) -> None:
-        self.module, self.chance = module, chance
+    def __init__(self, module: Any, announcing: Any, chance: random.Random) -> None:
+        self.module, self.announcing, self.chance = module, announcing, chance
         self.now = datetime(2026, 3, 2, 3, 30, tzinfo=UTC)
         self.weekly = self.now + WEEK
+        self.announced_until = LONG_AGO
         self.events: list[Event] = []
         self.waiting: dict[Any, datetime] = {}  # rows of asset_dag_run_queue
         self.runs: list[Run] = []
         self.store: dict[str, Any] = {}
+        self.refused: list[str] = []  # messages of the task `check`
         self.paused = self.scheduler_down = self.triggerer_down = self.calm = False
         self.ends: dict[str, tuple[datetime, bool]] = {}  # of trainings under way: when, and whether they succeed
         self.trained: dict[str, list[list[Any]]] = {}
@@ -103,7 +99,8 @@ class Simulated:
         return event
 
     def _queue(self, event: Event) -> None:
-        if event.asset is not self.module.MODEL and not self.paused:
+        # The DAG `announcements` is never paused, `retraining` may be.
+        if event.asset is self.module.NEW_DATA or (event.asset is not self.module.MODEL and not self.paused):
             self.waiting.setdefault(event.asset, event.timestamp)
 
     def announce(self, source: Any, lag: int = 0, **more: Any) -> Event:
@@ -135,6 +132,8 @@ class Simulated:
                 self._queue(event)
         if self.scheduler_down:
             return
+        if (until := self.waiting.pop(self.module.NEW_DATA, None)) is not None:
+            self._announce(until)
         if not self.paused and not self.active():
             if self.waiting:
                 self._start_by_events()
@@ -149,16 +148,24 @@ class Simulated:
                 self._advance(run)
 
     def _start_by_events(self) -> None:
-        until = max(self.waiting.values())
-        earlier = [run.run_after for run in self.runs if run.id.startswith("asset") and run.run_after < until]
-        floor = max(earlier, default=LONG_AGO)
         run = self.start("asset")
-        run.run_after = until
-        listed = [each for each in self.events if each.asset is not self.module.MODEL and each.visible <= self.now]
-        for event in self.chance.sample(listed, len(listed)):
-            if floor < event.timestamp <= until:
-                run.triggering.setdefault(event.asset, []).append(event)
+        run.run_after = max(self.waiting.values())
         self.waiting.clear()
+
+    def _announce(self, until: datetime) -> None:
+        """Run the DAG `announcements`; it lists events in no order, and not those after the one that started it."""
+        listed = [each for each in self.events if each.asset is self.module.NEW_DATA and each.visible <= self.now]
+        listed = [each for each in listed if self.announced_until < each.timestamp <= until]
+        self.announced_until = until
+        events = {self.module.NEW_DATA: self.chance.sample(listed, len(listed))}
+        outlets = {self.module.PENDING: SimpleNamespace(extra={})}
+        with suppress(AirflowSkipException):
+            self.announcing.start.function(events, outlets)
+            self.emit(self.module.PENDING, outlets[self.module.PENDING].extra)
+        try:
+            self.announcing.check.function(events)
+        except AirflowFailException as error:
+            self.refused.append(str(error))
 
     def _advance(self, run: Run) -> None:
         """Let a run's tasks go one step."""
@@ -221,14 +228,14 @@ class Simulated:
             xcom_push=push,
             xcom_pull=lambda task_ids, key="return_value": run.xcoms.get((task_ids, key)),
         )
-        assets = (self.module.NEW_DATA, self.module.MODEL)
-        seen = {each: Events([e for e in self.events if e.asset is each and e.visible <= self.now]) for each in assets}
+        data = [each for each in self.events if each.asset is self.module.NEW_DATA and each.visible <= self.now]
         state = SimpleNamespace(get=self.store.get, set=write)
-        return {"ti": ti, "inlet_events": seen, "asset_state_store": {self.module.NEW_DATA: state}}
+        states = {self.module.NEW_DATA: state, self.module.MODEL: state}
+        return {"ti": ti, "inlet_events": {self.module.NEW_DATA: Events(data)}, "asset_state_store": states}
 
     def _plan(self, run: Run, live: Callable[[], None]) -> None:
         given = self._context(run, "plan", live)
-        self.module.plan.function(run.params, run.id, triggering_asset_events=run.triggering, **given)
+        self.module.plan.function(run.params, run.id, **given)
         live()
         run.tasks["plan"] = "success"
 

@@ -6,9 +6,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRuntimeError,
+    AirflowSkipException,
+    ErrorType,
+)
+from airflow.sdk.execution_time.comms import ErrorResponse
 from hardcase_provider import announcements
-from hardcase_provider.announcements import Taken, advance, list_pending, merge_sources, read_announcement
+from hardcase_provider.announcements import Taken, advance, list_pending, merge_sources
 
 from dags.tests.simulated import Events, Simulated
 from dags.tests.test_dags import dag
@@ -22,6 +29,11 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("hardcase_provider.planning.code_digest", lambda: "code")
     monkeypatch.setattr("hardcase_provider.alerts.alert", lambda *_, **__: None)
     return dag("retraining").module
+
+
+@pytest.fixture(scope="module")
+def announcing() -> Any:
+    return dag("announcements").module
 
 
 def disturb(airflow: Simulated, chance: random.Random) -> None:
@@ -73,9 +85,11 @@ def settle(airflow: Simulated) -> None:
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_every_announced_batch_is_trained_on_once_or_covered_by_a_later_run(seed: int, module: Any) -> None:
+def test_every_announced_batch_is_trained_on_once_or_covered_by_a_later_run(
+    seed: int, module: Any, announcing: Any
+) -> None:
     chance = random.Random(seed)
-    airflow = Simulated(module, chance)
+    airflow = Simulated(module, announcing, chance)
     for _ in range(STEPS):
         disturb(airflow, chance)
     settle(airflow)
@@ -86,18 +100,18 @@ def test_every_announced_batch_is_trained_on_once_or_covered_by_a_later_run(seed
         later = [other for other in read if other.source == each.source and other.time >= each.time]
         withdrawn = any(other.withdrawn for other in later)
         covered = any((other.source, other.digest) in trained_on for other in later)
-        assert each.fault or withdrawn or covered, f"{each} is lost"
+        assert withdrawn or covered, f"{each} is lost"
     trained = announcements.read_trained(SimpleNamespace(get=airflow.store.get))
     assert list_pending(announcements.list_announced(Events(announced), trained), trained) == []
     twice = Counter(pair for run, pairs in airflow.published if not run.cleared for pair in pairs)
     assert [pair for pair, count in twice.items() if count > 1] == []
 
 
-def test_interleavings_meet_what_they_are_to_survive(module: Any) -> None:
+def test_interleavings_meet_what_they_are_to_survive(module: Any, announcing: Any) -> None:
     kinds: Counter[str] = Counter()
     for seed in range(50):
         chance = random.Random(seed)
-        airflow = Simulated(module, chance)
+        airflow = Simulated(module, announcing, chance)
         for _ in range(STEPS):
             disturb(airflow, chance)
         for run, pairs in airflow.published:
@@ -111,9 +125,9 @@ def test_interleavings_meet_what_they_are_to_survive(module: Any) -> None:
 
 
 @pytest.fixture
-def airflow(module: Any) -> Simulated:
+def airflow(module: Any, announcing: Any) -> Simulated:
     """One in which nothing goes wrong by itself."""
-    simulated = Simulated(module, random.Random(0))
+    simulated = Simulated(module, announcing, random.Random(0))
     simulated.calm = True
     return simulated
 
@@ -237,7 +251,7 @@ def test_source_that_is_not_there_says_how_to_withdraw_it(airflow: Simulated, pr
     plan, ti = airflow.module.plan.function, {"ti": SimpleNamespace(xcom_push=lambda **_: None, try_number=1)}
     airflow.announce("s3://b/gone")
     run = airflow.start()
-    given = {**airflow._context(run, "plan", lambda: None), **ti, "triggering_asset_events": {}}
+    given = {**airflow._context(run, "plan", lambda: None), **ti}
     with pytest.raises(AirflowFailException, match=r'no objects there; if it is not .* again with "withdrawn": true'):
         plan(run.params, run.id, **given)
 
@@ -257,29 +271,27 @@ def test_source_that_is_not_there_says_how_to_withdraw_it(airflow: Simulated, pr
 def test_announcement_that_the_form_would_refuse_fails_at_once_in_one_line(
     airflow: Simulated, extra: Any, fault: str
 ) -> None:
-    event = airflow.emit(airflow.module.NEW_DATA, extra)
-    assert read_announcement(event).fault.startswith(fault)
-    run = airflow.start("asset")
-    given = airflow._context(run, "plan", lambda: None)
-    with pytest.raises(
-        AirflowFailException, match=r"announcement of 2026-03-02T03:30:00\+00:00 is ignored: "
-    ) as raised:
-        airflow.module.plan.function(run.params, run.id, triggering_asset_events={event.asset: [event]}, **given)
-    assert "\n" not in str(raised.value)
+    airflow.emit(airflow.module.NEW_DATA, extra)
+    airflow.announce("s3://bucket/april", digest="1")
+    assert run_all(airflow) == ["s3://bucket/april"], "it does not stop others"
+    [line] = airflow.refused
+    assert line.startswith(f"announcement of 2026-03-02T03:30:00+00:00 is ignored: {fault}")
+    assert "\n" not in line
 
 
-def test_refused_announcement_is_told_and_does_not_stop_the_others(
-    airflow: Simulated, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[tuple[str, str]] = []
-    monkeypatch.setattr("hardcase_provider.alerts.alert", lambda event, text, **_: told.append((event, text)))
+def test_announcement_that_is_refused_starts_no_retraining(airflow: Simulated) -> None:
     airflow.announce("photos")
-    airflow.announce("s3://bucket/march", digest="1")
-    assert run_all(airflow) == ["s3://bucket/march"]
-    airflow.start(force=True)
     run_all(airflow)
-    [text] = [text for event, text in told if event == "refused"]
-    assert "source is 'photos', not" in text
+    assert (airflow.runs, len(airflow.refused)) == ([], 1)
+
+
+def test_announcements_that_airflow_cannot_list_are_said(airflow: Simulated) -> None:
+    class Broken:
+        def __iter__(self) -> Any:
+            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 500}))
+
+    with pytest.raises(AirflowException, match=r"cannot be listed; .* DAG announcements that is queued hides them"):
+        announcements.list_announced(Broken(), None)
 
 
 def test_what_was_trained_on_is_kept_also_by_a_cleared_run_of_last_week() -> None:

@@ -14,7 +14,7 @@ from hardcase_provider.forms import write_arguments
 from hardcase_provider.planning import ABSENT, code_digest, fingerprint, newest_batch, source_digest
 
 DAGS = Path(__file__).resolve().parents[1]
-FILES = ("retraining", "drift_watch", "backfill")
+FILES = ("retraining", "drift_watch", "backfill", "announcements")
 # In a process of its own, as Airflow's does it: Airflow is there already, the file is not.
 PARSE = """
 import json, sys, time
@@ -59,7 +59,7 @@ def dag(name: str) -> Any:
     assert spec is not None and spec.loader is not None
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return SimpleNamespace(module=module, params=module.PARAMS)
+    return SimpleNamespace(module=module, params=getattr(module, "PARAMS", {}))
 
 
 @pytest.mark.parametrize(

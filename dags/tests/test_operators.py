@@ -89,8 +89,7 @@ def test_resumed_with_the_result(connected: Any, context: dict[str, Any]) -> Non
     [
         (ended("FAILED", failure=failure("sft", "no memory")), "run-0 failed at sft: no memory. https"),
         (ended("FAILED", failure=failure("", "its log: kubectl")), "run-0 failed: its log: k"),
-        (ended_as("run-fail-state-02-failed", ["work"]), "failed at work: its log: kubectl -n hardcase logs -l pipel"),
-        (ended("SKIPPED"), "run-0 skipped: Kubeflow gives no reason"),
+        (ended_as("run-error-at-first-pod", ["work"]), "failed before its first step began: "),
         ({"status": "vanished", "message": "run run-0 is gone"}, "run run-0 is gone"),
         ({"status": "lost", "message": "HTTP 500"}, "gave no answer for 1:00:00: HTTP 500"),
     ],
@@ -101,6 +100,21 @@ def test_end_without_a_result_fails_the_task_and_says_which(
     with pytest.raises(AirflowException, match=message) as raised:
         operator().resumed(context, run_id="run-0", event=event)
     assert type(raised.value) is AirflowException, "it may be tried again"
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        (ended_as("run-fail-state-02-failed", ["work"]), "failed at work: its log: kubectl -n hardcase logs -l pipel"),
+        (ended_as("run-failed-refused-input", ["validate"]), "failed at validate: its log: kubectl"),
+        (ended("SKIPPED"), "run-0 skipped: Kubeflow gives no reason"),
+    ],
+)
+def test_run_that_may_have_refused_its_input_is_launched_once_where_nothing_tells(
+    connected: Any, context: dict[str, Any], event: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AirflowFailException, match=f"{message}.*Not started again, .* hardcase_mlflow or HARDCASE_ST"):
+        operator().resumed(context, run_id="run-0", event=event)
 
 
 @pytest.mark.parametrize("name", ["run-failed-refused-input", "run-8-shards-too-large"])

@@ -32,7 +32,7 @@ class Airflow:
 
     def __init__(self, home: Path, port: int, process: subprocess.Popen[str]) -> None:
         self.home, self.process = home, process
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=90)
 
     def log_in(self) -> None:
         passwords = json.loads((self.home / "simple_auth_manager_passwords.json.generated").read_text(encoding="utf-8"))
@@ -118,7 +118,7 @@ def airflow(kubeflow: Any, webhook: Any, mlflow: Any, tmp_path: Path) -> Iterato
             if line.startswith("Airflow is at"):
                 break
         served.log_in()
-        until(lambda: len(served.get("dags")["dags"]) == 3, 90)
+        until(lambda: len(served.get("dags")["dags"]) == 4, 90)
         yield served
     finally:
         process.terminate()

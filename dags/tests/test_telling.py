@@ -73,7 +73,10 @@ def publish(run_id: str) -> dict[str, Any]:
     outlets = {module.MODEL: SimpleNamespace(extra={})}
     planned = {"fingerprint": "f", "parameters": {"source": "s3://bucket/march"}, "taken": None}
     ti = SimpleNamespace(xcom_pull=lambda task_ids, key="": planned[key] if key else xcoms.get(task_ids))
-    assert module.publish.function(ti, outlets, {module.NEW_DATA: {}}) == outlets[module.MODEL].extra
+    state: dict[str, Any] = {}
+    states = dict.fromkeys((module.NEW_DATA, module.MODEL), SimpleNamespace(get=state.get, set=state.__setitem__))
+    assert module.publish.function(ti, outlets, states) == outlets[module.MODEL].extra
+    assert state == {"last": {"fingerprint": "f", "version": outlets[module.MODEL].extra["version"]}}
     extra: dict[str, Any] = outlets[module.MODEL].extra
     return extra
 

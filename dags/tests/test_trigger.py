@@ -124,6 +124,14 @@ def test_stop_survives_the_triggerer_s_repeated_cancellation(connected: Any) -> 
     assert not STOPPING
 
 
+def test_stop_with_a_token_that_is_being_rotated_is_done(connected: Any) -> None:
+    connected.create_run({"display_name": "key"})
+    connected.runs["run-0"]["state"] = "RUNNING"
+    connected.fault("POST runs/run-0:terminate", 401, 401, 401)
+    asyncio.run(trigger().on_kill())
+    assert connected.runs["run-0"]["state"] == "CANCELING"
+
+
 @pytest.mark.parametrize("fault", [401, 403, "drop"])
 def test_stop_that_fails_is_told_with_the_link(connected: Any, fault: Any) -> None:
     connected.create_run({"display_name": "key"})

@@ -147,7 +147,8 @@ def _find_state(node: Node, run: Run, passed: bool, recorded: bool) -> str:
 def find_failure(run: Run, steps: Sequence[Step], namespace: str) -> dict[str, Any]:
     """Return the `step` at which a run failed, a `message`, and whether the step `refused` its input.
 
-    The message is the step's own, else Kubeflow's, else the command that shows the logs.
+    The message is the step's own, else Kubeflow's, else the command that shows the logs. Only the step knows whether it
+    refused its input: `refused` is None without a word of it or of Kubeflow, unless no step began.
     """
     for state in ("refused", "failed"):
         for step in steps:
@@ -160,8 +161,9 @@ def find_failure(run: Run, steps: Sequence[Step], namespace: str) -> dict[str, A
     own = [names[node["display_name"]] for node in failed if node["display_name"] in names]
     # Selected by a label, because what Kubeflow calls pod_name is the id of a node.
     logs = f"its log: kubectl -n {namespace or 'kubeflow'} logs {select_pods(run)} --all-containers --prefix"
-    message = next(filter(None, map(_message, [*failed, run])), logs)
-    return {"step": next(iter(own), ""), "message": message, "refused": False}
+    message = next(filter(None, map(_message, [*failed, run])), "")
+    known = message or all(step.state == NOT_REACHED for step in steps)
+    return {"step": next(iter(own), ""), "message": message or logs, "refused": False if known else None}
 
 
 def select_pods(run: Run) -> str:
@@ -216,7 +218,7 @@ def explain_end(summary: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[
     if summary["cancelled_at"] or record.get("status") == "cancelled":
         step = next((name for name, each in steps.items() if each == "cancelled"), error.get("step"))
         return "cancelled", f"{run} was cancelled" + (f" at {step}" if step else "")
-    failure = summary["failure"] or {"step": "", "message": "Kubeflow gives no reason", "refused": False}
+    failure = summary["failure"] or {"step": "", "message": "Kubeflow gives no reason", "refused": None}
     refused = failure["refused"] or error.get("exit_code") == 2 or error.get("refused")
     step, message = error.get("step") or failure["step"], error.get("message") or failure["message"]
     unbegun = bool(steps) and all(each == NOT_REACHED for each in steps.values())
