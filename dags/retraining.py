@@ -70,11 +70,11 @@ def plan(
 
     trained = announcements.read_trained(asset_state_store[NEW_DATA])
     announced = announcements.list_announced(inlet_events[NEW_DATA], trained)
-    ti.xcom_push(key="looked", value=[each.id for each in announced])
+    ti.xcom_push(key="looked", value=[announcement.id for announcement in announced])
     pending = announcements.list_pending(announced, trained)
     taken = announcements.take(announced, pending) if pending and not params["source"] else None
     data = None if params["source"] else taken or trained
-    sources = data.data if data else [[each, None] for each in (params["source"] or SOURCE).split()]
+    sources = data.data if data else [[source, None] for source in (params["source"] or SOURCE).split()]
     engine = choose_engine(params["engine"])
     chosen = {"profile": params["profile"], "source": announcements.merge_sources(sources), "seed": params["seed"]}
     parameters = {name: value for name, value in chosen.items() if value not in ("", None)}
@@ -136,10 +136,10 @@ def follow(ti: Any, inlet_events: Any, outlet_events: Any, asset_state_store: An
         looked = ti.xcom_pull(task_ids="plan", key="looked")
     if looked is None:
         raise AirflowSkipException("plan did not look at the announcements")
-    pending = [each for each in announcements.list_pending(announced, trained) if each.id not in looked]
+    pending = [data for data in announcements.list_pending(announced, trained) if data.id not in looked]
     if not pending:
         raise AirflowSkipException("no more data is pending")
-    outlet_events[PENDING].extra = {"sources": [each.source for each in pending]}
+    outlet_events[PENDING].extra = {"sources": [data.source for data in pending]}
 
 
 with DAG(

@@ -80,7 +80,7 @@ def list_announced(events: Any, trained: Taken | None) -> list[Announcement]:
         AirflowException: Airflow cannot list them.
     """
     try:
-        found = [event for event in (events.after(trained.since) if trained else events) if not find_fault(event.extra)]
+        valid = [event for event in (events.after(trained.since) if trained else events) if not find_fault(event.extra)]
     except AirflowRuntimeError as error:
         queued = "a run of the DAG announcements that is queued hides them (Airflow 3.3.2); switch that DAG on"
         raise AirflowException(f"announcements cannot be listed; if Airflow is well, {queued}: {error}") from error
@@ -92,9 +92,9 @@ def list_announced(events: Any, trained: Taken | None) -> list[Announcement]:
             event.extra.get("digest"),
             event.extra.get("withdrawn") is True,
         )
-        for event in found
+        for event in valid
     ]
-    return sorted(read, key=lambda each: (_order(each.time), each.id))
+    return sorted(read, key=lambda announcement: (_order(announcement.time), announcement.id))
 
 
 def find_fault(extra: Any) -> str:
@@ -110,20 +110,21 @@ def find_fault(extra: Any) -> str:
 def list_pending(announced: Sequence[Announcement], trained: Taken | None) -> list[Announcement]:
     """Return the announcements that were not trained on. Of each source the last one counts."""
     last: dict[str, Announcement] = {}
-    for each in announced:
-        if not (trained and str(each.id) in trained.seen):
-            last.pop(each.source, None)
-            last[each.source] = each
-    return [each for each in last.values() if not each.withdrawn]
+    for announcement in announced:
+        if not (trained and str(announcement.id) in trained.seen):
+            last.pop(announcement.source, None)
+            last[announcement.source] = announcement
+    return [announcement for announcement in last.values() if not announcement.withdrawn]
 
 
 def take(announced: Sequence[Announcement], pending: Sequence[Announcement]) -> Taken:
     """Return what one run takes of what is pending: a stored snapshot alone, or all before the next one."""
-    ahead = next((at for at, each in enumerate(pending) if each.source.startswith(SNAPSHOT)), len(pending))
-    taken, left = pending[: max(ahead, 1)], pending[max(ahead, 1) :]
-    until = taken[-1].time
-    seen = {str(each.id): each.time for each in announced if each not in left and _order(each.time) <= _order(until)}
-    return Taken(until, seen, [[each.source, each.digest] for each in taken])
+    snapshots = [at for at, announcement in enumerate(pending) if announcement.source.startswith(SNAPSHOT)]
+    count = max(snapshots[0], 1) if snapshots else len(pending)
+    until = pending[count - 1].time
+    past = [other for other in announced if other not in pending[count:] and _order(other.time) <= _order(until)]
+    data = [[announcement.source, announcement.digest] for announcement in pending[:count]]
+    return Taken(until, {str(other.id): other.time for other in past}, data)
 
 
 def advance(trained: Taken | None, taken: Taken | None) -> Taken | None:
@@ -139,7 +140,11 @@ def advance(trained: Taken | None, taken: Taken | None) -> Taken | None:
 def merge_sources(sources: Sequence[Sequence[str | None]]) -> str:
     """Return the sources of some data as one, as `hardcase` takes several: URIs with spaces between."""
     names = [str(name) for name, _ in sources]
-    return names[0] if len(names) == 1 else " ".join(Path(x).as_uri() if x.startswith("/") else x for x in names)
+    return (
+        names[0]
+        if len(names) == 1
+        else " ".join(Path(name).as_uri() if name.startswith("/") else name for name in names)
+    )
 
 
 def _order(time: str) -> datetime:

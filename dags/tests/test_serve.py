@@ -99,6 +99,8 @@ def airflow(kubeflow: Any, webhook: Any, mlflow: Any, tmp_path: Path) -> Iterato
         # A killed scheduler takes its tasks with it: they are found dead after this time, not after five minutes.
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
+        "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
         "AIRFLOW_CONN_KUBEFLOW_DEFAULT": json.dumps({"conn_type": "kubeflow", "host": kubeflow.url, "extra": extra}),
         "AIRFLOW_CONN_HARDCASE_ALERTS": json.dumps({"conn_type": "http", "host": webhook.url}),
     }
@@ -285,7 +287,7 @@ def test_announcements_interleaved_with_pauses_restarts_and_clears_are_all_train
             airflow.start()
         else:
             end("SUCCEEDED" if act == "succeed" else "FAILED")
-        print(step, act)
+        print(datetime.now(UTC).isoformat(), step, act)
         time.sleep(chance.choice((0, 1, 4, 8)))
 
     def settled() -> bool:
