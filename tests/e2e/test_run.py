@@ -227,12 +227,14 @@ def _children_of(launcher):
 
 
 def test_a_home_of_killed_runs_is_cleaned_and_loses_no_model_and_no_cached_step(machine, first):
-    """After the kills above."""
+    """After the kills above, and the damage before them."""
+    audit = ("audit", f"{first['model']['name']}:{first['model']['version']}")
+    before = machine.call(*audit).stdout
     (folder := machine.home / "scratch" / "sft-0123456789abcdef").mkdir(parents=True)
     cleaned = json.loads(machine.call("clean", "--older-than", "0", "--json").stdout)["leftovers"]
     assert {str(folder), str(machine.home / "store" / "notes" / first["run_id"])} <= {left["path"] for left in cleaned}
     assert list((machine.home / "scratch").iterdir()) == list((machine.home / "store" / "notes").iterdir()) == []
-    assert machine.call("audit", f"{first['model']['name']}:{first['model']['version']}").returncode == 0
+    assert machine.call(*audit).stdout == before
     again = machine.run()
     assert [name for name, step in again["steps"].items() if not step["cached"]] == []
     assert again["model"] == first["model"]
