@@ -13,28 +13,26 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from hardcase_provider import announcements
 from hardcase_provider.alerts import alert_failure
-from hardcase_provider.announcements import find_fault
 from hardcase_provider.assets import NEW_DATA, PENDING
 
 
-@task(retries=2)
-def check(triggering_asset_events: Any) -> None:
-    """Fail if the forms would not take what was announced; the retraining ignores it."""
-    events = [event for events in triggering_asset_events.values() for event in events]
-    faults = [(event.timestamp.isoformat(), find_fault(event.extra)) for event in events]
-    if lines := [f"announcement of {time} is ignored: {fault}" for time, fault in faults if fault]:
-        raise AirflowFailException("; ".join(lines))
+@task(inlets=[NEW_DATA], retries=2)
+def check(inlet_events: Any, asset_state_store: Any) -> None:
+    """Fail if the forms would not take what was announced; retrainings ignore it."""
+    if faults := announcements.find_faults(inlet_events[NEW_DATA], asset_state_store[NEW_DATA]):
+        raise AirflowFailException("; ".join(faults))
 
 
-@task(outlets=[PENDING], retries=2)
-def start(triggering_asset_events: Any, outlet_events: Any) -> None:
+@task(inlets=[NEW_DATA], outlets=[PENDING], retries=2)
+def start(inlet_events: Any, outlet_events: Any, asset_state_store: Any) -> None:
     """Update the Asset that starts a retraining."""
-    events = [event for events in triggering_asset_events.values() for event in events]
-    sources = [event.extra["source"] for event in events if not find_fault(event.extra)]
-    if not sources:
-        raise AirflowSkipException("no data was announced that the forms would take")
-    outlet_events[PENDING].extra = {"sources": sources}
+    trained = announcements.read_trained(asset_state_store[NEW_DATA])
+    pending = announcements.list_pending(announcements.list_announced(inlet_events[NEW_DATA], trained), trained)
+    if not pending:
+        raise AirflowSkipException("no data is pending")
+    outlet_events[PENDING].extra = {"sources": [data.source for data in pending]}
 
 
 with DAG(

@@ -1,9 +1,10 @@
 """Which announcements of data a retraining takes, and which were trained on.
 
 An announcement is an event of the Asset `new_data`. What was trained on is kept as the Asset's state (Airflow 3.3.2,
-`airflow/models/asset_state_store.py`), which outlives events and runs. Events alone do not say it: those that start a
-run come without an order (`DagRun.consumed_asset_events`), and an event starts nothing while the DAG is paused
-(`airflow/assets/manager.py:354`). On Postgres the run of an earlier event that still waits does not list it (:834).
+`airflow/models/asset_state_store.py`), which outlives events and runs. The events that start a run do not say it. They
+come without an order (`DagRun.consumed_asset_events`), start nothing while the DAG is paused
+(`airflow/assets/manager.py:354`), and one that comes while another waits for its run starts none and is not listed
+there (:818, :834, and `airflow/jobs/scheduler_job_runner.py:2638`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowRuntimeError
 
 from hardcase_provider import forms
 
-KEY: Final = "trained"
+TRAINED: Final = "trained"
+CHECKED: Final = "checked"
 # An API server gives an event its time before it commits it, so one can appear after others that are younger.
 OVERLAP: Final = timedelta(hours=1)
 SNAPSHOT: Final = "snapshot:"
@@ -52,19 +54,19 @@ class Taken(NamedTuple):
     @property
     def since(self) -> str:
         """Return the time from which on an event may be new."""
-        return (_order(self.until) - OVERLAP).isoformat()
+        return _look_back(self.until)
 
 
 def read_trained(store: Any) -> Taken | None:
     """Return what was trained on, from the state of the Asset; None before the first training of announced data."""
-    state = store.get(KEY)
+    state = store.get(TRAINED)
     return Taken(**state) if state else None
 
 
 def record(store: Any, taken: Taken | None) -> None:
     """Record in the state of the Asset that these were trained on. Doing it again changes nothing."""
     if taken and (trained := advance(read_trained(store), taken)):
-        store.set(KEY, trained._asdict())
+        store.set(TRAINED, trained._asdict())
 
 
 def read_taken(ti: Any) -> Taken | None:
@@ -74,16 +76,8 @@ def read_taken(ti: Any) -> Taken | None:
 
 
 def list_announced(events: Any, trained: Taken | None) -> list[Announcement]:
-    """Return the announcements that may be new, by time, without those that do not count.
-
-    Raises:
-        AirflowException: Airflow cannot list them.
-    """
-    try:
-        valid = [event for event in (events.after(trained.since) if trained else events) if not find_fault(event.extra)]
-    except AirflowRuntimeError as error:
-        queued = "a run of the DAG announcements that is queued hides them (Airflow 3.3.2); switch that DAG on"
-        raise AirflowException(f"announcements cannot be listed; if Airflow is well, {queued}: {error}") from error
+    """Return the announcements that may be new, by time, without those that do not count."""
+    valid = [event for event in _list_events(events, trained and trained.since) if not find_fault(event.extra)]
     read = [
         Announcement(
             event.id,
@@ -95,6 +89,19 @@ def list_announced(events: Any, trained: Taken | None) -> list[Announcement]:
         for event in valid
     ]
     return sorted(read, key=lambda announcement: (_order(announcement.time), announcement.id))
+
+
+def find_faults(events: Any, store: Any) -> list[str]:
+    """Return a line for each announcement that does not count; none that an earlier call returned."""
+    checked: dict[str, str] = store.get(CHECKED) or {}
+    since = _look_back(max(checked.values(), key=_order)) if checked else None
+    listed = [event for event in _list_events(events, since) if str(event.id) not in checked]
+    checked |= {str(event.id): event.timestamp.isoformat() for event in listed}
+    if checked:
+        oldest = _order(_look_back(max(checked.values(), key=_order)))
+        store.set(CHECKED, {id: time for id, time in checked.items() if _order(time) >= oldest})
+    faults = [(event.timestamp.isoformat(), find_fault(event.extra)) for event in listed]
+    return [f"announcement of {time} is ignored: {fault}" for time, fault in faults if fault]
 
 
 def find_fault(extra: Any) -> str:
@@ -145,6 +152,18 @@ def merge_sources(sources: Sequence[Sequence[str | None]]) -> str:
         if len(names) == 1
         else " ".join(Path(name).as_uri() if name.startswith("/") else name for name in names)
     )
+
+
+def _list_events(events: Any, since: str | None) -> list[Any]:
+    try:
+        return list(events.after(since) if since else events)
+    except AirflowRuntimeError as error:
+        queued = "a run of the DAG announcements that is queued hides them (Airflow 3.3.2); switch that DAG on"
+        raise AirflowException(f"announcements cannot be listed; if Airflow is well, {queued}: {error}") from error
+
+
+def _look_back(time: str) -> str:
+    return (_order(time) - OVERLAP).isoformat()
 
 
 def _order(time: str) -> datetime:

@@ -3,9 +3,8 @@
 The tasks are those of the DAG files. Airflow's part is written after these places of its source:
 
     events of a paused DAG start nothing          airflow/assets/manager.py:354
-    events that wait for one run are one row      airflow/assets/manager.py:816-819, :834
+    events that wait for one run start one run    airflow/assets/manager.py:816-819, :834
     no run by events while one is active          airflow/models/dag.py:767-788
-    the events that started a run                 airflow/jobs/scheduler_job_runner.py:2593-2643
     runs and tasks of a paused DAG wait           airflow/models/dagrun.py:674, :725
     a task that a branch skipped is skipped again airflow/ti_deps/deps/not_previously_skipped_dep.py:87
     a task's events are stored with its success   airflow/api_fastapi/execution_api/routes/task_instances.py:670
@@ -80,7 +79,6 @@ class Simulated:
         self.module, self.announcing, self.chance = module, announcing, chance
         self.now = datetime(2026, 3, 2, 3, 30, tzinfo=UTC)
         self.weekly = self.now + WEEK
-        self.announced_until = LONG_AGO
         self.events: list[Event] = []
         self.waiting: dict[Any, datetime] = {}  # rows of asset_dag_run_queue
         self.runs: list[Run] = []
@@ -132,8 +130,8 @@ class Simulated:
                 self._queue(event)
         if self.scheduler_down:
             return
-        if (until := self.waiting.pop(self.module.NEW_DATA, None)) is not None:
-            self._announce(until)
+        if self.waiting.pop(self.module.NEW_DATA, None):
+            self._announce()
         if not self.paused and not self.active():
             if self.waiting:
                 self._start_by_events()
@@ -152,20 +150,23 @@ class Simulated:
         run.run_after = max(self.waiting.values())
         self.waiting.clear()
 
-    def _announce(self, until: datetime) -> None:
-        """Run the DAG `announcements`; it lists events in no order, and not those after the one that started it."""
-        listed = [each for each in self.events if each.asset is self.module.NEW_DATA and each.visible <= self.now]
-        listed = [each for each in listed if self.announced_until < each.timestamp <= until]
-        self.announced_until = until
-        events = {self.module.NEW_DATA: self.chance.sample(listed, len(listed))}
+    def _announce(self) -> None:
+        """Run the DAG `announcements`."""
         outlets = {self.module.PENDING: SimpleNamespace(extra={})}
+        given = self._list_data(self.store.__setitem__)
         with suppress(AirflowSkipException):
-            self.announcing.start.function(events, outlets)
+            self.announcing.start.function(outlet_events=outlets, **given)
             self.emit(self.module.PENDING, outlets[self.module.PENDING].extra)
         try:
-            self.announcing.check.function(events)
+            self.announcing.check.function(**given)
         except AirflowFailException as error:
             self.refused.append(str(error))
+
+    def _list_data(self, write: Callable[[str, Any], None]) -> dict[str, Any]:
+        data = [each for each in self.events if each.asset is self.module.NEW_DATA and each.visible <= self.now]
+        state = SimpleNamespace(get=self.store.get, set=write)
+        states = {self.module.NEW_DATA: state, self.module.MODEL: state}
+        return {"inlet_events": {self.module.NEW_DATA: Events(data)}, "asset_state_store": states}
 
     def _advance(self, run: Run) -> None:
         """Let a run's tasks go one step."""
@@ -228,10 +229,7 @@ class Simulated:
             xcom_push=push,
             xcom_pull=lambda task_ids, key="return_value": run.xcoms.get((task_ids, key)),
         )
-        data = [each for each in self.events if each.asset is self.module.NEW_DATA and each.visible <= self.now]
-        state = SimpleNamespace(get=self.store.get, set=write)
-        states = {self.module.NEW_DATA: state, self.module.MODEL: state}
-        return {"ti": ti, "inlet_events": {self.module.NEW_DATA: Events(data)}, "asset_state_store": states}
+        return {"ti": ti, **self._list_data(write)}
 
     def _plan(self, run: Run, live: Callable[[], None]) -> None:
         given = self._context(run, "plan", live)

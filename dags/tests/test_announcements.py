@@ -283,6 +283,10 @@ def test_announcement_that_is_refused_starts_no_retraining(airflow: Simulated) -
     airflow.announce("photos")
     run_all(airflow)
     assert (airflow.runs, len(airflow.refused)) == ([], 1)
+    airflow.announce("s3://bucket/march", digest="1")
+    airflow.announce("pictures")
+    assert run_all(airflow) == ["s3://bucket/march"]
+    assert ["photos" in line for line in airflow.refused] == [True, False], "each is told once"
 
 
 def test_announcements_that_airflow_cannot_list_are_said(airflow: Simulated) -> None:
