@@ -40,6 +40,7 @@ with DAG(
     description="Check announcements of data, and start a retraining",
     schedule=[NEW_DATA],
     catchup=False,
+    max_active_tasks=1,  # as of `retraining`
     is_paused_upon_creation=False,  # it only passes announcements on; `retraining` is what is switched on and off
     tags=["hardcase"],
     doc_md=__doc__,
