@@ -1,6 +1,6 @@
 """Airflow itself, its components apart, against the server: what a wait survives, what stops a run, what drift starts.
 
-Three minutes.
+Six minutes.
 """
 
 import json
