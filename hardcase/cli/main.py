@@ -25,7 +25,7 @@ from hardcase.cli.console import AsJson, StoreUri, errors, output, reported
 from hardcase.cli.launch import launch
 from hardcase.cli.settings import parse_settings
 from hardcase.compiled import FOLDER
-from hardcase.config import Profile, load_evaluation_profile, load_profile
+from hardcase.config import Profile, load_profile
 from hardcase.data.listing import source_digest
 from hardcase.data.source import split_sources
 from hardcase.errors import InputError
@@ -258,15 +258,14 @@ def screen(
             raise InputError(f"{len(images)} images given; name the original and four candidates")
         contents = [read_image(path) for path in images]
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(scratch / "torchinductor"))  # else it stays in TMPDIR
-        from hardcase.serving.screening import screen_images
-        from hardcase.steps.fetch import fetch, read_configuration
+        from hardcase.serving.models import fetch_screener
+        from hardcase.serving.screening import Screener
 
         home = Home.of_latest(store)
         opened, keys = open_store(home.store, create=False), home.verifier()
-        version = fetch(opened, keys, model, scratch / "model")
-        recorded = read_configuration(opened, keys, version) if version else {}
-        config = load_evaluation_profile(recorded, {"source": "", **parse_settings(settings or [])}).evaluate
-        answers = screen_images(scratch / "model", contents, config)
+        fetched = fetch_screener(opened, keys, model, scratch / "model", parse_settings(settings or []))
+        (verdicts,) = Screener(fetched.folder, fetched.config, fetched.calibration).screen([contents])
+        answers = {aspect: asdict(verdict) for aspect, verdict in verdicts.items()}
     output(answers, as_json, show.screened)
     if not any(parsed["answer"] for parsed in answers.values()):
         errors.print(f"error: {model}: every answer is invalid, so nothing was screened; use a model that was promoted")

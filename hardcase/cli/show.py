@@ -81,11 +81,13 @@ def runs(summaries: Sequence[Mapping[str, Any]]) -> None:
     console.print(table, soft_wrap=False)
 
 
-def screened(answers: Mapping[str, Mapping[str, str | None]]) -> None:
-    """Print the letters of the flawed candidates, aspect by aspect."""
-    table = Table("aspect", "flawed")
-    for aspect, parsed in answers.items():
-        table.add_row(ASPECT_NAMES[aspect], parsed["answer"] or "invalid answer")
+def screened(answers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the letters of the flawed candidates, aspect by aspect, and how certain they are."""
+    table = Table("aspect", "flawed", "confidence", "")
+    for aspect, verdict in answers.items():
+        confidence = "" if verdict["confidence"] is None else f"{verdict['confidence']:.2f}"
+        note = "abstained: have a person look" if verdict["abstained"] else ""
+        table.add_row(ASPECT_NAMES[aspect], verdict["answer"] or "invalid answer", confidence, note)
     console.print(table, soft_wrap=False)
 
 

@@ -145,6 +145,16 @@ class EvaluateConfig(Config):
     engine: EngineKind = Field("transformers", description="Engine that generates the answers.")
     batch_size: Count = Field(64, description="Samples answered at a time.")
     max_new_tokens: Count = Field(64, description="Most tokens of an answer; a longer one is cut and scores 0.")
+    orders: int = Field(
+        4,
+        ge=1,
+        le=4,
+        description="Orders of the candidates in which each question is asked. More than one calibrate the confidence.",
+    )
+    precision: float = Field(
+        0.95, gt=0, lt=1, description="Promised share of right flags, by which thresholds of abstention are found."
+    )
+    assurance: float = Field(0.9, gt=0, lt=1, description="Probability that a threshold holds that promise.")
     vllm_dtype: VllmDtype = "auto"
     threads: Threads = Field(2, description="Threads of torch on CPU. Sums depend on it, so it is fixed.")
     resamples: Resamples = Field(2000, description="Bootstrap resamples over groups, for the intervals.")

@@ -24,6 +24,7 @@ from hardcase.model.internvl import load_model
 from hardcase.model.rollout import build_prompt_inputs, generate_completions
 from hardcase.progress import track
 from hardcase.store.store import write_atomically
+from hardcase.task.order import turn_sample
 from hardcase.task.sample import Sample
 
 # Batches whose samples are ordered by length together. More would leave less padding; shards hold whole windows.
@@ -114,17 +115,19 @@ def generate_answers(
     what: str,
     folder: Path | None = None,
     first: int = 0,
+    order: int = 0,
 ) -> list[list[Completion]]:
     """Return `copies` completions of each sample, in the order of the samples.
 
     Each batch has its own random stream, so a resumed run can start at any batch. `first`, the number of the split's
     samples before these, is part of it: after whole windows of batches, the answers are those of a run on all samples.
-    Answers are written to `folder`, which must belong to this work alone.
+    Answers are written to `folder`, which must belong to this work alone. `order` is that of the candidates, of which
+    the answers speak (`turn_sample`).
     """
-    order = list[int]()
+    sequence = list[int]()
     for start in range(0, len(samples), window := WINDOW * batch_size):
         own = range(len(samples))[start : start + window]
-        order += sorted(own, key=lambda index: _count_tiles(engine.processor, samples[index]))
+        sequence += sorted(own, key=lambda index: _count_tiles(engine.processor, samples[index]))
     answers: list[list[Completion]] = [[]] * len(samples)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +138,7 @@ def generate_answers(
     def prepare(start: int) -> Any:
         if (file := find_file(start)) and file.exists():
             return None
-        return engine.prepare([samples[index] for index in order[start : start + batch_size]])
+        return engine.prepare([turn_sample(samples[index], order) for index in sequence[start : start + batch_size]])
 
     starts = range(0, len(samples), batch_size)
     for start, prompts in track(_prepare_ahead(prepare, starts), what, len(starts)):
@@ -148,6 +151,6 @@ def generate_answers(
             completions = engine.complete(prompts, copies, max_new_tokens, temperature, batch_seed)
             if file:
                 write_atomically(file, json.dumps(completions).encode())
-        for index, row in zip(order[start : start + batch_size], completions, strict=True):
+        for index, row in zip(sequence[start : start + batch_size], completions, strict=True):
             answers[index] = row
     return answers

@@ -1,6 +1,10 @@
-"""answer: greedy answers of a model to the untouched split, one shard of the samples at a time."""
+"""answer: greedy answers of a model to the untouched split, one shard of the samples at a time.
+
+The final model answers in several orders of the candidates, by which its confidence is calibrated.
+"""
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ def execute(plan: Mapping[str, Any], snapshot: str, model: str, sft_model: str =
     """Answer with a model, and with the SFT model if there is one; return the sha256 of the step's attestation."""
     with running("answer", plan, {"snapshot": snapshot, "model": model, "sft_model": sft_model}) as work:
         (work.outputs / "answers").mkdir()
+        config = EvaluateConfig.model_validate(work.config)
         for name, role in (("model", "final"), ("sft_model", "sft")):
             if name in work.materials:
                 tables = in_shards(
@@ -29,7 +34,7 @@ def execute(plan: Mapping[str, Any], snapshot: str, model: str, sft_model: str =
                     snapshot=work.input("snapshot"),
                     store=plan["store"],
                     model=work.input(name),
-                    config=EvaluateConfig.model_validate(work.config),
+                    config=config if role == "final" else config.model_copy(update={"orders": 1}),
                     seed=work.seed,
                 )
                 merge_completions(tables, work.outputs / "answers" / f"{role}.parquet")
@@ -45,16 +50,21 @@ def run(
         raise InputError("snapshot: no rows in the evaluation split; raise `ingest.eval_share` or mark rows `eval`")
     first, samples = opened.open_samples("eval").select_shard(shard, WINDOW * config.batch_size)
     set_up_torch(seed, config.threads)
-    texts = generate_answers(
-        open_engine(config, model, seed),
-        samples,
-        copies=1,
-        batch_size=config.batch_size,
-        max_new_tokens=config.max_new_tokens,
-        temperature=0,
-        seed=seed,
-        what="answering",
-        folder=scratch / "answers",
-        first=first,
-    )
-    write_completions(samples.read_column("id"), texts, answers)
+    engine = open_engine(config, model, seed)
+    by_order = [
+        generate_answers(
+            engine,
+            samples,
+            copies=1,
+            batch_size=config.batch_size,
+            max_new_tokens=config.max_new_tokens,
+            temperature=0,
+            seed=seed,
+            what=f"answering in order {order + 1} of {config.orders}",
+            folder=scratch / "answers" / str(order),
+            first=first,
+            order=order,
+        )
+        for order in range(config.orders)
+    ]
+    write_completions(samples.read_column("id"), [[*chain(*row)] for row in zip(*by_order, strict=True)], answers)

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from hardcase.config import EvaluateConfig
-from hardcase.data.completions import read_completions
+from hardcase.data.completions import Completion, read_completions
 from hardcase.data.evaluations import write_evaluation
 from hardcase.data.scores import write_scores
 from hardcase.data.snapshot import Snapshot
 from hardcase.runtime.metrics import show_scores
 from hardcase.runtime.running import running
+from hardcase.stats.calibration import calibrate, list_refusals
 from hardcase.stats.learning import list_warnings
+from hardcase.store.digest import canonical_json
+from hardcase.store.store import write_atomically
 from hardcase.task.answer import parse_answer
 from hardcase.task.reward import DEFAULT_KIND, dpa
 from hardcase.task.score import best_constant, chance, paired_difference, score
@@ -37,13 +40,17 @@ def run(
 ) -> None:
     """Write the tables of the final model (`evaluation`) and the SFT model (`baseline`), and the `scores` of both.
 
-    `sft_answers` may be missing: then one model alone is scored. `config` and `seed` are of the bootstrap.
+    Where the final model answered in several orders, its confidence is written too (`calibration`). `sft_answers` may
+    be missing: then one model alone is scored. `config` and `seed` are of the bootstrap.
     """
     labels = Snapshot.open(snapshot, store).read_labels("eval")
     truths = [frozenset(row["answer"]) for row in labels]
     aspects, groups = [row["aspect"] for row in labels], [row["group"] for row in labels]
-    final = _judge(answers, labels)
+    completions = read_completions([answers], [row["id"] for row in labels])
+    final = _judge(completions, labels)
     write_evaluation(final, folder / "evaluation")
+    if config.orders > 1:
+        _calibrate(completions, labels, config, seed, folder / "calibration")
     report: dict[str, Any] = {
         "samples": len(labels),
         "groups": len(set(groups)),
@@ -55,7 +62,7 @@ def run(
         "gain": None,
     }
     if sft_answers.exists():
-        first = _judge(sft_answers, labels)
+        first = _judge(read_completions([sft_answers], [row["id"] for row in labels]), labels)
         write_evaluation(first, folder / "baseline")
         report["sft"] = score(aspects, *_values(first), groups, config.resamples, seed) | _count(first)
         report["gain"] = paired_difference(_values(first), _values(final), aspects, groups, config.resamples, seed)
@@ -64,10 +71,24 @@ def run(
         logger.warning(warning)
 
 
-def _judge(answers: Path, labels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _calibrate(
+    completions: Sequence[Sequence[Completion]],
+    labels: Sequence[Mapping[str, Any]],
+    config: EvaluateConfig,
+    seed: int,
+    path: Path,
+) -> None:
+    answers = [[parse_answer(text) for text, _ in row] for row in completions]
+    bounds = {name: getattr(config, name) for name in ("precision", "assurance", "resamples")}
+    calibration = calibrate(labels, answers, **bounds, seed=seed)
+    for refusal in list_refusals(calibration):
+        logger.warning("confidence: %s", refusal)
+    write_atomically(path, canonical_json(calibration))
+
+
+def _judge(completions: Sequence[Sequence[Completion]], labels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
-    completions = read_completions([answers], [row["id"] for row in labels])
-    for label, ((text, cut),) in zip(labels, completions, strict=True):
+    for label, ((text, cut), *_) in zip(labels, completions, strict=True):
         answer, truth = parse_answer(text), frozenset(label["answer"])
         rows.append(
             {

@@ -20,6 +20,7 @@ from hardcase.registry import ledger, runs
 from hardcase.registry.ledger import Move, Version
 from hardcase.registry.runs import StepRecord
 from hardcase.report.summary import summarise_run
+from hardcase.stats.calibration import calibrate
 from hardcase.steps.ingest import run as ingest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
@@ -118,3 +119,9 @@ def test_format_versions_are_documented() -> None:
         attestations.LINK,
     )
     assert [kind for kind in kinds if f"`{kind}`" not in PAGE] == []
+
+
+def test_fields_of_a_calibration_are_those_that_evaluate_writes() -> None:
+    label = {"aspect": "physical_shadow", "group": "g", "answer": ["A"]}
+    written = calibrate([label], [[frozenset("A")]], precision=0.9, assurance=0.9, resamples=100, seed=0)
+    assert documented("calibration") == list(written)

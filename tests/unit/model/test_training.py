@@ -87,7 +87,7 @@ def sft(fresh_model: Build, samples: list[Sample]) -> Callable[..., Any]:
         ("grpo", {"num_generations": 2}, "grpo.trl.num_generations: set `grpo.generations` instead"),
         ("grpo", {"output_dir": "/elsewhere"}, "grpo.trl.output_dir: hardcase sets this itself"),
         ("sft", {"push_to_hub": True}, "sft.trl.push_to_hub: hardcase sets this itself"),
-        ("sft", {"hub_token": "x"}, "sft.trl.hub_token: hardcase sets this itself"),
+        ("sft", {"hub_model_id": "x"}, "sft.trl.hub_model_id: hardcase sets this itself"),
         ("grpo", {"log_completions_hub_repo": "x"}, "grpo.trl.log_completions_hub_repo: hardcase sets this itself"),
         ("grpo", {"trust_remote_code": True}, "grpo.trl.trust_remote_code: hardcase sets this itself"),
         ("grpo", {"model_init_kwargs": {"trust_remote_code": True}}, "grpo.trl.model_init_kwargs: hardcase sets"),
