@@ -148,9 +148,9 @@ class KubeflowHook(BaseHook):
         launched = self.client.run(launch(order, version, self.address))
         return launched.thing, launched.created
 
-    def terminate(self, run_id: str) -> None:
-        """Stop a run, unless it has ended or is gone."""
-        self.client.run(terminate(run_id, self.address))
+    def terminate(self, run_id: str) -> bool:
+        """Stop a run, unless it has ended or is gone; return whether it was active."""
+        return self.client.run(terminate(run_id, self.address))
 
 
 def check_package(content: bytes, path: Path) -> None:

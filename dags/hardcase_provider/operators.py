@@ -141,8 +141,8 @@ class KubeflowRunOperator(BaseOperator):
         if status == "vanished":
             raise AirflowException(event["message"])
         if status == "late":
-            hook.terminate(run_id)
-            raise AirflowFailException(f"run {run_id} took more than {self.limit}; it was stopped")
+            end = "was stopped" if hook.terminate(run_id) else "has ended since"
+            raise AirflowFailException(f"run {run_id} took more than {self.limit}; it {end}")
         raise AirflowException(f"run {run_id}: Kubeflow gave no answer for {self.patience}: {event['message']}")
 
     def on_kill(self) -> None:

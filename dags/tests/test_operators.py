@@ -187,6 +187,9 @@ def test_run_that_takes_too_long_is_stopped_and_not_started_again(connected: Any
     with pytest.raises(AirflowFailException, match="took more than 1:00:00"):
         operator(limit=timedelta(hours=1)).resumed(context, run_id="run-0", event={"status": "late"})
     assert connected.runs["run-0"]["state"] == "CANCELING"
+    connected.end("run-0", "SUCCEEDED")
+    with pytest.raises(AirflowFailException, match="took more than 1:00:00; it has ended since"):
+        operator(limit=timedelta(hours=1)).resumed(context, run_id="run-0", event={"status": "late"})
 
 
 def test_task_killed_before_it_was_deferred_stops_the_run(connected: Any, context: dict[str, Any]) -> None:

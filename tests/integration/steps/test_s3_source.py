@@ -49,6 +49,17 @@ def test_the_snapshot_is_that_of_the_folder(folder: Path, tmp_path: Path, suffix
     assert there == snapshot_of(str(folder), tmp_path / "here")
 
 
+def test_prefixes_and_folders_merge_into_the_snapshot_of_the_folders(folder: Path, tmp_path: Path) -> None:
+    write_source(tmp_path / "april", samples=4, seed=2)
+    april = (tmp_path / "april").as_uri()
+    for path in filter(Path.is_file, folder.rglob("*")):
+        key = f"march/{path.relative_to(folder).as_posix()}"
+        boto3.client("s3").put_object(Bucket="data", Key=key, Body=path.read_bytes())
+    there = snapshot_of(f"s3://data/march {april}", tmp_path / "there")
+    assert there == snapshot_of(f"{folder.as_uri()} {april}", tmp_path / "here")
+    assert json.loads(there)["rows"] == 6 + 4
+
+
 def test_the_digest_changes_with_what_lies_there(folder: Path) -> None:
     client, uri = boto3.client("s3"), f"s3://data/team/{folder.name}"
     before = source_digest(uri)
