@@ -1,6 +1,6 @@
 """Airflow itself, its components apart, against the server: what a wait survives, what stops a run, what drift starts.
 
-Six minutes.
+Four minutes.
 """
 
 import json
@@ -251,7 +251,7 @@ def test_drift_on_kubeflow_starts_a_retraining_by_itself_and_a_refused_one_is_la
     assert "run run-1 failed at validate: row 7: no answer; add one" in log
 
 
-# One takes two minutes; `INTERLEAVINGS=10 make test-dags ARGS="-k interleaved"` runs ten.
+# One takes a minute; `INTERLEAVINGS=10 make test-dags ARGS="-k interleaved"` runs ten.
 @pytest.mark.parametrize("seed", range(int(os.environ.get("INTERLEAVINGS", "1"))))
 def test_announcements_interleaved_with_pauses_restarts_and_clears_are_all_trained_on(
     seed: int, airflow: Airflow, kubeflow: Any, mlflow: Any
