@@ -1,6 +1,6 @@
-"""Registrations and rollbacks whose writes S3 carries out without an answer, or refuses for a conflict."""
+"""Registrations, rollbacks and promotions whose writes S3 carries out without an answer, or refuses for a conflict."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
@@ -17,7 +17,7 @@ from hardcase.config import RegisterConfig
 from hardcase.errors import HardcaseError
 from hardcase.provenance.code import keep_code
 from hardcase.registry import account
-from hardcase.registry.champion import roll_back
+from hardcase.registry.champion import Outcome, promote, roll_back
 from hardcase.registry.ledger import entry_name
 from hardcase.registry.mirror import Mirror
 from hardcase.runners.home import Home
@@ -56,9 +56,9 @@ class HouseOnS3(House):
             options = {"VersionId": version["VersionId"], "BypassGovernanceRetention": True}
             client.delete_object(Bucket="ledger", Key=key, **options)
 
-    def roll_back(self, spec: str = NAME) -> tuple[int, bool]:
-        """Run the work of `hardcase rollback`."""
-        outcome = move_champion(spec, Home(self.root, self.store.uri), "tested", roll_back)
+    def move(self, spec: str = NAME, move: Callable[..., Outcome] = roll_back) -> tuple[int, bool]:
+        """Run the work of `hardcase rollback` or `promote`."""
+        outcome = move_champion(spec, Home(self.root, self.store.uri), "tested", move)
         return outcome.champion.number, outcome.moved
 
 
@@ -101,19 +101,23 @@ def test_registration_is_one_version_whichever_write_loses_its_answer(
 
 
 @pytest.mark.parametrize("fault", get_args(Fault))
-def test_rollback_is_one_step_whichever_write_loses_its_answer(house: HouseOnS3, faults: Faults, fault: Fault) -> None:
+def test_rollback_and_promotion_are_one_step_whichever_write_loses_its_answer(
+    house: HouseOnS3, faults: Faults, fault: Fault
+) -> None:
     for fingerprint in "abc":
         house.promote(fingerprint)
-    faults.arm(fault, 0)
-    assert house.roll_back() == (2, True)
-    assert len(faults.writes) == 2  # the public key and the entry
-    for at in (1, 2):
-        house.forget_entry(4)
-        faults.arm(fault, at)
-        assert house.roll_back() == (2, True)
-        assert faults.struck
-        assert house.roll_back() == (2, False)
-        assert champions(house) == [1, 2]
+    moves = ((roll_back, NAME, 4, [1, 2]), (promote, f"{NAME}:3", 5, [1, 2, 3]))
+    for move, spec, entry, expected in moves:
+        faults.arm(fault, 0)
+        assert house.move(spec, move) == (expected[-1], True)
+        assert len(faults.writes) == 2  # the public key and the entry
+        for at in (1, 2):
+            house.forget_entry(entry)
+            faults.arm(fault, at)
+            assert house.move(spec, move) == (expected[-1], True)
+            assert faults.struck
+            assert house.move(spec, move) == (expected[-1], False)
+            assert champions(house) == expected
 
 
 def test_rollback_that_never_hears_an_answer_is_recognised_when_it_is_done_again(
@@ -136,14 +140,14 @@ def test_rollback_that_never_hears_an_answer_is_recognised_when_it_is_done_again
         with pytest.raises(HardcaseError, match="000004"):
             roll_back(house.store, house.keys, NAME, "tester", "", lambda version: None)
     faults.arm("cut", 0)
-    assert house.roll_back() == (2, False)
+    assert house.move() == (2, False)
     assert len(house.ledger.moves) == 4
 
 
 def test_rollback_is_put_under_the_retention_of_registrations(house: HouseOnS3, faults: Faults) -> None:
     house.promote("a", RETAINED)
     house.promote("b")
-    house.roll_back()
+    house.move()
     key = f"store/{entry_name(NAME, 3)}"
     until = boto3.client("s3").head_object(Bucket="ledger", Key=key)["ObjectLockRetainUntilDate"]
     assert until > datetime.now(UTC) + timedelta(days=29)
