@@ -22,6 +22,7 @@ from hardcase.audit.examine import as_json as audit_as_json
 from hardcase.cli import show
 from hardcase.cli.champion import promote, rollback
 from hardcase.cli.console import AsJson, StoreUri, errors, output, reported
+from hardcase.cli.fetching import fetch
 from hardcase.cli.launch import launch
 from hardcase.cli.settings import parse_settings
 from hardcase.compiled import FOLDER
@@ -342,6 +343,7 @@ def audit(
         raise typer.Exit(2 if newer else 1)
 
 
+app.command()(fetch)
 app.command()(rollback)
 app.command()(promote)
 
