@@ -15,6 +15,8 @@ from hardcase.errors import HardcaseError, InputError
 from hardcase.text import make_printable
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A key of the configuration: sft.steps=100.")]
+ModelSpec = Annotated[str, typer.Option("--model", help="Folder, NAME@ALIAS or NAME:VERSION.")]
 StoreUri = Annotated[
     str | None, typer.Option("--store", envvar="HARDCASE_STORE", help="Object store: a folder or s3://bucket/prefix.")
 ]

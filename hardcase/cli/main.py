@@ -21,16 +21,16 @@ from hardcase import __version__
 from hardcase.audit.examine import as_json as audit_as_json
 from hardcase.cli import show
 from hardcase.cli.champion import promote, rollback
-from hardcase.cli.console import AsJson, StoreUri, errors, output, reported
-from hardcase.cli.fetching import fetch
+from hardcase.cli.console import AsJson, ModelSpec, Settings, StoreUri, errors, output, reported
 from hardcase.cli.launch import launch
+from hardcase.cli.models import fetch, screen
 from hardcase.cli.settings import parse_settings
 from hardcase.compiled import FOLDER
 from hardcase.config import Profile, load_profile
 from hardcase.data.listing import source_digest
 from hardcase.data.source import split_sources
 from hardcase.errors import InputError
-from hardcase.lifetime import exit_on_sigterm, temporary_folder, tie_children
+from hardcase.lifetime import exit_on_sigterm, tie_children
 from hardcase.provenance.code import ROOT
 from hardcase.registry.ledger import split_spec
 from hardcase.registry.runs import list_runs
@@ -49,11 +49,9 @@ app = typer.Typer(
 )
 ProfileName = Annotated[str, typer.Option("--profile", help="Name in profiles/, or path of a YAML file.")]
 OfStore = Annotated[str | None, typer.Option("--store", help="Of the runs recorded there, wherever they ran.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="A key of the configuration: sft.steps=100.")]
 Containers = Annotated[
     bool, typer.Option("--containers", help="Each step in a container of its image; `make images` builds them.")
 ]
-ModelSpec = Annotated[str, typer.Option("--model", help="Folder, NAME@ALIAS or NAME:VERSION.")]
 
 
 def print_version(asked: bool) -> None:
@@ -245,49 +243,7 @@ def evaluate(
     end(outcome, as_json, partial(show.scored, folder=outcome.folder))
 
 
-@app.command()
-def screen(
-    model: ModelSpec,
-    images: Annotated[list[Path], typer.Argument(metavar="ORIGINAL A B C D", help="Five image files.")],
-    settings: Settings = None,
-    store: StoreUri = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say which of four generated images show a flaw, aspect by aspect."""
-    with reported(as_json), temporary_folder() as scratch:
-        if len(images) != 5:
-            raise InputError(f"{len(images)} images given; name the original and four candidates")
-        contents = [read_image(path) for path in images]
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(scratch / "torchinductor"))  # else it stays in TMPDIR
-        from hardcase.serving.models import fetch_screener
-        from hardcase.serving.screening import Screener
-
-        home = Home.of_latest(store)
-        opened, keys = open_store(home.store, create=False), home.verifier()
-        fetched = fetch_screener(opened, keys, model, scratch / "model", parse_settings(settings or []))
-        (verdicts,) = Screener(fetched.folder, fetched.config, fetched.calibration).screen([contents])
-        answers = {aspect: asdict(verdict) for aspect, verdict in verdicts.items()}
-    output(answers, as_json, show.screened)
-    if not any(parsed["answer"] for parsed in answers.values()):
-        errors.print(f"error: {model}: every answer is invalid, so nothing was screened; use a model that was promoted")
-        raise typer.Exit(1)
-
-
-def read_image(path: Path) -> bytes:
-    """Return the bytes of an image file, or raise an `InputError` that names it."""
-    from hardcase.data.images import MAX_BYTES, BadImage, decode_image
-
-    try:
-        if not path.is_file():  # a pipe would never end
-            raise InputError(f"{path}: no such file; name five images")
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        decode_image(content)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; name a file that you may read") from error
-    except BadImage as error:
-        raise InputError(f"{path}: {error}; use a JPEG, PNG or WebP that opens") from error
-    return content
+app.command()(screen)
 
 
 @app.command()
