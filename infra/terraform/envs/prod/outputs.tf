@@ -9,6 +9,7 @@ output "places" {
       bucket = module.artifacts.bucket
       files  = module.files.id
       vpc    = module.network.cidr
+      dns    = module.cluster.dns
       providers = yamlencode({
         s3 = { default = {
           endpoint = "s3.${var.region}.amazonaws.com", region = var.region, disableSSL = false, credentials = { fromEnv = true }

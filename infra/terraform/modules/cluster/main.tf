@@ -11,6 +11,10 @@ locals {
   policy_arn = "${local.arn}:iam::aws:policy"
 }
 
+locals {
+  services = "172.20.0.0/16" # named, since EKS may choose 10.100.0.0/16 too, and places.yaml names an address in it
+}
+
 resource "aws_eks_cluster" "this" {
   name                          = var.name
   version                       = var.kubernetes_version
@@ -28,6 +32,10 @@ resource "aws_eks_cluster" "this" {
     provider {
       key_arn = var.kms_key_arn
     }
+  }
+
+  kubernetes_network_config {
+    service_ipv4_cidr = local.services
   }
 
   # No surprise bill for extended support: at the end of standard support EKS upgrades by itself.

@@ -8,6 +8,11 @@ output "endpoint" {
   value       = aws_eks_cluster.this.endpoint
 }
 
+output "dns" {
+  description = "Address of the Service kube-dns, as places.yaml names it: the tenth of the services, which EKS gives it."
+  value       = "${cidrhost(local.services, 10)}/32"
+}
+
 output "node_role" {
   description = "Role that Karpenter's EC2NodeClasses name."
   value       = aws_iam_role.node["karpenter"].name
