@@ -7,6 +7,7 @@ BIN := .venv/bin
 AIRFLOW := .venv-airflow
 CHECKOV := .venv-checkov
 VLLM := .venv-vllm
+BROWSER := .venv/.browser
 READY := .venv/.ready
 ARGS ?=
 # Images: the engine that builds and runs them, its options, and their bases. Digests: docs/how-to/build-images.md.
@@ -38,7 +39,7 @@ run: $(READY) ## Retrain end to end on profiles/tiny.yaml; ARGS="--seed 1" and t
 
 # tests/durations.json puts the longest files first; what runs last is short.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -rs
-test: $(READY) $(if $(ARGS),,$(CHECKOV)/.ready $(AIRFLOW)/.ready $(VLLM)/.ready) ## Run all tests, those of the DAGs and with vLLM too; ARGS=tests/… for some
+test: $(READY) $(BROWSER) $(if $(ARGS),,$(CHECKOV)/.ready $(AIRFLOW)/.ready $(VLLM)/.ready) ## Run all tests, those of the DAGs and with vLLM too; ARGS=tests/… for some
 	@$(if $(ARGS),$(PYTEST) $(ARGS),log=$$(mktemp) && { $(MAKE) --no-print-directory test-dags >$$log 2>&1 & } && dags=$$! && \
 	{ $(PYTEST); failed=$$?; wait $$dags || failed=1; echo 'DAGs:'; cat $$log; rm $$log; \
 	echo 'vLLM:'; $(MAKE) --no-print-directory test-vllm || failed=1; exit $$failed; })
@@ -186,6 +187,13 @@ $(AIRFLOW)/.ready: requirements-airflow.lock dags/pyproject.toml
 	@$(AIRFLOW)/bin/pip install --quiet uv==$(UV_VERSION)
 	@$(AIRFLOW)/bin/uv pip install --python $(AIRFLOW)/bin/python --require-hashes -r requirements-airflow.lock
 	@$(AIRFLOW)/bin/uv pip install --python $(AIRFLOW)/bin/python --no-deps -e . -e dags
+	@touch $@
+
+# Chromium for tests/integration/pages: that of the PATH, Playwright's, or the system's package where make runs as root.
+$(BROWSER): $(READY)
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(BIN)/playwright install chromium >/dev/null 2>&1 || \
+	{ test "$$(id -u)" = 0 && apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
+	echo 'no Chromium can be installed here: tests/integration/pages is left out' >&2
 	@touch $@
 
 # Its dependencies clash with ours.

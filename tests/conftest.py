@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import sys
 from collections import Counter
@@ -18,6 +19,10 @@ TESTS = Path(__file__).parent
 DURATIONS = TESTS / "durations.json"
 # Those of vLLM run in an environment of their own: `make test-vllm`.
 collect_ignore = [] if find_spec("vllm") else ["vllm"]
+# `make test` installs Chromium, and says so where it cannot.
+BROWSERS = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache" / "ms-playwright")
+if not (shutil.which("chromium") or shutil.which("google-chrome") or any(BROWSERS.glob("chromium-*"))):
+    collect_ignore.append("integration/pages")
 
 # Tests start many processes. Without compiled modules each of them would compile its imports again.
 sys.dont_write_bytecode = False

@@ -11,7 +11,8 @@ from airflow.sdk import Param
 
 import hardcase
 
-URI: Final = r"(procedural://|s3://|file:///)\S*"
+# Neither a user nor a query: a password or a signature would be in every record (hardcase/config/base.py).
+URI: Final = r"(procedural://\S*|s3://[^\s@/?]+(/[^\s?]*)?|file:///[^\s?]*)"
 ONE_SOURCE: Final = rf"^((snapshot:|/)\S*|{URI})$"
 SOURCE: Final = rf"^((snapshot:|/)\S*|{URI}( {URI})*)$"
 LONGEST_SOURCE: Final = 4096

@@ -143,7 +143,7 @@ def _add_history(audit: Audit, version: Version, entries: Finding, store: Store)
     if aliases := [alias for alias, number in ledger.aliases.items() if number == version.number]:
         audit.tree.what += f" ({', '.join(aliases)})"
     for number, move in enumerate(ledger.moves, start=1):
-        action = "made" if move.made else "promoted by hand" if move.promotion else "rolled back to"
+        action = "rolled back to" if move.is_rollback else "made" if move.made else "promoted by hand"
         what = f"{move.when} {action} {ledger.name}:{move.version}, {move.alias}, by {move.who}: {move.why}"
         if extra := {**(move.model_extra or {}), **((move.made and move.made.model_extra) or {})}:
             what += f" (keys that this hardcase does not know: {', '.join(extra)})"

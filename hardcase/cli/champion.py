@@ -73,7 +73,7 @@ def move_champion(spec: str, home: Home, why: str, move: Callable[..., Outcome])
         if first := examine(store, f"{name}:{version.number}", keys).first:
             raise HardcaseError(f"{name}:{version.number} cannot serve: {first.problem}")
 
-    with showing(str(move.__name__).replace("_", " ")):
+    with showing("champion"):
         mirror = Mirror(home.tracking_uri)
         outcome = move(store, keys, spec, who, why, verify)
         done = f"{name}@champion is :{outcome.champion.number}"

@@ -35,7 +35,8 @@ from hardcase.provenance.code import ROOT
 from hardcase.registry.ledger import split_spec
 from hardcase.registry.runs import list_runs
 from hardcase.runners.home import QUIET, Home
-from hardcase.store.store import open_store, parse_local_path, write_atomically
+from hardcase.store.location import parse_local_path
+from hardcase.store.store import open_store, write_atomically
 from hardcase.text import PrintableFormatter
 
 if TYPE_CHECKING:

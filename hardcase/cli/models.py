@@ -51,12 +51,12 @@ def screen(
             raise InputError(f"{len(images)} images given; name the original and four candidates")
         contents = [read_image(path) for path in images]
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(scratch / "torchinductor"))  # else it stays in TMPDIR
-        from hardcase.serving.models import fetch_screener
+        from hardcase.serving.models import fetch_for_screening
         from hardcase.serving.screening import Screener
 
         home = Home.of_latest(store)
         opened, keys = open_store(home.store, create=False), home.verifier()
-        fetched = fetch_screener(opened, keys, model, scratch / "model", parse_settings(settings or []))
+        fetched = fetch_for_screening(opened, keys, model, scratch / "model", parse_settings(settings or []))
         (verdicts,) = Screener(fetched.folder, fetched.config, fetched.calibration).screen([contents])
         answers = {aspect: asdict(verdict) for aspect, verdict in verdicts.items()}
     output(answers, as_json, show.screened)

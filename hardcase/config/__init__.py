@@ -149,7 +149,7 @@ class EvaluateConfig(Config):
         4,
         ge=1,
         le=4,
-        description="Orders of the candidates in which each question is asked. More than one calibrate the confidence.",
+        description="Orders of the candidates in which each question is asked; 1 leaves out confidence and abstention.",
     )
     precision: float = Field(
         0.95, gt=0, lt=1, description="Promised share of right flags, by which thresholds of abstention are found."

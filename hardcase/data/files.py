@@ -17,8 +17,9 @@ from hardcase.data.images import MAX_BYTES
 from hardcase.data.quarantine import BrokenRule, Reason
 from hardcase.data.source import MANIFESTS, SUFFIXES, choose_manifest, find_manifest
 from hardcase.errors import HardcaseError, InputError
+from hardcase.store.location import open_objects, parse_local_path
 from hardcase.store.s3_errors import describe_error, find_code
-from hardcase.store.store import open_objects, parse_local_path, sync
+from hardcase.store.store import sync
 
 NO_BUCKET: Final = "NoSuchBucket"
 

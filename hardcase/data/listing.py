@@ -10,8 +10,8 @@ from hardcase.data.source import MANIFESTS, split_sources
 from hardcase.errors import InputError
 from hardcase.store.control import CLIENT_ERRORS, open_bucket
 from hardcase.store.digest import bytes_digest, canonical_json, path_digest
+from hardcase.store.location import parse_local_path
 from hardcase.store.s3_errors import describe_error
-from hardcase.store.store import parse_local_path
 
 
 def source_digest(source: str, excluded: Path | None = None) -> str:

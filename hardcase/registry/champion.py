@@ -59,18 +59,9 @@ def roll_back(store: Store, keys: Keyring, spec: str, who: str, why: str, verify
 
 
 def promote(store: Store, keys: Keyring, spec: str, who: str, why: str, verify: Verify) -> Outcome:
-    """Make a registered version champion on a person's word, whatever the gate said of it.
+    """Make the registered version `NAME:VERSION` champion on a person's word, whatever the gate said of it.
 
-    Args:
-        store: store of the ledger.
-        keys: keyring that signs.
-        spec: `NAME:VERSION`.
-        who: name of the person, for the record.
-        why: reason, for the record.
-        verify: raises if a version is not intact.
-
-    Returns:
-        The outcome. Nothing was moved if the version was champion already.
+    The arguments and the outcome are as of `roll_back`.
 
     Raises:
         InputError: there is no such version, it was champion before, or the reason is empty.
@@ -129,7 +120,7 @@ def _find_earlier(ledger: Ledger, spec: str) -> Version:
             raise InputError(f"model {spec}: cannot be restored; its champions are {earlier}; {history}")
         return by_number[int(number)]
     last = [move for move in ledger.moves if move.alias == CHAMPION][-1]
-    if last.made is None and not last.promotion:  # rolled back already
+    if last.is_rollback:
         return ledger.champion
     if len(ledger.champions) < 2:
         raise InputError(f"{nothing}: its only champion is :{ledger.champion.number}; {history}")

@@ -82,6 +82,11 @@ class Move(_Record):
     promotion: bool = False
     nonce: str = ""  # no two entries have equal bytes, so a writer recognises its own
 
+    @property
+    def is_rollback(self) -> bool:
+        """Whether the move restores an earlier champion."""
+        return self.made is None and not self.promotion
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -102,7 +107,7 @@ class Ledger:
         reign: list[int] = []
         for move in self.moves:
             if move.alias == CHAMPION:
-                reign = reign if move.made or move.promotion else reign[: reign.index(move.version)]
+                reign = reign[: reign.index(move.version)] if move.is_rollback else reign
                 reign.append(move.version)
         return [self.versions[number] for number in reign]
 

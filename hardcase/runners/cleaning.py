@@ -22,7 +22,7 @@ from hardcase.lifetime import PREFIX, hold_lock
 from hardcase.registry.runs import RECORDS, RUNS
 from hardcase.runners.home import Home
 from hardcase.store.cache import open_cache
-from hardcase.store.store import parse_local_path
+from hardcase.store.location import parse_local_path
 
 DRAFT: Final = "draft of a killed process"
 LONGEST_WRITE: Final = 3600  # seconds, of a draft in a folder that others write to without a lock of the home

@@ -27,7 +27,7 @@ from hardcase.errors import InputError
 from hardcase.provenance.code import code_digest
 from hardcase.runners.home import Home
 from hardcase.runtime.running import LIGHT_IMAGE, TRAIN_IMAGE
-from hardcase.store.store import parse_local_path
+from hardcase.store.location import parse_local_path
 
 LABEL = "hardcase.home"
 PASSED = ("AWS_", "DO_NOT_TRACK", "HARDCASE_", "HF_", "MLFLOW_", "OMP_", "OPENLINEAGE_", "TOKENIZERS_", "WANDB_")

@@ -28,7 +28,9 @@ class FetchedModel:
     calibration: dict[str, Any] | None
 
 
-def fetch_screener(store: Store, keys: Keyring, model: str, folder: Path, settings: Mapping[str, Any]) -> FetchedModel:
+def fetch_for_screening(
+    store: Store, keys: Keyring, model: str, folder: Path, settings: Mapping[str, Any]
+) -> FetchedModel:
     """Fetch a model into a folder, all signatures and digests verified.
 
     Args:

@@ -43,7 +43,9 @@ class Judgement(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
+    """A sample with its truth, the answer of the first order, and by letter the share of orders that flag it."""
+
     aspect: str
     group: str
     truth: frozenset[str]
@@ -88,16 +90,16 @@ def calibrate(
         seed: of the bootstrap.
     """
     cases = [
-        _Case(label["aspect"], label["group"], frozenset(label["answer"]), _first(answer), share_flags(answer))
+        Case(label["aspect"], label["group"], frozenset(label["answer"]), _first(answer), share_flags(answer))
         for label, answer in zip(labels, answers, strict=True)
     ]
     chosen_on = [case for case in cases if is_held_out(f"calibrate {case.group}", 0.5)]
     reported_on = [case for case in cases if not is_held_out(f"calibrate {case.group}", 0.5)]
     aspects = dict[str, Any]()
     for aspect in ASPECTS:
-        flag_at, reason = find_threshold([case for case in chosen_on if case.aspect == aspect], precision, assurance)
+        flag_at, reason = _find_threshold([case for case in chosen_on if case.aspect == aspect], precision, assurance)
         own = [case for case in reported_on if case.aspect == aspect]
-        aspects[aspect] = {"flag_at": flag_at, "reason": reason, **report(own, flag_at, resamples, seed)}
+        aspects[aspect] = {"flag_at": flag_at, "reason": reason, **_measure(own, flag_at, resamples, seed)}
     letters = [(case.shares[letter], letter in case.truth) for case in chosen_on for letter in LETTERS]
     exact = [(case.certainty, case.answer == case.truth) for case in chosen_on if case.answer is not None]
     return {
@@ -111,7 +113,7 @@ def calibrate(
     }
 
 
-def find_threshold(cases: Sequence[_Case], precision: float, assurance: float) -> tuple[float | None, str]:
+def _find_threshold(cases: Sequence[Case], precision: float, assurance: float) -> tuple[float | None, str]:
     """Return the least agreement at which flags have the precision, or None and why there is none."""
     flags = [(case.agreement, letter in case.truth) for case in cases for letter in case.answer or ()]
     what = f"no threshold reaches a precision of {precision:g}"
@@ -138,7 +140,7 @@ def find_threshold(cases: Sequence[_Case], precision: float, assurance: float) -
     return None, f"{what}: of the {len(certain)} most certain flags {certain.mean():.3f} are right"
 
 
-def report(cases: Sequence[_Case], flag_at: float | None, resamples: int, seed: int) -> dict[str, Any]:
+def _measure(cases: Sequence[Case], flag_at: float | None, resamples: int, seed: int) -> dict[str, Any]:
     """Return what a threshold does to samples that it was not chosen on."""
     answered = np.array([case.is_answered(flag_at) for case in cases], dtype=bool)
     flags = np.array([len(case.answer or ()) for case in cases], dtype=np.float64)
@@ -187,7 +189,7 @@ def judge(calibration: Mapping[str, Any] | None, aspect: str, answers: Answers) 
     answer = _first(answers)
     if calibration is None:
         return Judgement(answer, None, None, None)
-    case = _Case(aspect, "", frozenset(), answer, share_flags(answers))
+    case = Case(aspect, "", frozenset(), answer, share_flags(answers))
     letters, exact = calibration["letters"], calibration["answers"]
     scores = {
         letter: float(np.interp(share, letters["score"], letters["probability"]))

@@ -19,8 +19,8 @@ from obstore.store import ObjectStore
 
 from hardcase.errors import InputError
 from hardcase.store.control import CLIENT_ERRORS, get_object_lock, is_versioned, open_bucket
+from hardcase.store.location import open_objects, refuse_links
 from hardcase.store.s3_errors import describe_error
-from hardcase.store.store import open_objects, refuse_links
 
 WRITERS: Final = 16
 CHUNK: Final = 5 * 2**20  # the smallest part of an upload that S3 accepts

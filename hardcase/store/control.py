@@ -13,8 +13,9 @@ from typing import Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from hardcase.errors import UnavailableError
+from hardcase.store.location import split_s3
 from hardcase.store.s3_errors import describe_error
-from hardcase.store.store import check_name, split_s3
+from hardcase.store.store import check_name
 
 CLIENT_ERRORS: Final = (BotoCoreError, ClientError)
 # Error codes of S3 without Object Lock, and of endpoints that do not implement the request.

@@ -1,7 +1,8 @@
-"""A proxy before an S3 endpoint that loses answers to writes, after the endpoint has carried them out."""
+"""A proxy before an S3 endpoint that loses answers to requests, or answers in place of the endpoint."""
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from urllib.parse import urlsplit
 
 from tests.support.s3 import credentials
 
-Fault = Literal["500", "409", "cut"]
+Fault = Literal["500", "409", "cut"]  # of writes
+WRITES = ("PUT", "POST", "DELETE")
 ANSWERS = {
     "500": (500, b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"),
+    "403": (403, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"),
     "409": (409, b"<Error><Code>ConditionalRequestConflict</Code><Message>Conflicting operation.</Message></Error>"),
 }
 
@@ -24,13 +27,14 @@ ANSWERS = {
 class Faults:
     """What the proxy does: `fault` at write number `at`, from 1, of those that name a key with `within`.
 
-    A 500 and a cut line come after the work. S3 answers 409 to a conditional write instead of the work.
+    A 500 and a cut line come after the work. S3 answers 403, and 409 to a conditional write, instead of the work.
     """
 
-    fault: Fault = "500"
+    fault: Fault | Literal["403"] = "500"
     at: int = 0  # never
     within: str = ""
     last: int = 0  # times that the fault is repeated
+    methods: tuple[str, ...] = WRITES
     each: bool = False  # strike the first write of every key instead
     writes: list[str] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
@@ -38,6 +42,11 @@ class Faults:
     def arm(self, fault: Fault, at: int, within: str = "", times: int = 1) -> None:
         """Count writes from 1 again, and fail from number `at` on."""
         self.fault, self.at, self.within, self.last, self.writes = fault, at, within, at + times - 1, []
+
+    def deny(self, within: str, method: str = "GET") -> None:
+        """Deny all requests of a method that name a key with `within`, as S3 does to a role without a right."""
+        self.arm("500", 1, within, times=sys.maxsize)
+        self.fault, self.methods = "403", (method,)
 
     def arm_each(self) -> None:
         """Fail from now on at the first write of every key, by each fault in turn."""
@@ -49,9 +58,9 @@ class Faults:
         """Return whether the write came that was to fail."""
         return 0 < self.at <= len(self.writes)
 
-    def note(self, method: str, path: str, conditional: bool) -> Fault | None:
+    def note(self, method: str, path: str, conditional: bool) -> str | None:
         """Note a request, and return the fault that strikes it."""
-        if method not in ("PUT", "POST", "DELETE") or self.within not in path:
+        if method not in self.methods or self.within not in path:
             return None
         with self.lock:
             fault = get_args(Fault)[len(self.writes) % 3] if self.each else self.fault
@@ -78,7 +87,7 @@ def faulty_endpoint() -> Iterator[Faults]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             fault = faults.note(self.command, self.path, "If-None-Match" in self.headers)
-            if fault != "409":
+            if fault not in ("403", "409"):
                 upstream = HTTPConnection(str(target.hostname), target.port, timeout=30)
                 upstream.request(self.command, self.path, body, dict(self.headers))
                 answer = upstream.getresponse()

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hardcase.cli.main import app
-from tests.support.denying import denying_endpoint
+from tests.support.faults import faulty_endpoint
 from tests.support.s3 import credentials, moto_bucket
 
 RELEASED = Path(__file__).parents[2] / "compat" / "2"
@@ -42,9 +42,9 @@ def last_line(done: Result) -> str:
 
 @pytest.mark.parametrize("within", ["/ledger/", "/objects/", "list-type", "/models/image-screener/1/"])
 def test_a_store_that_refuses_to_answer_is_not_called_broken(bucket, tmp_path, monkeypatch, within):
-    with denying_endpoint("nothing"):
+    with faulty_endpoint() as faults:
         assert audit(tmp_path, monkeypatch).exit_code == 0
-    with denying_endpoint(within):
+        faults.deny(within)
         done = audit(tmp_path, monkeypatch, "--html", str(tmp_path / "page.html"))
     assert done.exit_code == 4
     assert "image-screener could not be checked: store s3://audited/store: cannot" in last_line(done)

@@ -22,7 +22,7 @@ from hardcase.registry.ledger import read_ledger
 from hardcase.steps.configure import check_ledger
 from hardcase.steps.preflight import check_surroundings
 from hardcase.store.store import object_name, open_store
-from tests.support.denying import denying_endpoint
+from tests.support.faults import faulty_endpoint
 from tests.support.s3 import credentials, moto_bucket, sloppy_endpoint
 
 RELEASED = Path(__file__).parents[2] / "compat" / "2"
@@ -151,7 +151,8 @@ def test_a_right_to_the_store_that_is_missing_is_named(bucket, tmp_path, denied)
     method, _, within = denied.partition(" ")
     within = within.replace("keys", "/keys/").replace("list", "list-type")
     remedy = r"AccessDenied: .*let the role list, read and write there"
-    with denying_endpoint(within, method), pytest.raises(InputError, match=remedy):
+    with faulty_endpoint() as faults, pytest.raises(InputError, match=remedy):
+        faults.deny(within, method)
         check("s3://checked/denied", tmp_path)
 
 

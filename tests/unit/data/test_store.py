@@ -17,7 +17,8 @@ from hardcase.errors import HardcaseError, InputError
 from hardcase.store.cache import ObjectCache
 from hardcase.store.conformance import check_store
 from hardcase.store.digest import path_digest
-from hardcase.store.store import Store, object_name, open_store, parse_local_path, split_s3, write_atomically
+from hardcase.store.location import parse_local_path, split_s3
+from hardcase.store.store import Store, object_name, open_store, write_atomically
 
 
 @pytest.fixture

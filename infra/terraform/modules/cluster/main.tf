@@ -12,7 +12,9 @@ locals {
 }
 
 locals {
-  services = "172.20.0.0/16" # named, since EKS may choose 10.100.0.0/16 too, and places.yaml names an address in it
+  # Without it EKS chooses this range or 10.100.0.0/16 (EKS API, KubernetesNetworkConfigRequest); places.yaml names an
+  # address in it.
+  services = "172.20.0.0/16"
 }
 
 resource "aws_eks_cluster" "this" {
