@@ -285,7 +285,7 @@ def test_replay_of_the_champion_gives_the_same_bytes(machine: Machine, runs: Any
     again = json.loads(done.stdout)["replay"]
     assert again["grpo.model"]["again"] == runs[1]["model"]["digest"]
     assert {name for name, pair in again.items() if pair["again"] != pair["recorded"]} == set()
-    assert len(again) == 13
+    assert len(again) == 14
     assert not list(machine.home.glob("replay-*"))
     assert set((machine.home / "store").rglob("*")) == before, "a replay leaves nothing"
     ledger = read_ledger(open_store(str(machine.home / "store")), NAME, keys_of(machine))
