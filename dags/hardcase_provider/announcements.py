@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from airflow.sdk.exceptions import AirflowException, AirflowRuntimeError
 
+from hardcase.text import hide_passwords
 from hardcase_provider import forms
 
 TRAINED: Final = "trained"
@@ -108,7 +109,8 @@ def find_fault(extra: Any) -> str:
     """Return why an announcement does not count, in one line; nothing if it does. A producer wrote its `extra`."""
     about = extra if isinstance(extra, Mapping) else {}
     if not forms.is_source(about.get("source")):
-        return f"source is {about.get('source')!r:.200}, not {forms.EXAMPLES}; announce it again"
+        shown = hide_passwords(repr(about.get("source"))).partition("?")[0]
+        return f"source is {shown:.200}, not {forms.EXAMPLES}; announce it again"
     if not isinstance(about.get("digest"), str | None):
         return f"digest is {about['digest']!r:.200}, not text; announce it again"
     return ""

@@ -263,6 +263,8 @@ def test_source_that_is_not_there_says_how_to_withdraw_it(airflow: Simulated, pr
         ({"source": "/data/two words"}, "source is '/data/two words', not s3"),
         ({"source": "s3://bucket/march\n"}, "source is 's3://bucket/march"),
         ({"source": ["s3://bucket/march"]}, "source is "),
+        ({"source": "s3://user:secret@bucket/march"}, "source is 's3://***@bucket/march', not s3"),
+        ({"source": "s3://bucket/march?X-Amz-Signature=secret"}, "source is 's3://bucket/march, not s3"),
         ({}, "source is None, not s3"),
         (None, "source is None, not s3"),
         ({"source": "s3://bucket/march", "digest": 7}, "digest is 7, not text; announce it again"),
@@ -277,6 +279,7 @@ def test_announcement_that_the_form_would_refuse_fails_at_once_in_one_line(
     [line] = airflow.refused
     assert line.startswith(f"announcement of 2026-03-02T03:30:00+00:00 is ignored: {fault}")
     assert "\n" not in line
+    assert "secret" not in line
 
 
 def test_announcement_that_is_refused_starts_no_retraining(airflow: Simulated) -> None:
