@@ -137,7 +137,8 @@ def _find_threshold(cases: Sequence[Case], precision: float, assurance: float) -
     if len(controller.valid_predict_params):
         return float(min(controller.valid_predict_params)), ""
     certain = right[agreements == levels[0]]
-    return None, f"{what}: of the {len(certain)} most certain flags {certain.mean():.3f} are right"
+    rest = f"{certain.mean():.3f} are right, which does not show it with a probability of {assurance:g}"
+    return None, f"{what}: of the {len(certain)} most certain flags {rest}"
 
 
 def _measure(cases: Sequence[Case], flag_at: float | None, resamples: int, seed: int) -> dict[str, Any]:
